@@ -1,0 +1,62 @@
+# Every target wraps one command; `make` alone lists them. FLAGS passes further options through.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help install list experiment status report dashboard sync test test-slow lint clean
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python -m experiments
+JOBS ?= auto
+ENGINE ?= local
+# ARGS may hold brackets and quotes, which the command line splits itself.
+override ARGS_WORD = $(if $(strip $(ARGS)),'$(subst ','\'',$(ARGS))')
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed ## Make .venv and install everything but Ray; nothing to do when nothing changed
+
+$(VENV)/.installed: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is too old; Python 3.11 or newer is needed. Say which: make PYTHON=python3.12 …" >&2; exit 2; }
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: uv
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes -r requirements.lock
+	@touch $@
+
+list: install ## List experiments, models, data and recipes
+	@$(RUN) list $(FLAGS)
+
+experiment: install named ## Run an experiment: NAME=… [ARGS="recipe.steps=200 seeds=[0,1]"] [JOBS=n|auto] [FLAGS=--retry-failed]
+	@$(RUN) run $(NAME) $(ARGS_WORD) --engine $(ENGINE) --jobs $(JOBS) $(FLAGS)
+
+status: install named ## Show which cells are done, running, failed or missing: NAME=…
+	@$(RUN) status $(NAME) $(ARGS_WORD) $(FLAGS)
+
+report: install named ## Make the tables, figures and report.html again: NAME=…
+	@$(RUN) report $(NAME) $(ARGS_WORD) $(FLAGS)
+
+dashboard: install named ## Browse an experiment's offline W&B runs in the terminal: NAME=…
+	@$(RUN) dashboard $(NAME) $(FLAGS)
+
+sync: install named ## Send to W&B what it has not seen: NAME=…
+	@$(RUN) sync $(NAME) $(FLAGS)
+
+test: install ## Run the tests
+	@$(VENV)/bin/python -m pytest $(FLAGS)
+
+test-slow: install ## Run the slow tests
+	@$(VENV)/bin/python -m pytest -m slow $(FLAGS)
+
+lint: install ## Check style and types
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+clean: ## Delete caches and the environment; runs, reports and data stay
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: named
+named:
+	@test -n "$(NAME)" || { echo "error: NAME is missing, as in: make $(firstword $(MAKECMDGOALS)) NAME=vit_small_data. \`make list\` shows the names." >&2; exit 2; }

@@ -1,0 +1,211 @@
+"""The command line: ``python -m experiments run|status|list|show|report|sync``.
+
+Exit codes of ``run``: 0 all cells done; 1 some cells failed, the rest done, the report made; 2 bad input, nothing was run;
+130 stopped by the user, to be continued by the same command.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from experiments import display, loading
+from experiments.config import ConfigError, Experiment, reports_dir, runs_dir
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+BAD_INPUT, SOME_FAILED, STOPPED = 2, 1, 130
+
+Name = Annotated[str, typer.Argument(help="Stem of a file in configs/experiments.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help='Dotted keys: "recipe.steps=200 seeds=[0,1]".')]
+
+
+def _load(name: str, overrides: list[str] | None) -> Experiment:
+    words = [word for text in overrides or [] for word in shlex.split(text)]
+    return loading.load_experiment(name, loading.parse_overrides(words))
+
+
+@app.command()
+def run(
+    name: Name,
+    overrides: Overrides = None,
+    engine: Annotated[str, typer.Option(help="Where cells run.")] = "local",
+    jobs: Annotated[str, typer.Option(help="Worker processes: a number, or auto.")] = "auto",
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells again.")] = False,
+) -> None:
+    """Run what is missing of an experiment, then make its report."""
+    from experiments.grid import ledger
+    from experiments.launch import experiment_folder, launch, plan
+    from experiments.worker import stop_requested
+
+    if engine != "local":
+        raise ConfigError([f"ENGINE: must be `local`, got {engine!r}."])
+    experiment = _load(name, overrides)
+    folder = experiment_folder(experiment)
+    cells = plan(experiment)
+    counts = ledger(experiment, cells, folder)["counts"]
+    ended = 0 if retry_failed else counts["failed"]
+    out.print(f"[bold]{name}[/]: {experiment.question}", soft_wrap=True)
+    out.print(f"{len(cells)} cells, {counts['done']} done before, {len(cells) - counts['done'] - ended} to run.")
+    with display.Progress(out, folder, total=len(cells), done=counts["done"] + ended) as progress:
+        launch(cells, folder, jobs=jobs, observer=progress, retry_failed=retry_failed)
+    after = ledger(experiment, cells, folder)
+    if stop_requested():
+        out.print(f"Stopped: {after['counts']['done']} of {len(cells)} cells are done. The same command goes on from here.")
+        raise typer.Exit(STOPPED)
+    _report(experiment, after, folder, fresh=counts["done"] != len(cells))
+    _where_to_look(experiment, folder)
+    if after["counts"]["done"] < len(cells):
+        out.print(display.ledger_table(after))
+        out.print("Failed cells are run again with FLAGS=--retry-failed.")
+        raise typer.Exit(SOME_FAILED)
+
+
+def _report(
+    experiment: Experiment, ledger: dict[str, Any], folder: Path, *, fresh: bool, allow_unequal: bool = False
+) -> None:
+    """Make the report, or show the one that was made from the same records."""
+    from analysis import report
+
+    target = reports_dir() / experiment.name
+    made = None if fresh else report.unchanged(ledger, folder, experiment, target)
+    if made is None:
+        with out.status("Making the report"):
+            links = _links(ledger, folder)
+            made = report.build(ledger, folder, experiment, target, allow_unequal=allow_unequal, links=links)
+    out.print(made.accuracy_text, markup=False, soft_wrap=True)
+    for sentence in made.verdict:
+        out.print(sentence, markup=False, soft_wrap=True)
+
+
+def _links(ledger: dict[str, Any], folder: Path) -> dict[str, str]:
+    """W&B pages of the runs that have one."""
+    from experiments.mirror import page_of
+
+    pages = {cell["run_id"]: page_of(folder / cell["run_id"]) for cell in ledger["cells"] if cell["run_id"]}
+    return {run_id: page for run_id, page in pages.items() if page}
+
+
+def _where_to_look(experiment: Experiment, folder: Path) -> None:
+    """The last lines: what lies where, and how to send what W&B has not seen."""
+    from experiments.mirror import unsent
+
+    out.print(f"\nReport   {reports_dir() / experiment.name / 'report.html'}", soft_wrap=True)
+    out.print(f"Records  {folder}", soft_wrap=True)
+    waiting = unsent(folder)
+    if waiting:
+        out.print(
+            f"W&B      {waiting} runs are logged offline; `make sync NAME={experiment.name}` sends them.", soft_wrap=True
+        )
+
+
+@app.command()
+def report(
+    name: Name,
+    overrides: Overrides = None,
+    allow_unequal: Annotated[
+        bool, typer.Option("--allow-unequal", help="Make tables of unequal runs, with a banner.")
+    ] = False,
+) -> None:
+    """Make an experiment's report again from its records."""
+    from experiments.grid import expand, ledger, read_splits
+
+    experiment = _load(name, overrides)
+    folder = runs_dir() / name
+    cells = expand(experiment, read_splits(folder))
+    _report(experiment, ledger(experiment, cells, folder), folder, fresh=True, allow_unequal=allow_unequal)
+    out.print(f"\nReport   {reports_dir() / name / 'report.html'}", soft_wrap=True)
+
+
+@app.command()
+def status(
+    name: Name,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show which cells are done, running, failed or missing."""
+    from experiments.grid import expand, ledger, read_splits
+
+    experiment = _load(name, overrides)
+    folder = runs_dir() / name
+    values = ledger(experiment, expand(experiment, read_splits(folder)), folder)
+    if as_json:
+        typer.echo(json.dumps(values, indent=2))
+    else:
+        out.print(display.ledger_table(values))
+
+
+@app.command(name="list")
+def list_(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """List experiments, models, data and recipes."""
+    lines = {kind: loading.first_lines(kind) for kind in ("experiments", "models", "data", "recipes")}
+    if as_json:
+        typer.echo(json.dumps(lines, indent=2))
+        return
+    for kind, entries in lines.items():
+        out.print(display.name_table(kind.capitalize(), entries.items()))
+
+
+@app.command()
+def show(run_folder: Annotated[Path, typer.Argument(help="A run folder, or a run id.")]) -> None:
+    """Show one run's record."""
+    from experiments.record import RECORD_FILE, read_record
+
+    found = [run_folder] if (run_folder / RECORD_FILE).is_file() else sorted(runs_dir().glob(f"*/{run_folder.name}"))
+    if not found:
+        raise ConfigError([f"show: no run folder {run_folder}, and no run of that name below {runs_dir()}."])
+    out.print_json(read_record(found[0] / RECORD_FILE).to_json())
+
+
+@app.command()
+def sync(name: Name) -> None:
+    """Send to W&B what it has not seen."""
+    from experiments.wandb_sync import sync as send
+
+    folder = runs_dir() / name
+    if not folder.is_dir():
+        raise ConfigError([f"sync: {folder} does not exist. Run the experiment first: make experiment NAME={name}"])
+    with out.status("Sending runs to W&B") as line:
+        sent = send(folder, on_progress=lambda done, total, run_id: line.update(f"Sending runs to W&B: {done} of {total}"))
+    out.print(f"{sent.sent} runs sent, {sent.already} were there before, {len(sent.failed)} failed.")
+    if sent.running:
+        out.print(f"{len(sent.running)} runs are still in work; sync again when they are done.")
+    for sentence in sent.failed:
+        out.print(sentence, markup=False, soft_wrap=True)
+    if sent.failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+def main() -> int:
+    """Run the command line. Returns the exit code; bad input is one message and 2, never a traceback."""
+    try:
+        app(standalone_mode=False)
+    except ConfigError as error:
+        display.show_faults(err, error)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        err.print("Stopped. The same command goes on from here.")
+        return STOPPED
+    except typer.Exit as ended:
+        return ended.exit_code
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a wrong call, as the command-line library tells it
+            err.print(f"[bold red]error:[/] {error.format_message()} See python -m experiments --help.", soft_wrap=True)
+            return BAD_INPUT
+        if not type(error).__module__.startswith(("analysis.", "experiments.")):
+            raise
+        err.print(f"[bold red]error:[/] {error}", soft_wrap=True, markup=True)
+        return BAD_INPUT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

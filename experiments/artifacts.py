@@ -1,0 +1,170 @@
+"""What a run leaves in its folder: config, predictions, weights and the values of its record."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from safetensors.torch import save as safetensors_bytes
+from torch import nn
+
+from experiments import compute
+from experiments.config import PROTOCOL, requested_settings
+from experiments.fit import Training
+from experiments.grid import Cell
+from experiments.metrics import classification_metrics
+from experiments.record import (
+    CONFIG_FILE,
+    PREDICTIONS_FILE,
+    SCHEMA,
+    WEIGHTS_FILE,
+    Attempt,
+    Compute,
+    Failure,
+    Record,
+    atomic_write,
+)
+
+
+class Predictions(NamedTuple):
+    """Logits and labels of the test and validation sets under the last weights."""
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    sample_ids: NDArray[np.str_]
+    val_logits: NDArray[np.float32]
+    val_labels: NDArray[np.int64]
+    val_sample_ids: NDArray[np.str_]
+
+
+def make_record(
+    cell: Cell,
+    predictions: Predictions,
+    *,
+    n_train: int,
+    training: Training,
+    geometry: dict[str, Any],
+    gmacs: float,
+    attempts: list[dict[str, Any]],
+    environment: dict[str, Any],
+    started: str,
+) -> Record:
+    """Everything that is known about a finished run."""
+    test = classification_metrics(predictions.logits, predictions.labels)
+    val = classification_metrics(predictions.val_logits, predictions.val_labels)
+    meter, samples = training.meter, training.step * cell.recipe.batch_size
+    rate = samples / meter.train_seconds if meter.train_seconds > 0 else None
+    return Record(
+        **identity(cell),
+        status="done",
+        n_classes=predictions.logits.shape[1],
+        n_train=n_train,
+        n_val=len(predictions.val_labels),
+        n_test=len(predictions.labels),
+        steps=training.step,
+        samples_seen=samples,
+        metrics={
+            **{f"test/{name}": value for name, value in test.items()},
+            **{f"val/{name}": value for name, value in val.items()},
+            **{f"val_best/{name}": value for name, value in training.val_best.items()},
+        },
+        compute=Compute(
+            n_params=sum(parameter.numel() for parameter in training.model.parameters()),
+            forward_gmacs=gmacs,
+            train_pflops=compute.train_pflops(gmacs, samples),
+            images_per_second=rate,
+            train_seconds=meter.train_seconds,
+            evaluation_seconds=meter.evaluation_seconds,
+            device_hours=sum(attempt["seconds"] for attempt in attempts) / 3600,
+            peak_memory_bytes=meter.peak_bytes,
+            reserved_memory_bytes=meter.reserved_bytes,
+            mfu=compute.mfu(gmacs, rate, environment["device"]) if rate and environment["precision"] == "bf16" else None,
+            energy_joules=meter.energy_joules,
+        ),
+        environment=environment,
+        geometry=geometry,
+        attempts=[Attempt(**attempt) for attempt in attempts],
+        started=started,
+        finished=now(),
+    )
+
+
+def failed_record(cell: Cell, failure: Failure, attempts: list[dict[str, Any]], environment: dict[str, Any]) -> Record:
+    """The record of a run that ended without a result. It has no metrics, so that it can enter no mean."""
+    return Record(
+        **identity(cell),
+        status="failed",
+        n_classes=0,
+        n_train=0,
+        n_val=0,
+        n_test=0,
+        steps=failure.step or 0,
+        samples_seen=(failure.step or 0) * cell.recipe.batch_size,
+        metrics={},
+        compute=Compute(n_params=0, forward_gmacs=0.0),
+        environment=environment,
+        geometry={},
+        attempts=[Attempt(**attempt) for attempt in attempts],
+        started=now(),
+        finished=now(),
+        failure=failure,
+    )
+
+
+def identity(cell: Cell) -> dict[str, Any]:
+    """What a record says about the cell itself."""
+    return {
+        "schema_": SCHEMA,
+        "run_id": cell.run_id,
+        "experiment": cell.experiment,
+        "model": cell.model_name,
+        "family": cell.model.family,
+        "source": cell.model.source,
+        "data": cell.data_name,
+        "recipe": cell.recipe_name,
+        "track": cell.track,
+        "settings_hash": cell.settings_hash,
+        "split_hash": cell.split_hash,
+        "protocol": PROTOCOL,
+        "seed": cell.seed,
+        "train_fraction": cell.train_fraction,
+        "varied": cell.varied,
+    }
+
+
+def write_config(cell: Cell, folder: Path, geometry: dict[str, Any], environment: dict[str, Any]) -> None:
+    """``config.yaml``: what was requested and what it resolved to, complete."""
+    about = identity(cell) | {"threads": cell.threads, "checkpoint_every_steps": cell.checkpoint_every_steps}
+    about.pop("schema_")
+    values = {
+        "experiment": cell.experiment,
+        "cell": about,
+        "requested": requested_settings(cell.recipe, cell.data, cell.track),
+        "data": cell.data.model_dump(),
+        "model": cell.model.model_dump(),
+        "resolved": {"geometry": geometry, **environment},
+    }
+    with atomic_write(folder / CONFIG_FILE) as file:
+        yaml.safe_dump(values, file, sort_keys=False, allow_unicode=True)
+
+
+def write_predictions(folder: Path, predictions: Predictions, class_names: tuple[str, ...]) -> None:
+    """``predictions.npz``: any metric can be computed again from it."""
+    with atomic_write(folder / PREDICTIONS_FILE, "wb") as file:
+        np.savez_compressed(file, class_names=np.array(class_names), **predictions._asdict())
+
+
+def write_weights(folder: Path, model: nn.Module) -> None:
+    """``model.safetensors``: the final weights."""
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    with atomic_write(folder / WEIGHTS_FILE, "wb") as file:
+        file.write(safetensors_bytes(tensors))
+
+
+def now() -> str:
+    """The time, in ISO 8601 with seconds, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

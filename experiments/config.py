@@ -1,0 +1,289 @@
+"""Configuration: what an experiment, a recipe, a dataset and a model may say. The only place with defaults.
+
+`experiments.loading` turns the files under ``configs/`` into these types.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PROTOCOL = 1
+"""Raised when a change of the code changes results: runs made before it are then other runs."""
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class ConfigError(Exception):
+    """Bad input, found before anything ran.
+
+    Attributes
+    ----------
+    faults : list of str
+        One sentence per fault: file, key, value, fix.
+    """
+
+    def __init__(self, faults: Iterable[str]) -> None:
+        self.faults = list(faults)
+        super().__init__("\n".join(self.faults))
+
+
+class _Strict(BaseModel):
+    """No unknown key, no coerced type, no change after loading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------- recipe
+class Augmentation(_Strict):
+    """Random changes of training images, drawn per image and identical for all models."""
+
+    crop_padding: int = Field(0, ge=0)
+    """Pixels of zero padding around the image before a random crop back to its size; 0 is no crop."""
+    horizontal_flip: bool = False
+    """Mirror left–right with probability ½."""
+
+
+class Recipe(_Strict):
+    """Optimiser, schedule, augmentation and budget: what must be identical for all models of a table."""
+
+    steps: int = Field(ge=1)
+    """Optimiser steps, equal at every train fraction."""
+    batch_size: int = Field(ge=2)
+    """Images per step, over all devices together; every batch is full."""
+    optimizer: Literal["adamw"] = "adamw"
+    learning_rate: float = Field(gt=0, le=10)
+    """Peak rate, after the warm-up."""
+    min_learning_rate: float = Field(1e-5, ge=0)
+    """Rate at the last step of the cosine."""
+    warmup_fraction: float = Field(0.05, ge=0, lt=1)
+    """Share of the steps with a linearly rising rate."""
+    weight_decay: float = Field(0.05, ge=0)
+    """Decoupled decay; none on norms, biases, class token and position embedding."""
+    betas: list[float] = Field([0.9, 0.999], min_length=2, max_length=2)
+    clip_grad_norm: float | None = Field(1.0, gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    augmentation: Augmentation = Augmentation()
+    evaluations: int = Field(10, ge=1)
+    """Evaluations on the validation set, evenly spaced; the last falls on the last step."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if self.evaluations > self.steps:
+            raise ValueError(
+                f"`evaluations` must not exceed `steps`, got {self.evaluations} > {self.steps}; "
+                f"set `recipe.evaluations` to at most {self.steps}"
+            )
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"`min_learning_rate` must not exceed `learning_rate`, got {self.min_learning_rate} > {self.learning_rate}"
+            )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"`betas` must lie in [0, 1), got {self.betas}")
+        return self
+
+
+# ------------------------------------------------------------------------------------------------------------------ data
+class DataConfig(_Strict):
+    """A dataset: where it comes from and the form in which every model sees it."""
+
+    title: str
+    """How tables and figures call it."""
+    source: Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder"]
+    path: str | None = None
+    """Folder of the images below `DATA_DIR`, or an absolute path. Never hashed."""
+    image_size: int = Field(ge=4, le=1024)
+    """Pixels of a side, the same for every model."""
+    channels: Literal[1, 3]
+    mean: list[float] = Field(min_length=1, max_length=3)
+    std: list[float] = Field(min_length=1, max_length=3)
+    """Per-channel normalisation of pixels in [0, 1]."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DataConfig:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise ValueError(f"`{name}` must have one value per channel ({self.channels}), got {values}")
+        if min(self.std) <= 0:
+            raise ValueError(f"`std` must be positive, got {self.std}")
+        if self.source == "image_folder" and not self.path:
+            raise ValueError(
+                "`path` is missing: set `data.path` to a folder that holds train/<class>/* and test/<class>/*, or <class>/* "
+                'alone, as in ARGS="data.path=/photos"'
+            )
+        return self
+
+
+# ----------------------------------------------------------------------------------------------------------------- model
+class Geometry(_Strict):
+    """What may differ between models, declared: how an architecture meets images of this size."""
+
+    patch_size: int | None = Field(None, ge=1)
+    """Side of a ViT's patch, in pixels."""
+    stem: Literal["native", "small"] = "native"
+    """``small``: the family's stem for small images, as `baselines` describes it."""
+
+
+class ModelConfig(_Strict):
+    """A model: the project's own (`scratch`) or a reference (`timm`)."""
+
+    title: str
+    """How tables and figures call it."""
+    family: str
+    """Tables are grouped by it: ViT, ResNet, ConvNeXt, …"""
+    source: Literal["scratch", "timm"]
+    name: str
+    """`scratch`: a row of `vit_scratch.VARIANTS`; `timm`: a name that `timm.list_models()` knows."""
+    geometry: Geometry = Geometry()
+    arguments: dict[str, Any] = {}
+    """Further named arguments of the model's constructor."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelConfig:
+        if self.source == "scratch" and self.geometry.patch_size is None:
+            raise ValueError("`geometry.patch_size` is missing: a scratch ViT needs it")
+        if self.source == "scratch" and self.geometry.stem != "native":
+            raise ValueError("`geometry.stem` is for convolutional models; delete it")
+        clash = sorted({"image_size", "img_size", "num_classes", "in_chans", "in_channels"} & set(self.arguments))
+        if clash:
+            raise ValueError(f"`arguments` must not set {', '.join(clash)}: these belong to the data, for all models alike")
+        return self
+
+
+# ------------------------------------------------------------------------------------------------------------ experiment
+class Expectation(_Strict):
+    """A claim made before the run, which the report then checks: ``at_least`` ≤ value ≤ ``at_most``."""
+
+    claim: str
+    """The expectation in words."""
+    models: list[str] = Field(min_length=1)
+    """Models of which each must meet the bounds."""
+    against: str | None = None
+    """If given, the value is the difference of means to this model."""
+    metric: str = "test/top1"
+    train_fraction: float = Field(1.0, gt=0, le=1)
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Expectation:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("an expectation needs `at_least` or `at_most`")
+        return self
+
+
+class ExperimentFile(_Strict):
+    """The keys of a file in ``configs/experiments``; names are looked up afterwards."""
+
+    question: str
+    models: list[str] = Field(min_length=1)
+    data: str | list[str]
+    recipe: str
+    train_fractions: list[Annotated[float, Field(gt=0, le=1)]] = Field([1.0], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2], min_length=1)
+    reference: str
+    track: Literal["identical"] = "identical"
+    vary: dict[str, list[Any]] = {}
+    expect: list[Expectation] = []
+    threads: int = Field(1, ge=1)
+    checkpoint_every_steps: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExperimentFile:
+        faults = []
+        for key in ("models", "train_fractions", "seeds"):
+            values = getattr(self, key)
+            if len(set(values)) != len(values):
+                faults.append(f"`{key}` must not repeat a value, got {values}")
+        if self.reference not in self.models:
+            faults.append(f"`reference` must be one of `models` ({', '.join(self.models)}), got {self.reference!r}")
+        for index, expectation in enumerate(self.expect):
+            for name in [*expectation.models, *([expectation.against] if expectation.against else [])]:
+                if name not in self.models:
+                    faults.append(
+                        f"`expect.{index}` names {name!r}, which is not one of `models` ({', '.join(self.models)})"
+                    )
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+class Experiment(_Strict):
+    """A named question with everything it refers to, resolved and valid."""
+
+    name: str
+    question: str
+    models: dict[str, ModelConfig]
+    data: dict[str, DataConfig]
+    recipe_name: str
+    recipe: Recipe
+    train_fractions: list[float]
+    seeds: list[int]
+    reference: str
+    track: Literal["identical"]
+    vary: dict[str, list[Any]] = {}
+    expect: list[Expectation] = []
+    threads: int = 1
+    """CPU threads of one run: a recorded setting, so that every engine gives the same bits."""
+    checkpoint_every_steps: int | None = None
+    """Optimiser steps between checkpoints; by default they are taken at evaluations. Never hashed."""
+
+
+# --------------------------------------------------------------------------------------------------------------- hashing
+def canonical_hash(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON: sorted keys, no spaces, UTF-8. Returns 64 hex digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def requested_settings(recipe: Recipe, data: DataConfig, track: str) -> dict[str, Any]:
+    """Everything but the model: what must be equal for all rows of a table.
+
+    Neither path, title, seed, fraction nor device is part of it.
+    """
+    return {
+        "recipe": recipe.model_dump(),
+        "data": data.model_dump(exclude={"path", "title"}),
+        "evaluation": {"checkpoint": "last", "test": "once, at the end"},
+        "track": track,
+    }
+
+
+def settings_hash(recipe: Recipe, data: DataConfig, track: str) -> str:
+    """Hash of `requested_settings`."""
+    return canonical_hash(requested_settings(recipe, data, track))
+
+
+# ---------------------------------------------------------------------------------------------------------- environment
+def runs_dir() -> Path:
+    """Folder of the run folders: `RUNS_DIR`, else ``runs`` in the checkout."""
+    return Path(os.environ.get("RUNS_DIR") or ROOT / "runs").expanduser().resolve()
+
+
+def reports_dir() -> Path:
+    """Folder of the reports: `REPORTS_DIR`, else ``reports`` in the checkout."""
+    return Path(os.environ.get("REPORTS_DIR") or ROOT / "reports").expanduser().resolve()
+
+
+def data_dir() -> Path:
+    """Folder where datasets live or are downloaded: `DATA_DIR`, else ``data`` in the checkout."""
+    return Path(os.environ.get("DATA_DIR") or ROOT / "data").expanduser().resolve()
+
+
+def configs_dir() -> Path:
+    """Folder of the configuration files: `CONFIGS_DIR`, else ``configs`` in the checkout."""
+    return Path(os.environ.get("CONFIGS_DIR") or ROOT / "configs").expanduser().resolve()
+
+
+# --------------------------------------------------------------------------------------------------------------- labels
+def fraction_label(fraction: float) -> str:
+    """A train fraction as it stands in a run id: ``1``, ``0.1``, ``0.03``, exact and without an exponent."""
+    return format(Decimal(repr(fraction)).normalize(), "f")

@@ -1,0 +1,1 @@
+"""Datasets, their nested stratified subsets, and the batches that training sees."""

@@ -1,0 +1,145 @@
+"""The datasets: one loader per source, joined in one visible dict."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.config import ConfigError, DataConfig, data_dir
+from experiments.data import image_folder
+from experiments.data.images import Dataset, Images
+from experiments.data.splits import cut_test
+
+FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+
+
+def _images(pixels: NDArray[np.uint8], labels: Any, prefix: str) -> Images:
+    """Images whose ids are their split and position in the published order."""
+    ids = np.array([f"{prefix}/{index:05d}" for index in range(len(pixels))])
+    return Images(np.ascontiguousarray(pixels), np.asarray(labels, dtype=np.int64), ids)
+
+
+def _digits(config: DataConfig) -> Dataset:
+    """scikit-learn's embedded digits: 1,797 grey images of 8 × 8 pixels, without a test split of their own."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
+    everything = _images(pixels, bunch.target, "digits")
+    pool, test = cut_test(everything.labels)
+    return Dataset(tuple(str(digit) for digit in range(10)), everything.take(pool), everything.take(test))
+
+
+def _offline_advice(name: str, place: Path, files: str, error: Exception) -> ConfigError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ConfigError(
+        [
+            f"{name} is not in {place} and could not be downloaded ({reason}). Without a network, put {files} there, or set "
+            f"`data.path` to the folder that holds them."
+        ]
+    )
+
+
+def _idx_arrays(folder: Path) -> tuple[NDArray[Any], ...] | None:
+    """The four IDX files of the MNIST layout, plain or gzipped; None where one is absent."""
+    arrays = []
+    for split in ("train", "t10k"):
+        for kind, header in (("images-idx3", 16), ("labels-idx1", 8)):
+            plain = folder / f"{split}-{kind}-ubyte"
+            packed = plain.with_name(f"{plain.name}.gz")
+            if not (plain.is_file() or packed.is_file()):
+                return None
+            try:
+                content = plain.read_bytes() if plain.is_file() else gzip.decompress(packed.read_bytes())
+                values = np.frombuffer(content, np.uint8, offset=header)
+                arrays.append(values.reshape(-1, 28, 28) if kind == "images-idx3" else values)
+            except (OSError, EOFError, ValueError) as error:
+                raise ConfigError([f"{plain}: a broken IDX file ({error}). Delete it and put a whole one there."]) from error
+    return tuple(arrays)
+
+
+def _fashion_mnist(config: DataConfig) -> Dataset:
+    from torchvision.datasets import FashionMNIST
+
+    place = data_dir() / "FashionMNIST" / "raw"
+    # The second place is where Debian's package dataset-fashion-mnist puts the original files.
+    places = [Path(config.path).expanduser()] if config.path else [place, Path("/usr/share/datasets/fashion-mnist")]
+    arrays = next((found for found in map(_idx_arrays, places) if found), None)
+    if arrays is None and not config.path:
+        try:
+            FashionMNIST(str(data_dir()), download=True)
+        except (OSError, RuntimeError) as error:
+            files = "{train,t10k}-images-idx3-ubyte.gz and {train,t10k}-labels-idx1-ubyte.gz"
+            raise _offline_advice("Fashion-MNIST", place, files, error) from error
+        arrays = _idx_arrays(place)
+    if arrays is None:
+        raise ConfigError([f"`data.path`: {places[0]} does not hold the four IDX files of Fashion-MNIST."])
+    train, train_labels, test, test_labels = arrays
+    return Dataset(
+        FASHION_CLASSES, _images(train[:, None], train_labels, "train"), _images(test[:, None], test_labels, "test")
+    )
+
+
+def _cifar(config: DataConfig, name: str, title: str, folder: str) -> Dataset:
+    from torchvision import datasets
+
+    cls = getattr(datasets, name)
+    root = Path(config.path).expanduser() if config.path else data_dir()
+    try:
+        splits = [cls(str(root), train=train, download=config.path is None) for train in (True, False)]
+    except (OSError, RuntimeError) as error:
+        raise _offline_advice(title, root, f"the folder {folder} of the unpacked python version", error) from error
+    pool, test = (
+        _images(split.data.transpose(0, 3, 1, 2), split.targets, prefix)
+        for split, prefix in zip(splits, ("train", "test"), strict=True)
+    )
+    return Dataset(tuple(splits[0].classes), pool, test)
+
+
+LOADERS: dict[str, Callable[[DataConfig], Dataset]] = {
+    "digits": _digits,
+    "fashion_mnist": _fashion_mnist,
+    "cifar10": lambda config: _cifar(config, "CIFAR10", "CIFAR-10", "cifar-10-batches-py"),
+    "cifar100": lambda config: _cifar(config, "CIFAR100", "CIFAR-100", "cifar-100-python"),
+    "image_folder": image_folder.load,
+}
+
+
+def _resized(images: Images, size: int) -> Images:
+    """Bring images to another size, once and for every model alike (bilinear, with antialiasing)."""
+    if images.pixels.shape[-1] == size:
+        return images
+    import torch
+    from torch.nn.functional import interpolate
+
+    pixels = interpolate(torch.from_numpy(images.pixels), size=(size, size), mode="bilinear", antialias=True)
+    return Images(pixels.numpy(), images.labels, images.ids)
+
+
+@lru_cache(maxsize=2)
+def _load(config_json: str) -> Dataset:
+    config = DataConfig.model_validate_json(config_json)
+    dataset = LOADERS[config.source](config)
+    channels = dataset.pool.pixels.shape[1]
+    if channels != config.channels:
+        raise ConfigError(
+            [f"`data.channels`: {config.title} has {channels}, got {config.channels}. Set data.channels={channels}."]
+        )
+    return Dataset(dataset.class_names, _resized(dataset.pool, config.image_size), _resized(dataset.test, config.image_size))
+
+
+def load(config: DataConfig) -> Dataset:
+    """Load a dataset as it is configured; the last two are kept in memory for the next cells of the same process.
+
+    Raises
+    ------
+    ConfigError
+        If files are missing and cannot be downloaded, or are not what they should be. The message says what to put where.
+    """
+    return _load(config.model_dump_json())

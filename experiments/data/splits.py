@@ -1,0 +1,94 @@
+"""Nested, stratified, hashed subsets.
+
+Per seed there is one permutation per class. Fraction f takes its first ⌈f·n_c⌉ samples; position k, counted from 0, is
+validation if k mod 10 = 1. So both the training sets and the validation sets of growing fractions nest, and the smallest
+subset of two images per class has one of each.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.config import ConfigError, canonical_hash
+from experiments.seeding import generator
+
+TEST_FRACTION = 0.2
+"""Share of each class that becomes the test set of a dataset that ships without one."""
+
+_TEST_CUT_SEED = 20201022
+"""A constant of the harness: the test cut belongs to the dataset, never to a run's seed."""
+
+
+class Subset(NamedTuple):
+    """Indices into the pool, each sorted by class and rank."""
+
+    train: NDArray[np.int64]
+    val: NDArray[np.int64]
+
+
+def _ranked(labels: NDArray[np.int64], seed: int, purpose: str) -> list[NDArray[np.int64]]:
+    """Per class the indices of its samples in the order of the seed's permutation."""
+    return [
+        members[generator(seed, purpose, int(label)).permutation(len(members))]
+        for label in np.unique(labels)
+        for members in [np.flatnonzero(labels == label)]
+    ]
+
+
+def _count(fraction: float, n: int) -> int:
+    """⌈fraction · n⌉ in exact decimal arithmetic: 0.07 of 100 is 7."""
+    return math.ceil(Fraction(repr(fraction)) * n)
+
+
+def nested_subset(labels: NDArray[np.int64], fraction: float, seed: int) -> Subset:
+    """Cut one fraction of a pool into training and validation.
+
+    Parameters
+    ----------
+    labels : int64 array of shape (N,)
+        Labels of the pool.
+    fraction : float
+        Share of each class, in (0, 1].
+    seed : int
+        Seed of the permutations.
+
+    Raises
+    ------
+    ConfigError
+        If a class is left with fewer than 2 images, which cannot give one for training and one for validation.
+    """
+    train, val = [], []
+    for members in _ranked(labels, seed, "subset"):
+        size = _count(fraction, len(members))
+        if size < 2:
+            name, total = int(labels[members[0]]), len(members)
+            fix = f"use a fraction above {1 / total:.3g}" if total > 1 else "add images to the class"
+            raise ConfigError(
+                [
+                    f"`train_fractions`: {fraction:g} leaves class {name} with {size} of its {total} images; at least 2 are "
+                    f"needed, one to train and one to validate: {fix}."
+                ]
+            )
+        chosen = members[:size]
+        is_val = np.arange(size) % 10 == 1
+        train.append(chosen[~is_val])
+        val.append(chosen[is_val])
+    return Subset(np.concatenate(train), np.concatenate(val))
+
+
+def cut_test(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut a stratified test set, the same for every seed. Returns the indices of the pool and of the test set, sorted."""
+    ranked = _ranked(labels, _TEST_CUT_SEED, "test cut")
+    test = [members[: _count(TEST_FRACTION, len(members))] for members in ranked]
+    pool = [members[_count(TEST_FRACTION, len(members)) :] for members in ranked]
+    return np.sort(np.concatenate(pool)), np.sort(np.concatenate(test))
+
+
+def split_hash(train_ids: NDArray[np.str_], val_ids: NDArray[np.str_], test_ids: NDArray[np.str_]) -> str:
+    """Hash of the sample ids of the three sets, in order. Returns 64 hex digits."""
+    return canonical_hash({"train": train_ids.tolist(), "val": val_ids.tolist(), "test": test_ids.tolist()})

@@ -1,0 +1,172 @@
+"""Run a function over cells: in this process, or in worker processes on this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from experiments import worker
+from experiments.config import ConfigError
+from experiments.grid import Cell
+from experiments.worker import Outcome
+
+DIED = (
+    "its worker process died twice, most likely killed for memory; "
+    "use fewer JOBS or a smaller recipe.batch_size, then run with FLAGS=--retry-failed"
+)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, as the scheduler or a container allows."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpu_count() -> int:
+    """GPUs that the driver reports, without importing torch."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount())
+    except pynvml.NVMLError:
+        return 0
+
+
+def resolve_jobs(jobs: str, cells: int, threads: int) -> int:
+    """``JOBS=auto|n`` → worker processes.
+
+    On CPUs `auto` is one process for every `threads` cores: for cells of `vit_small_data` on two cores two single-threaded
+    processes do more images per second than one with two threads (`make bench` measures it). On a GPU it is one.
+
+    Raises
+    ------
+    ConfigError
+        If `jobs` is neither ``auto`` nor a whole number from 1.
+    """
+    if jobs != "auto":
+        if not jobs.isdigit() or int(jobs) < 1:
+            raise ConfigError([f"JOBS: must be `auto` or a whole number from 1, got {jobs!r}."])
+        return max(1, min(int(jobs), cells))
+    on_gpu = os.environ.get("DEVICE", "auto") != "cpu" and gpu_count() > 0
+    return 1 if on_gpu else max(1, min(usable_cores() // threads, cells))
+
+
+class Observer:
+    """What a display is told. The base class says nothing."""
+
+    def started(self, cell: Cell) -> None:
+        """A cell begins."""
+
+    def ended(self, cell: Cell, outcome: Outcome) -> None:
+        """A cell ended in this way."""
+
+
+def execute(cells: list[Cell], folder: Path, *, jobs: int, observer: Observer) -> dict[str | None, Outcome]:
+    """Run cells that are not done, `jobs` at a time. One failed cell never stops the others.
+
+    Parameters
+    ----------
+    cells : list of Cell
+    folder : Path
+        Folder of the experiment's runs.
+    jobs : int
+        1 runs in this process, more in as many worker processes.
+    observer : Observer
+
+    Returns
+    -------
+    dict
+        Outcomes by run id; a stop leaves the cells that had not begun out.
+
+    Raises
+    ------
+    ConfigError
+        If a model, the device or the precision cannot be had; nothing has run then.
+    """
+    outcomes: dict[str | None, Outcome] = {}
+
+    def ended(cell: Cell, outcome: Outcome) -> None:
+        outcomes[cell.run_id] = outcome
+        observer.ended(cell, outcome)
+
+    run = _in_this_process if jobs == 1 else _in_workers
+    run(cells, folder, jobs, observer.started, ended)
+    return outcomes
+
+
+Started = Callable[[Cell], None]
+Ended = Callable[[Cell, Outcome], None]
+
+
+def _refuse(faults: list[str]) -> None:
+    if faults:
+        raise ConfigError(faults)
+
+
+def _in_this_process(cells: list[Cell], folder: Path, jobs: int, started: Started, ended: Ended) -> None:
+    with worker.stop_signals_caught():
+        _refuse(worker.check(cells))
+        for cell in cells:
+            if worker.stop_requested():
+                return
+            started(cell)
+            ended(cell, worker.work(cell, folder))
+
+
+def _in_workers(cells: list[Cell], folder: Path, jobs: int, started: Started, ended: Ended) -> None:
+    context = multiprocessing.get_context("spawn")  # torch and CUDA do not survive a fork
+    stop = context.Event()
+    waiting, checked = deque(cells), False
+
+    def pool_of(size: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(size, context, worker.initialise, (stop, cells[0].threads))
+
+    with worker.stop_signals_caught(stop.set):
+        while waiting and not stop.is_set():
+            with pool_of(jobs) as pool:
+                if not checked:
+                    _refuse(pool.submit(worker.check, cells).result())
+                    checked = True
+                lost = _until_broken(pool, waiting, folder, jobs, started, ended, stop.is_set)
+            # When a worker dies, all cells in the pool are lost with it; alone, a second death has one culprit.
+            for cell in lost:
+                with pool_of(1) as alone:
+                    try:
+                        outcome = alone.submit(worker.work, cell, folder).result()
+                    except BrokenProcessPool:
+                        outcome = worker.record_death(cell, folder, DIED)
+                ended(cell, outcome)
+
+
+def _until_broken(
+    pool: ProcessPoolExecutor,
+    waiting: deque[Cell],
+    folder: Path,
+    jobs: int,
+    started: Started,
+    ended: Ended,
+    stopping: Callable[[], bool],
+) -> list[Cell]:
+    """Feed a pool, one cell a worker, until nothing waits. Returns the cells that were in a worker when one died."""
+    running: dict[Future[Outcome], Cell] = {}
+    lost: list[Cell] = []
+    while running or (waiting and not stopping() and not lost):
+        while waiting and len(running) < jobs and not stopping() and not lost:
+            cell = waiting.popleft()
+            started(cell)
+            try:
+                running[pool.submit(worker.work, cell, folder)] = cell
+            except BrokenProcessPool:
+                lost.append(cell)
+        for future in wait(running, timeout=0.2, return_when=FIRST_COMPLETED).done:
+            cell = running.pop(future)
+            try:
+                ended(cell, future.result())
+            except BrokenProcessPool:
+                lost.append(cell)
+    return lost

@@ -1,0 +1,202 @@
+"""An experiment → its cells, their names, and the ledger of what became of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.config import (
+    PROTOCOL,
+    ConfigError,
+    DataConfig,
+    Experiment,
+    ModelConfig,
+    Recipe,
+    canonical_hash,
+    fraction_label,
+    settings_hash,
+)
+from experiments.loading import varied_settings, with_settings
+from experiments.progress import is_running
+from experiments.record import RECORD_FILE, RecordError, atomic_write, read_record
+
+SPLITS_FILE = "splits.json"
+"""Cache of split hashes in an experiment's folder, so that `status` names the cells without reading any data."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of an experiment, before it runs. Plain values: it travels to worker processes."""
+
+    experiment: str
+    model_name: str
+    model: ModelConfig
+    data_name: str
+    data: DataConfig
+    recipe_name: str
+    recipe: Recipe
+    track: str
+    train_fraction: float
+    seed: int
+    varied: dict[str, Any]
+    threads: int
+    checkpoint_every_steps: int | None
+    split_hash: str | None
+    """None where the split has never been computed: such a cell has not run."""
+
+    @property
+    def settings_hash(self) -> str:
+        """Hash of everything but the model."""
+        return settings_hash(self.recipe, self.data, self.track)
+
+    @property
+    def run_id(self) -> str | None:
+        """``<model>-<data>-f<fraction>-s<seed>-<hash8>``."""
+        if self.split_hash is None:
+            return None
+        identity = {
+            "settings": self.settings_hash,
+            "split": self.split_hash,
+            "model": self.model.model_dump(exclude={"title"}),
+            "protocol": PROTOCOL,
+        }
+        label = f"{self.model_name}-{self.data_name}-f{fraction_label(self.train_fraction)}-s{self.seed}"
+        return f"{label}-{canonical_hash(identity)[:8]}"
+
+    def describe(self) -> str:
+        """How progress lines call the cell."""
+        varied = "".join(f" {key.rpartition('.')[2]}={value}" for key, value in self.varied.items())
+        return f"{self.model_name} {self.data_name} {self.train_fraction:.4g} seed {self.seed}{varied}"
+
+
+def split_key(data: DataConfig, train_fraction: float, seed: int) -> str:
+    """Key of a split in the cache: the data as it is requested, the fraction and the seed."""
+    return f"{canonical_hash(data.model_dump(exclude={'title'}))[:16]}/{fraction_label(train_fraction)}/{seed}"
+
+
+def expand(experiment: Experiment, splits: Mapping[str, str]) -> list[Cell]:
+    """All cells, in the order in which they run: seeds outermost, so that an early stop leaves whole rows.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    splits : mapping
+        Split hashes by `split_key`; those absent leave the cell without a run id.
+    """
+    cells = []
+    for setting in varied_settings(experiment):
+        recipe, datasets = with_settings(experiment, setting)
+        for data_name, data in datasets.items():
+            for seed in experiment.seeds:
+                for fraction in sorted(experiment.train_fractions, reverse=True):
+                    split = splits.get(split_key(data, fraction, seed))
+                    cells += [
+                        Cell(
+                            experiment=experiment.name,
+                            model_name=model_name,
+                            model=model,
+                            data_name=data_name,
+                            data=data,
+                            recipe_name=experiment.recipe_name,
+                            recipe=recipe,
+                            track=experiment.track,
+                            train_fraction=fraction,
+                            seed=seed,
+                            varied=setting,
+                            threads=experiment.threads,
+                            checkpoint_every_steps=experiment.checkpoint_every_steps,
+                            split_hash=split,
+                        )
+                        for model_name, model in experiment.models.items()
+                    ]
+    return cells
+
+
+def read_splits(folder: Path) -> dict[str, str]:
+    """The cache of split hashes of an experiment's folder; empty where there is none."""
+    try:
+        values = json.loads((folder / SPLITS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def compute_splits(experiment: Experiment, folder: Path) -> dict[str, str]:
+    """Load the data, cut every split, and refresh the cache.
+
+    Raises
+    ------
+    ConfigError
+        For each data set that cannot be had and each fraction that leaves a class without a sample, all at once.
+    """
+    from experiments.data import datasets
+    from experiments.data.splits import nested_subset, split_hash
+
+    splits: dict[str, str] = {}
+    faults: list[str] = []
+    for setting in varied_settings(experiment):
+        for name, data in with_settings(experiment, setting)[1].items():
+            try:
+                dataset = datasets.load(data)
+            except ConfigError as error:
+                faults += [fault for fault in error.faults if fault not in faults]
+                continue
+            pool = dataset.pool
+            for fraction in experiment.train_fractions:
+                for seed in experiment.seeds:
+                    try:
+                        train, val = nested_subset(pool.labels, fraction, seed)
+                    except ConfigError as error:
+                        source = f"configs/experiments/{experiment.name}.yaml with data {name}"
+                        faults += [f"{source}: {fault}" for fault in error.faults]
+                        break
+                    splits[split_key(data, fraction, seed)] = split_hash(pool.ids[train], pool.ids[val], dataset.test.ids)
+    if faults:
+        raise ConfigError(faults)
+    folder.mkdir(parents=True, exist_ok=True)
+    merged = read_splits(folder) | splits
+    if merged != read_splits(folder):
+        with atomic_write(folder / SPLITS_FILE) as file:
+            json.dump(merged, file, indent=0, sort_keys=True)
+    return splits
+
+
+def cell_status(cell: Cell, folder: Path) -> tuple[str, str | None]:
+    """``done``, ``failed``, ``running`` or ``missing``, with a reason where there is one to give."""
+    if cell.run_id is None:
+        return "missing", None
+    run_folder = folder / cell.run_id
+    record = run_folder / RECORD_FILE
+    if record.is_file():
+        try:
+            read = read_record(record)
+        except RecordError as error:
+            return "failed", str(error)
+        return read.status, read.failure.message if read.failure else None
+    return ("running", None) if is_running(run_folder) else ("missing", None)
+
+
+def ledger(experiment: Experiment, cells: list[Cell], folder: Path) -> dict[str, Any]:
+    """What was expected and what became of it, as the plain value that ``ledger.json`` holds."""
+    entries = []
+    for cell in cells:
+        status, reason = cell_status(cell, folder)
+        entries.append(
+            {
+                "run_id": cell.run_id,
+                "model": cell.model_name,
+                "data": cell.data_name,
+                "train_fraction": cell.train_fraction,
+                "seed": cell.seed,
+                "varied": cell.varied,
+                "status": status,
+                "reason": reason,
+            }
+        )
+    counts = {name: sum(entry["status"] == name for entry in entries) for name in ("done", "failed", "running", "missing")}
+    mine = {cell.run_id for cell in cells}
+    other = sorted(path.parent.name for path in folder.glob(f"*/{RECORD_FILE}") if path.parent.name not in mine)
+    return {"experiment": experiment.name, "counts": {"expected": len(cells), **counts}, "cells": entries, "other": other}

@@ -1,0 +1,329 @@
+"""YAML files under ``configs/`` → one validated `Experiment`.
+
+An experiment names models, data and a recipe by the files' stems. Everything is read and checked before anything runs, and
+all faults are reported at once, each with the file, the key, the value and the fix.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from experiments.config import (
+    ROOT,
+    ConfigError,
+    DataConfig,
+    Experiment,
+    ExperimentFile,
+    ModelConfig,
+    Recipe,
+    configs_dir,
+)
+
+
+# ------------------------------------------------------------------------------------------------------------- YAML text
+class _Loader(yaml.SafeLoader):
+    """The safe loader, with YAML 1.2 floats (``3e-4`` is a number) and without repeated keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark)
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Parse YAML with the safe loader.
+
+    Raises
+    ------
+    ConfigError
+        Naming `source`, the line and the problem.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of the safe loader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{source}:{mark.line + 1}" if mark else source
+        raise ConfigError([f"{where}: broken YAML: {error.problem or error.context}. Mend that line."]) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError([f"{source}: broken YAML: {' '.join(str(error).split())}."]) from error
+
+
+def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
+    """Turn ``["recipe.steps=200", "seeds=[0,1]"]`` into a flat mapping of dotted keys to values."""
+    overrides: dict[str, Any] = {}
+    faults = []
+    for argument in arguments:
+        key, separator, text = argument.partition("=")
+        if not separator or not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", key):
+            faults.append(f'ARGS: {argument!r} is not of the form key=value, as in ARGS="recipe.steps=200 seeds=[0,1]".')
+            continue
+        try:
+            overrides[key] = parse_yaml(text, f"ARGS {key}")
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+    return overrides
+
+
+# --------------------------------------------------------------------------------------------------------------- loading
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
+_KINDS = {"experiments": "experiment", "models": "model", "data": "data set", "recipes": "recipe"}
+
+
+def names(kind: str) -> list[str]:
+    """Names of the files of one kind (``experiments``, ``models``, ``data``, ``recipes``), sorted."""
+    return sorted(path.stem for path in (configs_dir() / kind).glob("*.yaml"))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A sentence with the nearest matches of a misspelt word and the words that are known."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(repr(match) for match in close)}? " if close else ""
+    return f"{hint}Known: {', '.join(known)}."
+
+
+def _shown(path: Path) -> str:
+    """A path as a user would type it: relative to the checkout where it lies inside."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def read_file(kind: str, name: str) -> tuple[dict[str, Any], str]:
+    """Read one file of ``configs/``. Returns its mapping, dotted keys still flat, and the path to show in messages."""
+    path = configs_dir() / kind / f"{name}.yaml"
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or not path.is_file():
+        raise ConfigError(
+            [f"{_shown(configs_dir() / kind)}: no {_KINDS[kind]} named {name!r}. {nearest(str(name), names(kind))}"]
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{_shown(path)}: cannot be read: {error}."]) from error
+    values = parse_yaml(text, _shown(path))
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError([f"{_shown(path)}: must hold `key: value` lines, got {type(values).__name__}."])
+    return values, _shown(path)
+
+
+def _set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set ``a.b.c`` in nested mappings, which are copied on the way and made where absent."""
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        inner = values.get(parent)
+        values[parent] = dict(inner) if isinstance(inner, dict) else {}
+        values = values[parent]
+    values[last] = value
+
+
+def _field_names(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """Names that are known where an unknown key was found."""
+    current: Any = model
+    for part in location[:-1]:
+        field = getattr(current, "model_fields", {}).get(part)
+        annotation = field.annotation if field else None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            current = annotation
+        else:
+            arguments = [a for a in getattr(annotation, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)]
+            current = arguments[0] if arguments else current
+    return list(getattr(current, "model_fields", {}))
+
+
+def _sentences(
+    error: ValidationError, model: type[BaseModel], source: str, origin: Mapping[str, str], prefix: str = ""
+) -> list[str]:
+    """pydantic's faults as this project's sentences: file, key, value, fix."""
+    sentences = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"] if not (isinstance(part, str) and part.startswith("list[")))
+        where = next((origin[k] for k in origin if k == key or k.startswith(f"{key}.") or key.startswith(f"{k}.")), source)
+        shown = f"{prefix}{key}"
+        if fault["type"] == "extra_forbidden":
+            unknown = str(fault["loc"][-1])
+            sentences.append(f"{where}: unknown key `{shown}`. {nearest(unknown, _field_names(model, fault['loc']))}")
+        elif fault["type"] == "missing":
+            sentences.append(f"{where}: key `{shown}` is missing. Add it.")
+        elif fault["type"] == "value_error":
+            at = f"`{shown}`: " if key else ""
+            sentences.append(f"{where}: {at}{fault['ctx']['error']!s}.")
+        else:
+            reason = fault["msg"].replace("Input should be", "must be")
+            sentences.append(f"{where}: `{shown}` {reason}, got {fault['input']!r}.")
+    return sentences
+
+
+def _validated(
+    model: type[BaseModel], values: dict[str, Any], source: str, overrides: Mapping[str, tuple[Any, str]], prefix: str = ""
+) -> Any:
+    """Apply dotted overrides, each with the place it came from, and validate."""
+    values = dict(values)
+    for dotted, (value, _) in overrides.items():
+        _set_dotted(values, dotted, value)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        origin = {key: place for key, (_, place) in overrides.items()}
+        raise ConfigError(_sentences(error, model, source, origin, prefix)) from error
+
+
+class _Faults(list[str]):
+    """Collects the faults of several steps, so that a user sees all of them at once."""
+
+    def attempt(self, step: Callable[[], Any]) -> Any:
+        try:
+            return step()
+        except ConfigError as error:
+            self.extend(fault for fault in error.faults if fault not in self)
+            return None
+
+
+def load_part(kind: str, name: str, overrides: Mapping[str, tuple[Any, str]] | None = None) -> Any:
+    """Load one `Recipe`, `DataConfig` or `ModelConfig` by the stem of its file."""
+    model = {"recipes": Recipe, "data": DataConfig, "models": ModelConfig}[kind]
+    prefix = {"recipes": "recipe.", "data": "data.", "models": ""}[kind] if overrides else ""
+    values, source = read_file(kind, name)
+    return _validated(model, values, source, overrides or {}, prefix)
+
+
+def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
+    """Load, override and validate an experiment with everything it refers to.
+
+    Parameters
+    ----------
+    name : str
+        Stem of a file in ``configs/experiments``.
+    overrides : mapping of str to object, optional
+        Dotted keys, as `parse_overrides` gives them: ``{"recipe.steps": 50, "seeds": [0]}``.
+
+    Raises
+    ------
+    ConfigError
+        With one sentence per fault, all faults at once.
+    """
+    values, source = read_file("experiments", name)
+    # Dotted keys inside the file, then those of the command line, which win.
+    changes: dict[str, tuple[Any, str]] = {key: (value, source) for key, value in values.items() if "." in key}
+    values = {key: value for key, value in values.items() if "." not in key}
+    changes |= {key: (value, f"ARGS {key}={value}") for key, value in (overrides or {}).items()}
+
+    def inside(part: str) -> dict[str, tuple[Any, str]]:
+        return {key.removeprefix(f"{part}."): change for key, change in changes.items() if key.startswith(f"{part}.")}
+
+    own = {
+        key: change for key, change in changes.items() if key.partition(".")[0] not in ("recipe", "data") or "." not in key
+    }
+    faults = _Faults()
+    file = faults.attempt(lambda: _validated(ExperimentFile, values, source, own))
+    merged = values | {key: value for key, (value, _) in own.items()}
+
+    def named(key: str) -> list[str]:
+        """Names under a key, even of a file that has other faults, so that theirs are reported too."""
+        value = merged.get(key)
+        found = value if isinstance(value, list) else [value]
+        return [entry for entry in found if isinstance(entry, str)]
+
+    models = {entry: faults.attempt(partial(load_part, "models", entry)) for entry in named("models")}
+    data = {entry: faults.attempt(partial(load_part, "data", entry, inside("data"))) for entry in named("data")}
+    recipes = [faults.attempt(partial(load_part, "recipes", entry, inside("recipe"))) for entry in named("recipe")]
+    known_models = {key: model for key, model in models.items() if model}
+    faults.extend(_geometry_faults(known_models, [entry for entry in data.values() if entry]))
+    if faults:
+        raise ConfigError(faults)
+
+    experiment = Experiment(
+        name=name,
+        models=models,
+        data=data,
+        recipe_name=file.recipe,
+        recipe=recipes[0],
+        **file.model_dump(
+            include={
+                "question",
+                "train_fractions",
+                "seeds",
+                "reference",
+                "track",
+                "vary",
+                "threads",
+                "checkpoint_every_steps",
+            }
+        ),
+        expect=file.expect,
+    )
+    for setting in varied_settings(experiment):
+        faults.attempt(partial(with_settings, experiment, setting))
+    if faults:
+        raise ConfigError(faults)
+    return experiment
+
+
+def _geometry_faults(models: Mapping[str, ModelConfig], data: Iterable[DataConfig]) -> list[str]:
+    """Patches that do not divide the images."""
+    return [
+        f"configs/models/{model_name}.yaml: `geometry.patch_size` must divide the image size, got "
+        f"{model.geometry.patch_size} for images of {dataset.image_size} pixels. Set another patch size, or set "
+        f"`data.image_size` to a multiple of it."
+        for dataset in data
+        for model_name, model in models.items()
+        if model.geometry.patch_size and dataset.image_size % model.geometry.patch_size
+    ]
+
+
+# ----------------------------------------------------------------------------------------------------------- vary, cells
+def varied_settings(experiment: Experiment) -> list[dict[str, Any]]:
+    """Every combination of the values under ``vary``; one empty combination where nothing varies."""
+    combinations: list[dict[str, Any]] = [{}]
+    for key, options in experiment.vary.items():
+        combinations = [{**combination, key: option} for combination in combinations for option in options]
+    return combinations
+
+
+def with_settings(experiment: Experiment, setting: Mapping[str, Any]) -> tuple[Recipe, dict[str, DataConfig]]:
+    """The recipe and data of one combination of ``vary``.
+
+    Raises
+    ------
+    ConfigError
+        If a key is not of the form ``recipe.…`` or ``data.…``, is unknown, or a value does not fit.
+    """
+    source = f"configs/experiments/{experiment.name}.yaml"
+    changes: dict[str, dict[str, tuple[Any, str]]] = {"recipe": {}, "data": {}}
+    for key, value in setting.items():
+        part, _, inner = key.partition(".")
+        if part not in changes or not inner:
+            raise ConfigError([f"{source}: `vary` takes keys that begin with `recipe.` or `data.`, got {key!r}."])
+        changes[part][inner] = (value, f"{source} vary")
+    recipe = _validated(Recipe, experiment.recipe.model_dump(), source, changes["recipe"], "recipe.")
+    data = {
+        name: _validated(DataConfig, entry.model_dump(), source, changes["data"], "data.")
+        for name, entry in experiment.data.items()
+    }
+    return recipe, data
+
+
+def first_lines(kind: str) -> dict[str, str]:
+    """The first comment of each file of a kind, by name."""
+    lines = {}
+    for name in names(kind):
+        with open(configs_dir() / kind / f"{name}.yaml", encoding="utf-8", errors="replace") as file:
+            lines[name] = file.readline().lstrip("# ").rstrip()
+    return lines

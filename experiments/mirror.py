@@ -1,0 +1,132 @@
+"""What is kept of a run's W&B mirror, in ``<run folder>/wandb/mirror.json``, and how rows and records become its content.
+
+It holds what is needed to make the mirror again: the W&B id (the run id and a random suffix, made once, so that the same run
+id made in another folder never joins a foreign W&B run), config, tags, notes, summary, and what W&B is known to hold. Keys
+and the environment are never in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments.record import RECORD_FILE, atomic_write
+
+MIRROR_FILE = "wandb/mirror.json"
+
+Ending = Literal["done", "failed", "interrupted"]
+
+
+class TrackingError(Exception):
+    """W&B cannot be used for what the user asked. The message says what to do."""
+
+
+@dataclass
+class Mirror:
+    """What is needed to make a run's W&B mirror again, and what W&B is known to hold of it."""
+
+    id: str
+    experiment: str
+    run_id: str
+    config: dict[str, Any]
+    tags: list[str] = field(default_factory=list)
+    notes: str = ""
+    summary: dict[str, Any] = field(default_factory=dict)
+    ended: Ending | None = None
+    """How the last attempt ended; ``None`` while it goes on, or after it was killed."""
+    sent: dict[str, Any] | None = None
+    """The state that W&B confirmed, as `progress` gives it."""
+    url: str | None = None
+    """Where the service shows the run, as its client names the place."""
+
+    def progress(self, rows: Sequence[Mapping[str, Any]], destination: str) -> dict[str, Any]:
+        """What W&B would hold, and where, after everything up to now was sent."""
+        return {
+            "destination": destination,
+            "rows": len(rows),
+            "last_step": int(rows[-1]["step"]) if rows else None,
+            "ended": self.ended,
+            "finished": self.summary.get("finished"),
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write it into a run folder, atomically."""
+        path = folder / MIRROR_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            json.dump(asdict(self), file, indent=1, default=str)
+
+
+def load_mirror(folder: Path) -> Mirror | None:
+    """Read a run folder's mirror; ``None`` where there is none.
+
+    Raises
+    ------
+    TrackingError
+        If the file is there and cannot be used.
+    """
+    path = folder / MIRROR_FILE
+    try:
+        return Mirror(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise TrackingError(
+            f"{path}: cannot be used ({error}). Delete it: the run is then sent as a new W&B run."
+        ) from error
+
+
+def ordered(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows by ascending step, one per step (the last one written), without the values that are ``null``."""
+    by_step = {int(row["step"]): row for row in rows}
+    return [{key: value for key, value in by_step[step].items() if value is not None} for step in sorted(by_step)]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level, for dashboards to group by: ``{"recipe": {"steps": 5}}`` → ``{"recipe/steps": 5}``."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{key}/")
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
+
+
+def summary_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary of a run, from the values of its ``record.json``: one level, metrics under their own names."""
+    values = dict(record)
+    metrics = values.pop("metrics", {})
+    return flat(values) | dict(metrics)
+
+
+def page_of(folder: Path) -> str | None:
+    """Where W&B shows a run, as its client named the place; ``None`` for a run that it never saw."""
+    try:
+        mirror = load_mirror(folder)
+    except TrackingError:
+        return None
+    return mirror.url if mirror else None
+
+
+def unsent(experiment_folder: Path) -> int:
+    """Number of an experiment's runs that W&B is not known to hold."""
+    count = 0
+    for path in experiment_folder.glob(f"*/{MIRROR_FILE}"):
+        with contextlib.suppress(TrackingError):
+            mirror = load_mirror(path.parent.parent)
+            count += mirror is not None and mirror.sent is None
+    return count
+
+
+def ended_by_record(folder: Path) -> tuple[Ending, dict[str, Any]] | None:
+    """Ending and summary from a run's record, for a run that was killed between its record and the end of its mirror."""
+    try:
+        values = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        return ("failed" if values["status"] == "failed" else "done"), summary_of(values)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

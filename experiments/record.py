@@ -1,0 +1,222 @@
+"""The record: everything that is known about one run, as one JSON file that stands alone.
+
+A run folder holds ``config.yaml``, ``metrics.jsonl``, ``predictions.npz``, ``last.pt``, ``model.safetensors`` and, written
+last and atomically, ``record.json``. A folder without a record is a run that has not ended. The analysis reads records
+and nothing else of the harness.
+
+Units are base units throughout: fractions (not per cent), seconds, bytes, joules. What is not known is ``null``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+SCHEMA = 1
+"""Version of the record's layout. Raised when a field changes meaning or is removed, never when one is added."""
+
+RECORD_FILE = "record.json"
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.jsonl"
+PREDICTIONS_FILE = "predictions.npz"
+CHECKPOINT_FILE = "last.pt"
+WEIGHTS_FILE = "model.safetensors"
+
+
+class RecordError(Exception):
+    """A record that cannot be used. The message names the file, what is wrong with it, and what to do."""
+
+
+class Compute(BaseModel):
+    """What a run cost. ``null`` where it could not be measured on this device."""
+
+    model_config = ConfigDict(extra="allow")
+
+    n_params: int
+    forward_gmacs: float
+    """Multiply–accumulates of one forward pass on one image, in units of 1e9."""
+    train_pflops: float | None = None
+    """3 × forward FLOPs × images seen, in units of 1e15."""
+    images_per_second: float | None = None
+    """Training images over training seconds, end to end, net of evaluation and checkpoints."""
+    bare_images_per_second: float | None = None
+    """The bare forward–backward–update step on resident tensors, where it was measured."""
+    train_seconds: float | None = None
+    evaluation_seconds: float | None = None
+    device_hours: float | None = None
+    """Training time × devices, net of evaluation, summed over attempts."""
+    peak_memory_bytes: int | None = None
+    reserved_memory_bytes: int | None = None
+    mfu: float | None = None
+    energy_joules: float | None = None
+    seconds_to_target: float | None = None
+
+
+class Attempt(BaseModel):
+    """One stretch of work on a run, from a start or a resume to an end or an interruption."""
+
+    model_config = ConfigDict(extra="allow")
+
+    start_step: int
+    end_step: int
+    device: str
+    seconds: float
+    reason: str
+    """Why the attempt ended: ``completed``, ``interrupted``, ``killed`` or ``failed``."""
+
+
+class Failure(BaseModel):
+    """Why a run failed."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: str
+    message: str
+    step: int | None = None
+    last_metrics: dict[str, float | None] | None = None
+    """The last row of ``metrics.jsonl``."""
+
+
+class Record(BaseModel):
+    """One run. See the module's docstring for units."""
+
+    model_config = ConfigDict(extra="allow")
+
+    schema_: int
+    run_id: str
+    experiment: str
+    status: Literal["done", "failed"]
+    model: str
+    family: str
+    """Name of the architecture's family, such as ``ViT`` or ``ResNet``; tables are grouped by it."""
+    source: str
+    """``scratch`` for this project's own model, ``timm`` for a reference."""
+    data: str
+    recipe: str
+    track: str
+    init: str = "from_scratch"
+    settings_hash: str
+    split_hash: str
+    protocol: int
+    seed: int
+    train_fraction: float
+    varied: dict[str, Any] = {}
+    """Values of the experiment's ``vary`` keys in this run; empty for most experiments."""
+    n_classes: int
+    n_train: int
+    n_val: int
+    n_test: int
+    steps: int
+    samples_seen: int
+    metrics: dict[str, float | None]
+    compute: Compute
+    environment: dict[str, Any]
+    geometry: dict[str, Any]
+    attempts: list[Attempt]
+    started: str
+    finished: str
+    failure: Failure | None = None
+
+    def to_json(self) -> str:
+        """Serialise with the contract's key ``schema`` and a trailing newline."""
+        values = self.model_dump(mode="json")
+        values = {"schema": values.pop("schema_"), **values}
+        return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+@contextmanager
+def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Write a file that is either whole or absent: a temporary neighbour, fsync, rename.
+
+    Parameters
+    ----------
+    path : Path
+        Where the file shall be; its folder must exist.
+    mode : {"w", "wb"}
+        Text (UTF-8) or binary.
+    """
+    encoding = None if "b" in mode else "utf-8"
+    handle = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed below, before the rename
+        mode, encoding=encoding, dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False
+    )
+    try:
+        with handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(handle.name, 0o644)
+        os.replace(handle.name, path)
+    except BaseException:
+        Path(handle.name).unlink(missing_ok=True)
+        raise
+
+
+def write_record(folder: Path, record: Record) -> Path:
+    """Write ``record.json`` into a run folder, atomically. The last thing that a run does."""
+    path = folder / RECORD_FILE
+    with atomic_write(path) as file:
+        file.write(record.to_json())
+    return path
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a ``metrics.jsonl``, as they were written; none where there is no file.
+
+    A last line that a kill cut short is left out.
+
+    Raises
+    ------
+    RecordError
+        If another line is not a row. The message names file and line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            rows.append({**row, "step": int(row["step"])})
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                break
+            advice = "Delete the run folder and run the experiment again."
+            raise RecordError(f"{path}, line {number}: not an evaluation ({error}). {advice}") from error
+    return rows
+
+
+def read_record(path: Path) -> Record:
+    """Read and check one ``record.json``.
+
+    Raises
+    ------
+    RecordError
+        If the file is unreadable, truncated, of another schema, or lacks a field. The message names the file and the fix.
+    """
+    advice = "Delete its folder and run the experiment again, or restore the file."
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise RecordError(f"{path}: not valid JSON ({error}); the file is truncated or foreign. {advice}") from error
+    if not isinstance(values, dict) or "schema" not in values:
+        raise RecordError(f"{path}: not a record of this project (no key `schema`). {advice}")
+    schema = values.pop("schema")
+    if schema != SCHEMA:
+        raise RecordError(f"{path}: has record schema {schema!r}, this version reads schema {SCHEMA}. {advice}")
+    try:
+        return Record(schema_=schema, **values)
+    except ValidationError as error:
+        faults = "; ".join(f"`{'.'.join(map(str, e['loc']))}`: {e['msg']}" for e in error.errors())
+        raise RecordError(f"{path}: {faults}. {advice}") from error
+    except TypeError as error:
+        raise RecordError(f"{path}: {error}. {advice}") from error

@@ -1,0 +1,221 @@
+"""One cell → one record: the procedure of a paper."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from experiments import artifacts, compute, models
+from experiments.artifacts import Predictions
+from experiments.config import ConfigError
+from experiments.data import datasets
+from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
+from experiments.data.images import Images, SealedTest
+from experiments.data.splits import nested_subset, split_hash
+from experiments.fit import Interrupted, MetricsLog, Training, fit
+from experiments.grid import Cell
+from experiments.optim import adamw
+from experiments.progress import Heartbeat
+from experiments.provenance import environment_facts
+from experiments.record import Record, write_record
+from experiments.seeding import integer_seed
+from experiments.tracking import Tracker
+from experiments.train import evaluate
+
+
+class Splits(NamedTuple):
+    """The three sets of one run, the last one sealed."""
+
+    train: Images
+    val: Images
+    test: SealedTest
+    class_names: tuple[str, ...]
+
+
+def resolve_device() -> torch.device:
+    """`DEVICE` = ``auto``, ``cpu`` or ``cuda:n`` → the device of a run.
+
+    Raises
+    ------
+    ConfigError
+        If the device is not one of these or is not there.
+    """
+    name = os.environ.get("DEVICE") or "auto"
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = torch.cuda.device_count()
+    known = ["cpu", *(f"cuda:{index}" for index in range(count)), *(["cuda"] if count else [])]
+    if name not in known:
+        raise ConfigError([f"DEVICE: {name!r} is not there. This machine has auto, {', '.join(known)}."])
+    return torch.device(name)
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse bf16 on a GPU that would only imitate it.
+
+    Raises
+    ------
+    ConfigError
+        With the override to type.
+    """
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = compute.device_name(device)
+        raise ConfigError([f'`recipe.precision`: {name} has no bf16 units; use ARGS="recipe.precision=fp32".'])
+
+
+def load_splits(cell: Cell) -> Splits:
+    """The data of a cell: train, validation and the sealed test set."""
+    dataset = datasets.load(cell.data)
+    subset = nested_subset(dataset.pool.labels, cell.train_fraction, cell.seed)
+    train, val, test = dataset.pool.take(subset.train), dataset.pool.take(subset.val), dataset.seal()
+    if split_hash(train.ids, val.ids, test.ids) != cell.split_hash:
+        raise ConfigError([f"{cell.data.title}: its files changed after this command began. Start the command again."])
+    return Splits(train, val, test, dataset.class_names)
+
+
+def build_model(cell: Cell, n_classes: int) -> tuple[nn.Module, dict[str, Any]]:
+    """The model of a cell, initialised from its seed, and its declared geometry."""
+    torch.manual_seed(integer_seed(cell.seed, "initialisation"))
+    return models.build(
+        cell.model_name,
+        cell.model,
+        image_size=cell.data.image_size,
+        in_channels=cell.data.channels,
+        num_classes=n_classes,
+    )
+
+
+def run(
+    cell: Cell,
+    folder: Path,
+    *,
+    device: torch.device,
+    say: Callable[[str], None] = lambda sentence: None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Record:
+    """Train one cell, or go on with it, evaluate the test set once, and write the record.
+
+    Parameters
+    ----------
+    cell : Cell
+        What to run; its `run_id` is known.
+    folder : Path
+        The run folder, locked by the caller.
+    device : torch.device
+    say : callable
+        Takes sentences for the user, such as why W&B logs offline.
+    stop_requested : callable
+        Asked before every step; true makes the run write a checkpoint and raise `experiments.fit.Interrupted`.
+    """
+    started, recipe = artifacts.now(), cell.recipe
+    torch.set_num_threads(cell.threads)
+    splits = load_splits(cell)
+    model, geometry = build_model(cell, len(splits.class_names))
+    gmacs = compute.forward_gmacs(model, cell.data.channels, cell.data.image_size)
+    optimizer = adamw(model.to(device), weight_decay=recipe.weight_decay, betas=(recipe.betas[0], recipe.betas[1]))
+    normalise = Normalise(cell.data.mean, cell.data.std, device)
+    train = TrainBatches(
+        splits.train,
+        normalise,
+        batch_size=recipe.batch_size,
+        seed=cell.seed,
+        augmentation=recipe.augmentation,
+        device=device,
+    )
+    val = EvaluationBatches(splits.val, normalise, device=device)
+
+    environment = environment_facts(device, precision=recipe.precision, threads=cell.threads)
+    artifacts.write_config(cell, folder, geometry, environment)
+    training = Training(str(cell.run_id), model, optimizer, compute.Meter(device), torch.zeros((), device=device))
+    for warning in training.restore(folder):
+        say(warning)
+    log = MetricsLog(folder, training.step)
+    tracker = open_tracker(cell, folder, environment, log)
+    if tracker.message:
+        say(tracker.message)
+    heartbeat = Heartbeat(
+        folder,
+        device=environment["device"],
+        steps=recipe.steps,
+        batch_size=recipe.batch_size,
+        start_step=training.step,
+    )
+    try:
+        fit(
+            training,
+            recipe,
+            train,
+            val,
+            seed=cell.seed,
+            folder=folder,
+            log=log,
+            on_row=tracker.log,
+            heartbeat=heartbeat,
+            checkpoint_every_steps=cell.checkpoint_every_steps,
+            stop_requested=stop_requested,
+        )
+        predictions = predict(training.model, splits, normalise, device, recipe.precision)
+    except (Interrupted, KeyboardInterrupt):
+        heartbeat.end("interrupted")
+        tracker.interrupt()
+        raise
+    except Exception as error:
+        heartbeat.end("failed")
+        tracker.finish({"failure": str(error)}, failed=True)
+        raise
+    artifacts.write_predictions(folder, predictions, splits.class_names)
+    artifacts.write_weights(folder, model)
+    attempts = heartbeat.end("completed")
+    record = artifacts.make_record(
+        cell,
+        predictions,
+        n_train=len(splits.train),
+        training=training,
+        geometry=geometry,
+        gmacs=gmacs,
+        attempts=attempts,
+        environment=environment,
+        started=started,
+    )
+    write_record(folder, record)
+    tracker.finish(json.loads(record.to_json()))
+    if tracker.message:
+        say(tracker.message)
+    return record
+
+
+def predict(model: nn.Module, splits: Splits, normalise: Normalise, device: torch.device, precision: str) -> Predictions:
+    """Break the seal of the test set and predict it, once; and validation, under the same weights."""
+    test = splits.test.open()
+    logits, val_logits = (
+        evaluate(model, EvaluationBatches(images, normalise, device=device), device=device, precision=precision)
+        for images in (test, splits.val)
+    )
+    return Predictions(logits, test.labels, test.ids, val_logits, splits.val.labels, splits.val.ids)
+
+
+def open_tracker(cell: Cell, folder: Path, environment: dict[str, Any], log: MetricsLog) -> Tracker:
+    """The run's mirror in W&B, with a config that dashboards can group and filter by."""
+    config = artifacts.identity(cell) | {
+        "recipe_name": cell.recipe_name,
+        "recipe": cell.recipe.model_dump(),
+        "image_size": cell.data.image_size,
+        "environment": environment,
+    }
+    config.pop("schema_")
+    return Tracker(
+        folder,
+        experiment=cell.experiment,
+        run_id=str(cell.run_id),
+        config=config,
+        tags=[cell.data_name, cell.model.family, cell.track],
+        notes=f"Made by: make experiment NAME={cell.experiment}",
+        history=log.rows,
+        system_metrics=environment["device_type"] == "cuda",
+    )

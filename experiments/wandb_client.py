@@ -1,0 +1,191 @@
+"""The W&B client as this project uses it: slim, silent, bounded in time, and never asking anything.
+
+The only module that imports ``wandb``, and only inside functions: the import costs a second, which a disabled mirror must
+not pay.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from shutil import rmtree
+from typing import Any, Literal
+
+from experiments.mirror import Mirror
+
+Mode = Literal["online", "offline", "disabled"]
+
+DEFAULT_PROJECT = "vit-bench"
+CONFIRM_TIMEOUT_SECONDS = 5
+NO_ANSWER = "the service did not answer"
+KEY_REFUSED = "the service refused the key"
+
+_TAG_LENGTH, _NAME_LENGTH = 64, 128  # W&B refuses longer ones
+_pointed: dict[str, str] = {}  # W&B folders that this module chose, to be told from those that the user chose
+
+
+def choose_mode() -> tuple[Mode, str]:
+    """How runs are mirrored here, and why, from the environment and W&B's own settings. Never asks.
+
+    Returns
+    -------
+    mode : {"online", "offline", "disabled"}
+        Disabled by ``WANDB_MODE=disabled`` or ``WANDB_DISABLED``; offline by ``WANDB_MODE=offline``, or where W&B's client
+        finds no login for its host; else online.
+    reason : str
+        A part of a sentence, such as ``no login for Weights & Biases was found``. Empty where the mode is online.
+    """
+    wished = os.environ.get("WANDB_MODE", "").strip().lower()
+    if wished == "disabled":
+        return "disabled", "WANDB_MODE=disabled"
+    if os.environ.get("WANDB_DISABLED", "").strip().lower() not in ("", "0", "false", "no", "off"):
+        return "disabled", "WANDB_DISABLED is set"
+    if wished in ("offline", "dryrun"):
+        return "offline", f"WANDB_MODE={wished}"
+    try:
+        wandb = client()
+        settings = wandb.setup().settings
+        if settings.mode == "disabled":
+            return "disabled", "the W&B settings file says so"
+        if settings.mode in ("offline", "dryrun"):
+            return "offline", "the W&B settings file says so"
+        if wandb.login(prompt=False, verify=False):
+            return "online", ""
+        return "offline", "no login for Weights & Biases was found"
+    except Exception as error:  # any failure of a third party's client must leave the training alone
+        return "offline", f"the login for Weights & Biases cannot be used ({one_line(error)})"
+
+
+def client() -> Any:
+    """The wandb package, told to be silent. Imported late: it costs a second, and a disabled mirror must not pay it."""
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True))
+    return wandb
+
+
+def one_line(error: BaseException) -> str:
+    """An error as a part of a sentence: its first line, or its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def why(error: BaseException) -> str:
+    """Why a session could not be opened, in words that are equal for all runs that meet the same trouble."""
+    text = str(error)
+    if "error 401" in text or type(error).__name__ == "AuthenticationError":
+        return KEY_REFUSED
+    if any(sign in text for sign in ("deadline", "timed out", "giving up", "connection refused", "no such host")):
+        return NO_ANSWER
+    return f"the service cannot be used ({one_line(error)})"
+
+
+def point_client_at(experiment_folder: Path) -> None:
+    """Keep the client's staging and cache beside the runs, unless the user chose places for them.
+
+    ``WANDB_CONFIG_DIR`` is left alone: the address of a self-hosted service and the user's choices are read from there.
+    """
+    for name, part in (("WANDB_DATA_DIR", "data"), ("WANDB_CACHE_DIR", "cache")):
+        if os.environ.get(name) == _pointed.get(name):
+            os.environ[name] = _pointed[name] = str(experiment_folder.absolute() / ".wandb" / part)
+
+
+def destination() -> str:
+    """Entity and project that the user's environment names, ``/vit-bench`` where it names none."""
+    return f"{os.environ.get('WANDB_ENTITY') or ''}/{os.environ.get('WANDB_PROJECT') or DEFAULT_PROJECT}"
+
+
+def open_run(
+    folder: Path, mirror: Mirror, mode: Mode, *, init_timeout: float, finish_timeout: float, system_metrics: bool = False
+) -> Any:
+    """Begin a session of the mirror's W&B run, online (joined where it exists) or offline.
+
+    Raises
+    ------
+    wandb.errors.Error
+        If the service does not answer in time or refuses.
+    """
+    wandb = client()
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        disable_git=True,
+        disable_code=True,
+        disable_job_creation=True,
+        host="",  # neither the machine's name nor paths on it leave it
+        program="experiments",
+        init_timeout=init_timeout,
+        finish_timeout=finish_timeout,
+        finish_timeout_raises=True,
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        x_disable_stats=not system_metrics,
+        x_disable_viewer=True,
+        x_save_requirements=False,
+        x_transaction_log_flush_interval=2,
+    )
+    for place in _pointed.values():
+        Path(place).mkdir(parents=True, exist_ok=True)
+    entity, project = destination().split("/")
+    run = wandb.init(
+        project=project,
+        entity=entity or None,
+        id=mirror.id,
+        name=mirror.run_id[:_NAME_LENGTH],
+        group=mirror.experiment[:_NAME_LENGTH],
+        job_type="train",
+        tags=[tag[:_TAG_LENGTH] for tag in mirror.tags],
+        notes=mirror.notes,
+        config=mirror.config,
+        dir=folder,
+        mode=mode,
+        resume="allow",
+        reinit="create_new",
+        settings=settings,
+    )
+    run.define_metric("step")
+    run.define_metric("*", step_metric="step")
+    return run
+
+
+def close_run(run: Any, mirror: Mirror) -> None:
+    """End a session as the mirror says: done, failed, or interrupted (W&B shows a run that is to be resumed as preempted).
+
+    Raises
+    ------
+    TimeoutError
+        If the service did not take everything within the session's ``finish_timeout``.
+    """
+    if mirror.ended in ("done", "failed"):
+        run.summary.update(mirror.summary)
+    else:
+        run.mark_preempting()
+    run.finish(exit_code=0 if mirror.ended == "done" else 1)
+
+
+def confirmed(path: str, mirror: Mirror, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Ask the service whether it holds a run's last row and its ending.
+
+    The end of a session does not tell: where the service refuses a row for good, the client gives up without an error.
+
+    Parameters
+    ----------
+    path : str
+        ``entity/project/id``, as the client names the run.
+    mirror : Mirror
+    rows : sequence of mapping
+        All rows of the run, as `ordered` gives them.
+    """
+    entity, project, _ = path.split("/")
+    seen = client().Api(timeout=CONFIRM_TIMEOUT_SECONDS, overrides={"entity": entity, "project": project}).run(path)
+    ended = mirror.ended not in ("done", "failed") or seen.state in ("finished", "failed")
+    return ended and (not rows or seen.lastHistoryStep >= int(rows[-1]["step"]))
+
+
+def clear_fragments(folder: Path, *, keep: Path | None = None) -> None:
+    """Delete the client's session folders of a run, so that no raw ``wandb sync`` can send an evaluation a second time."""
+    for pattern in ("offline-run-*", "run-*"):
+        for fragment in (folder / "wandb").glob(pattern):
+            if keep is None or fragment.resolve() != keep.resolve():
+                rmtree(fragment, ignore_errors=True)

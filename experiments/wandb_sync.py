@@ -1,0 +1,186 @@
+"""Send to Weights & Biases what it has not seen: runs that were logged offline, and runs that lost the service.
+
+A run is sent by emitting it again from its run folder (``metrics.jsonl``, ``record.json``, ``wandb/mirror.json``) into the
+same W&B run, beginning at the step that W&B says it expects, and not by uploading the fragments that W&B's client left: the
+fragments of a resumed run overlap, and uploading them doubles evaluations. Steps are sent in ascending order, so what W&B
+holds is always a gapless beginning of the run; the rest is exactly what is missing, however often a sync was broken off.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.mirror import MIRROR_FILE, Mirror, TrackingError, ended_by_record, load_mirror, ordered
+from experiments.progress import Busy, locked
+from experiments.record import METRICS_FILE, RecordError, read_rows
+from experiments.wandb_client import (
+    KEY_REFUSED,
+    NO_ANSWER,
+    choose_mode,
+    clear_fragments,
+    client,
+    close_run,
+    confirmed,
+    destination,
+    one_line,
+    open_run,
+    point_client_at,
+    why,
+)
+
+INIT_TIMEOUT_SECONDS = 20.0
+FINISH_TIMEOUT_SECONDS = 120.0
+CONFIRM_TRIES = 5
+
+
+@dataclass
+class SyncReport:
+    """What a sync did."""
+
+    sent: int = 0
+    """Runs that were sent, and that W&B confirmed to hold."""
+    already: int = 0
+    """Runs of which W&B held everything before."""
+    failed: list[str] = field(default_factory=list)
+    """``run_id: reason`` of each run that was not sent. They are tried again by the next sync."""
+    running: list[str] = field(default_factory=list)
+    """Run ids that another process works on at this moment."""
+
+
+def sync(experiment_folder: Path, *, on_progress: Callable[[int, int, str], None] | None = None) -> SyncReport:
+    """Send every run of an experiment that W&B has not seen in full. Doing it again sends nothing again.
+
+    Parameters
+    ----------
+    experiment_folder : Path
+        ``runs/<experiment>``.
+    on_progress : callable, optional
+        Called with the number of runs looked at, the number of all, and the run's id, before each run.
+
+    Returns
+    -------
+    SyncReport
+
+    Raises
+    ------
+    TrackingError
+        If there are no runs, W&B is switched off, nobody is logged in, or the key is refused.
+    """
+    folders = sorted(path.parent.parent for path in experiment_folder.glob(f"*/{MIRROR_FILE}"))
+    if not folders:
+        raise TrackingError(
+            f"{experiment_folder}: no run here was logged for W&B, offline or online. Make some with "
+            f"`make experiment NAME={experiment_folder.name}`, without WANDB_MODE=disabled."
+        )
+    _require_login(experiment_folder)
+    report = SyncReport()
+    unreachable = False
+    for number, folder in enumerate(folders):
+        if on_progress is not None:
+            on_progress(number, len(folders), folder.name)
+        try:
+            with locked(folder):
+                # After an outage the runs that are up to date are still counted; the others need not wait one by one.
+                if _send(folder, may_connect=not unreachable):
+                    report.sent += 1
+                else:
+                    report.already += 1
+        except Busy:
+            report.running.append(folder.name)
+        except _Unreachable:
+            unreachable = True
+            report.failed.append(f"{folder.name}: {NO_ANSWER}")
+        except KeyRefused:
+            raise
+        except TrackingError as error:
+            report.failed.append(f"{folder.name}: {error}")
+    return report
+
+
+class KeyRefused(TrackingError):
+    """No run can be sent with this key."""
+
+
+class _Unreachable(Exception):
+    """The service does not answer."""
+
+
+def _require_login(experiment_folder: Path) -> None:
+    """Raise with the way out where W&B cannot be reached from here by the user's own choice or for want of a login."""
+    point_client_at(experiment_folder)
+    mode, reason = choose_mode()
+    if mode == "online":
+        return
+    if os.environ.get("WANDB_MODE") or mode == "disabled":
+        raise TrackingError(f"W&B is switched off here ({reason}). Unset it, or run with WANDB_MODE=online.")
+    raise TrackingError(f"W&B: {reason}. Log in once with `wandb login`, or set WANDB_API_KEY, then sync again.")
+
+
+def _send(folder: Path, *, may_connect: bool) -> bool:
+    """Send one run. ``False`` where W&B is known to hold it in full already."""
+    mirror = load_mirror(folder)
+    if mirror is None:
+        raise TrackingError(f"{folder / MIRROR_FILE} has gone")
+    if mirror.ended not in ("done", "failed") and (known := ended_by_record(folder)):
+        mirror.ended, mirror.summary = known
+    try:
+        rows = ordered(read_rows(folder / METRICS_FILE))
+    except RecordError as error:
+        raise TrackingError(str(error)) from error
+    if mirror.sent == mirror.progress(rows, destination()):
+        return False
+    if not may_connect:
+        raise _Unreachable
+    path, session = _emit(folder, mirror, rows)
+    if not _confirmed(path, mirror, rows):
+        raise TrackingError("sent, but W&B does not show all of it yet. Sync again in a minute.")
+    mirror.sent = mirror.progress(rows, destination())
+    mirror.save(folder)
+    clear_fragments(folder, keep=session)
+    return True
+
+
+def _emit(folder: Path, mirror: Mirror, rows: Sequence[dict[str, Any]]) -> tuple[str, Path]:
+    """Emit what W&B lacks of a run; return the run's path in W&B and the client's session folder."""
+    try:
+        run = open_run(
+            folder, mirror, "online", init_timeout=INIT_TIMEOUT_SECONDS, finish_timeout=FINISH_TIMEOUT_SECONDS
+        )  # fmt: skip
+    except Exception as error:
+        client().teardown()
+        reason = why(error)
+        if reason == KEY_REFUSED:
+            raise KeyRefused(
+                f"W&B: {KEY_REFUSED}. Log in again with `wandb login --relogin`, or correct WANDB_API_KEY, then sync again."
+            ) from error
+        if reason == NO_ANSWER:
+            raise _Unreachable from error
+        raise TrackingError(reason) from error
+    try:
+        for row in rows:
+            if row["step"] >= run.starting_step:
+                run.log(row, step=int(row["step"]))
+        path, session, mirror.url = run.path, Path(run.dir).parent, run.url
+        close_run(run, mirror)
+    except TimeoutError as error:
+        raise _Unreachable from error
+    except Exception as error:
+        raise TrackingError(f"not sent in full ({one_line(error)}).") from error
+    return path, session
+
+
+def _confirmed(path: str, mirror: Mirror, rows: Sequence[dict[str, Any]]) -> bool:
+    """Ask a few times: the service may show what it took a moment later."""
+    for attempt in range(CONFIRM_TRIES):
+        try:
+            if confirmed(path, mirror, rows):
+                return True
+        except Exception as error:
+            raise TrackingError(f"sent, but not confirmed ({one_line(error)}). Sync again.") from error
+        time.sleep(0.2 * 2**attempt)
+    return False

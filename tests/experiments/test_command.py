@@ -1,0 +1,239 @@
+"""The main job from its command: records, report, skipping, stopping, failing, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from experiments import engine, launch, loading, worker
+from experiments.__main__ import main
+from experiments.config import ROOT
+from experiments.engine import Observer
+from experiments.grid import Cell, ledger
+from experiments.record import read_record
+from experiments.worker import Outcome
+
+TINY = ["recipe.steps=4", "recipe.evaluations=2", "seeds=[0]", "train_fractions=[0.1]"]
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["experiments", *arguments])
+    return main()
+
+
+class Seen(Observer):
+    def __init__(self) -> None:
+        self.outcomes: list[tuple[Cell, Outcome]] = []
+
+    def ended(self, cell: Cell, outcome: Outcome) -> None:
+        self.outcomes.append((cell, outcome))
+
+
+def tiny_cells(*more: str) -> tuple[list[Cell], Path]:
+    experiment = loading.load_experiment("smoke", loading.parse_overrides([*TINY, *more]))
+    return launch.plan(experiment), launch.experiment_folder(experiment)
+
+
+def test_run_makes_records_and_a_report_and_then_does_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert call(monkeypatch, "run", "smoke", *TINY, "--jobs", "1") == 0
+    printed = capsys.readouterr().out
+    assert "[2/2] done" in printed and "report.html" in printed
+    folders = sorted((tmp_path / "runs_dir" / "smoke").glob("*-s0-*"))
+    assert len(folders) == 2
+    for folder in folders:
+        record = read_record(folder / "record.json")
+        assert record.status == "done" and record.run_id == folder.name
+        assert record.steps == 4 and record.samples_seen == 4 * 32
+        assert record.attempts[-1].reason == "completed"
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        assert [row["step"] for row in rows] == [2, 4]
+        saved = np.load(folder / "predictions.npz")
+        assert saved["logits"].shape == (record.n_test, 10) and saved["logits"].dtype == np.float32
+        assert (saved["logits"].argmax(1) == saved["labels"]).mean() == record.metrics["test/top1"]
+        assert len(saved["val_logits"]) == record.n_val
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        assert config["requested"]["recipe"]["steps"] == 4
+        assert (folder / "last.pt").exists() and (folder / "model.safetensors").exists()
+    hashes = {(read_record(f / "record.json").settings_hash, read_record(f / "record.json").split_hash) for f in folders}
+    assert len(hashes) == 1
+    report = tmp_path / "reports_dir" / "smoke"
+    for name in ("accuracy", "data_efficiency", "compute"):
+        for suffix in (".md", ".tex", ".csv"):
+            assert (report / f"{name}{suffix}").stat().st_size > 0
+    for name in ("certificate.json", "ledger.json", "report.html"):
+        assert (report / name).stat().st_size > 0
+
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs_dir").rglob("record.json")}
+    assert call(monkeypatch, "run", "smoke", *TINY, "--jobs", "1") == 0
+    assert "2 done before, 0 to run" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs_dir").rglob("record.json")}
+
+
+def test_workers_give_the_same_bits_as_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = {}
+    for jobs in ("1", "2"):
+        monkeypatch.setenv("RUNS_DIR", str(tmp_path / jobs))
+        cells, folder = tiny_cells()
+        seen = Seen()
+        launch.launch(cells, folder, jobs=jobs, observer=seen)
+        assert {outcome.status for _, outcome in seen.outcomes} == {"done"}
+        weights[jobs] = [(folder / str(cell.run_id) / "model.safetensors").read_bytes() for cell in cells]
+    assert weights["1"] == weights["2"]
+
+
+def test_a_failed_cell_stops_no_other_and_runs_again_only_when_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    # A rate at which the ViT's loss overflows within two steps; the ResNet's norms keep it finite.
+    real = worker._run
+
+    def failing(cell: Cell, *rest: object) -> Outcome:
+        if cell.model.family == "ViT":
+            from experiments.fit import Diverged
+
+            folder = rest[0]
+            worker._record_failure(cell, folder, Diverged(2))  # type: ignore[arg-type]
+            return Outcome("failed", str(Diverged(2)))
+        return real(cell, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(worker, "_run", failing)
+    assert call(monkeypatch, "run", "smoke", *TINY, "--jobs", "1") == 1
+    printed = capsys.readouterr().out
+    assert "failed vit_micro_p2" in printed and "done resnet_micro" in printed
+    experiment = loading.load_experiment("smoke", loading.parse_overrides(TINY))
+    cells, folder = tiny_cells()
+    values = ledger(experiment, cells, folder)
+    assert values["counts"]["failed"] == 1 and values["counts"]["done"] == 1
+    reasons = [cell["reason"] for cell in values["cells"] if cell["status"] == "failed"]
+    assert "not finite at step 2" in reasons[0]
+
+    monkeypatch.setattr(worker, "_run", real)
+    assert call(monkeypatch, "run", "smoke", *TINY, "--jobs", "1") == 1  # failed stays failed
+    assert call(monkeypatch, "run", "smoke", *TINY, "--jobs", "1", "--retry-failed") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "smok"), ["no experiment named 'smok'", "'smoke'"]),
+        (("run", "smoke", "recipe.stepz=5"), ["recipe.stepz", "Did you mean 'steps'"]),
+        (("run", "smoke", "--jobs", "many"), ["JOBS", "'many'"]),
+        (("run", "smoke", "--engine", "slurm"), ["ENGINE", "'slurm'"]),
+        (("run", "smoke", "train_fractions=[0.001]"), ["0.001 leaves class 0", "smoke.yaml"]),
+        (("run", "vit_photos", "data.path=/does/not/exist"), ["no folder /does/not/exist"]),
+        (("run",), ["Missing argument"]),
+        (("runn", "smoke"), ["No such command"]),
+        (("status", "nothing"), ["no experiment named"]),
+        (("show", "nothing"), ["no run folder nothing"]),
+        (("sync", "smoke"), ["Run the experiment first"]),
+    ],
+)
+def test_bad_input_is_exit_2_and_one_message(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    words: list[str],
+) -> None:
+    assert call(monkeypatch, *arguments) == 2
+    captured = capsys.readouterr()
+    told = " ".join(captured.err.split())
+    for word in words:
+        assert word in told
+    assert "Traceback" not in captured.err + captured.out
+    assert not list(tmp_path.rglob("record.json"))
+
+
+def test_unknown_timm_model_is_told_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    path = tmp_path / "configs" / "models" / "resnet_micro.yaml"
+    path.write_text(path.read_text(encoding="utf-8").replace("test_resnet", "test_resent"), encoding="utf-8")
+    monkeypatch.setenv("CONFIGS_DIR", str(tmp_path / "configs"))
+    assert call(monkeypatch, "run", "smoke", *TINY, "--jobs", "1") == 2
+    told = capsys.readouterr().err
+    assert "resnet_micro.yaml" in told and "test_resent" in told and "test_resnet" in told
+    assert not list((tmp_path / "runs_dir").rglob("record.json"))
+
+
+def test_missing_device_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("DEVICE", "cuda:9")
+    assert call(monkeypatch, "run", "smoke", *TINY, "--jobs", "1") == 2
+    assert "'cuda:9' is not there" in capsys.readouterr().err
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "experiments", *arguments]
+
+
+def wait_for(condition: object, seconds: float = 90.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_with_a_checkpoint_and_the_same_command_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    arguments = ["run", "smoke", "recipe.steps=400", "recipe.evaluations=2", "seeds=[0]", "train_fractions=[0.1]",
+                 "models=[resnet_micro]", "--jobs", "1"]  # fmt: skip
+    process = subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def training() -> bool:
+        return any(json.loads(path.read_text())["step"] > 5 for path in (tmp_path / "runs_dir").rglob("progress.json"))
+
+    wait_for(training)
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, printed
+    assert "The same command goes on from here" in printed
+    assert list((tmp_path / "runs_dir").rglob("last.pt"))
+    assert not list((tmp_path / "runs_dir").rglob("record.json"))
+    done = subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = read_record(next((tmp_path / "runs_dir").rglob("record.json")))
+    assert record.attempts[0].reason == "interrupted"
+    assert record.attempts[-1].start_step == record.attempts[0].end_step > 0
+    assert record.attempts[-1].end_step == 400
+
+
+def test_a_dead_worker_is_replaced_and_its_cell_goes_on(tmp_path: Path) -> None:
+    arguments = ["run", "smoke", "recipe.steps=300", "recipe.evaluations=2", "seeds=[0]", "train_fractions=[0.1]",
+                 "checkpoint_every_steps=20", "--jobs", "2"]  # fmt: skip
+    process = subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(lambda: list((tmp_path / "runs_dir").rglob("last.pt")))
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [pid for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(int(workers[0]), signal.SIGKILL)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+    records = [read_record(path) for path in (tmp_path / "runs_dir").rglob("record.json")]
+    assert len(records) == 2
+    resumed = [record for record in records if len(record.attempts) > 1]
+    assert resumed and all(record.attempts[-1].start_step > 0 for record in resumed)
+    assert resumed[0].attempts[0].reason in ("killed", "interrupted")
+
+
+def test_jobs_auto_is_one_process_per_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "usable_cores", lambda: 8)
+    assert engine.resolve_jobs("auto", 100, 1) == 8
+    assert engine.resolve_jobs("auto", 100, 4) == 2
+    assert engine.resolve_jobs("auto", 3, 1) == 3
+    assert engine.resolve_jobs("5", 100, 1) == 5
+    monkeypatch.setenv("DEVICE", "auto")
+    monkeypatch.setattr(engine, "gpu_count", lambda: 1)
+    assert engine.resolve_jobs("auto", 100, 1) == 1

@@ -1,0 +1,184 @@
+"""Datasets: the embedded digits, IDX files, folders of images, and what is said when they are not right."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.config import ConfigError, DataConfig
+from experiments.data import datasets, image_folder
+from experiments.data.images import Dataset, Images, SealedTest
+
+
+def folder_config(path: Path, **changes: object) -> DataConfig:
+    values = {
+        "title": "Photos",
+        "source": "image_folder",
+        "path": str(path),
+        "image_size": 16,
+        "channels": 3,
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+    }
+    return DataConfig.model_validate(values | changes)
+
+
+def make_tree(root: Path, splits: tuple[str, ...], per_class: int = 10) -> Path:
+    rng = np.random.default_rng(0)
+    for split in splits:
+        for index, name in enumerate(("cat", "dog")):
+            (root / split / name).mkdir(parents=True)
+            for number in range(per_class):
+                pixels = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+                pixels[..., 0] = 250 if index else 5
+                Image.fromarray(pixels).save(root / split / name / f"{number}.png")
+    return root
+
+
+def faults_of(config: DataConfig) -> str:
+    with pytest.raises(ConfigError) as caught:
+        datasets.load(config)
+    return "\n".join(caught.value.faults)
+
+
+def test_digits() -> None:
+    config = DataConfig(title="Digits", source="digits", image_size=8, channels=1, mean=[0.3], std=[0.4])
+    dataset = datasets.load(config)
+    assert dataset.pool.pixels.shape[1:] == (1, 8, 8)
+    assert dataset.pool.pixels.max() == 255
+    assert len(dataset.pool) + len(dataset.test) == 1797
+    assert not set(dataset.pool.ids) & set(dataset.test.ids)
+    assert len(dataset.class_names) == 10
+
+
+def test_folder_with_its_own_test_split(tmp_path: Path) -> None:
+    dataset = datasets.load(folder_config(make_tree(tmp_path / "photos", ("train", "test"))))
+    assert dataset.class_names == ("cat", "dog")
+    assert dataset.pool.pixels.shape == (20, 3, 16, 16)
+    assert dataset.pool.ids[0] == "train/cat/0.png"
+    assert dataset.test.ids[-1] == "test/dog/9.png"
+    assert (dataset.pool.pixels[dataset.pool.labels == 1, 0] > 200).all()  # labels follow their images
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+def test_folder_without_test_split_gets_one(tmp_path: Path, split: str) -> None:
+    dataset = datasets.load(folder_config(make_tree(tmp_path / "photos", (split,))))
+    assert len(dataset.pool) == 16
+    assert np.bincount(dataset.test.labels).tolist() == [2, 2]
+
+
+def test_folder_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = folder_config(make_tree(tmp_path / "photos", ("train", "test")))
+    first = image_folder.load(config)
+    monkeypatch.setattr(image_folder, "decode", None)  # a second decoding would fail
+    assert np.array_equal(image_folder.load(config).pool.pixels, first.pool.pixels)
+
+
+def test_changed_file_is_decoded_again(tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "photos", ("train", "test"))
+    before = image_folder.load(folder_config(root)).pool.pixels.copy()
+    Image.new("RGB", (40, 40), (1, 2, 3)).save(root / "train" / "cat" / "0.png")
+    after = image_folder.load(folder_config(root)).pool.pixels
+    assert not np.array_equal(before[0], after[0])
+    assert np.array_equal(before[1], after[1])
+
+
+def test_decode_turns_crops_and_flattens(tmp_path: Path) -> None:
+    upright = Image.new("RGB", (40, 20), "red")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown rotated by a quarter turn
+    upright.paste("blue", (0, 0, 20, 20))
+    upright.save(tmp_path / "turned.png", exif=exif)
+    pixels = image_folder.decode(tmp_path / "turned.png", 8, 3)
+    assert pixels.shape == (3, 8, 8)
+    assert pixels[2, 0, 4] > 200 and pixels[0, 7, 4] > 200  # blue is on top after the turn
+    Image.new("RGBA", (9, 9), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert image_folder.decode(tmp_path / "clear.png", 8, 1).shape == (1, 8, 8)
+    frames = [Image.new("P", (9, 9), colour) for colour in (0, 1)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    assert image_folder.decode(tmp_path / "moving.gif", 8, 3).shape == (3, 8, 8)
+
+
+def test_every_unreadable_image_is_named(tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "photos", ("train", "test"))
+    whole = (root / "train" / "cat" / "1.png").read_bytes()
+    (root / "train" / "cat" / "1.png").write_bytes(whole[:200])
+    (root / "test" / "dog" / "2.png").write_text("no image", encoding="utf-8")
+    text = faults_of(folder_config(root))
+    assert "train/cat/1.png: not a readable image" in text
+    (root / "train" / "cat" / "1.png").write_bytes(whole)
+    assert "test/dog/2.png: not a readable image" in faults_of(folder_config(root))
+
+
+def test_decompression_bomb_is_refused(tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "photos", ("train", "test"))
+    Image.new("1", (10_000, 10_000)).save(root / "train" / "cat" / "bomb.png")
+    assert "bomb.png: 10000 × 10000 pixels are more than 50 million" in faults_of(folder_config(root))
+
+
+def test_wrong_trees_are_named(tmp_path: Path) -> None:
+    assert "no folder" in faults_of(folder_config(tmp_path / "absent"))
+    root = make_tree(tmp_path / "photos", ("train", "test"))
+    (root / "train" / "empty").mkdir()
+    text = faults_of(folder_config(root))
+    assert f"{root / 'train' / 'empty'}: the class folder holds no image" in text
+    assert "only one of them has empty" in text
+    (tmp_path / "single" / "cat").mkdir(parents=True)
+    assert "at least 2 are needed" in faults_of(folder_config(tmp_path / "single"))
+
+
+def write_idx(folder: Path, *, packed: bool) -> None:
+    folder.mkdir(parents=True)
+    for split, count in (("train", 30), ("t10k", 20)):
+        images = np.arange(count * 784, dtype=np.uint32).astype(np.uint8)
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        contents = {
+            f"{split}-images-idx3-ubyte": struct.pack(">IIII", 2051, count, 28, 28) + images.tobytes(),
+            f"{split}-labels-idx1-ubyte": struct.pack(">II", 2049, count) + labels.tobytes(),
+        }
+        for name, content in contents.items():
+            (folder / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(content) if packed else content)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_fashion_mnist_from_files_that_are_there(tmp_path: Path, packed: bool) -> None:
+    write_idx(tmp_path / "idx", packed=packed)
+    config = DataConfig(
+        title="F", source="fashion_mnist", path=str(tmp_path / "idx"), image_size=28, channels=1, mean=[0.3], std=[0.3]
+    )
+    dataset = datasets.load(config)
+    assert dataset.pool.pixels.shape == (30, 1, 28, 28)
+    assert dataset.pool.pixels[0, 0, 0, :3].tolist() == [0, 1, 2]
+    assert dataset.test.labels[:3].tolist() == [0, 1, 2]
+
+
+def test_cifar_without_files_says_where_to_put_them(tmp_path: Path) -> None:
+    config = DataConfig(
+        title="C", source="cifar10", path=str(tmp_path), image_size=32, channels=3, mean=[0.5] * 3, std=[0.5] * 3
+    )
+    text = faults_of(config)
+    assert "cifar-10-batches-py" in text and str(tmp_path) in text
+
+
+def test_other_sizes_are_made_once_for_all_models() -> None:
+    config = DataConfig(title="Digits", source="digits", image_size=16, channels=1, mean=[0.3], std=[0.4])
+    assert datasets.load(config).test.pixels.shape[1:] == (1, 16, 16)
+
+
+def test_wrong_channel_count_is_told() -> None:
+    config = DataConfig(title="Digits", source="digits", image_size=8, channels=3, mean=[0.3] * 3, std=[0.4] * 3)
+    assert "Set data.channels=1" in faults_of(config)
+
+
+def test_the_seal_breaks_once() -> None:
+    images = Images(np.zeros((2, 1, 4, 4), np.uint8), np.array([0, 1]), np.array(["a", "b"]))
+    sealed = Dataset(("x", "y"), images, images).seal()
+    assert isinstance(sealed, SealedTest) and len(sealed) == 2
+    assert sealed.open() is images
+    with pytest.raises(RuntimeError, match="opened twice"):
+        sealed.open()

@@ -1,0 +1,138 @@
+"""Configuration: every file composes; every fault is told, all at once, with file, key, value and fix."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from experiments import loading
+from experiments.config import ROOT, ConfigError, settings_hash
+from experiments.grid import expand
+
+
+@pytest.fixture
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of configs/ to write into."""
+    folder = tmp_path / "configs"
+    shutil.copytree(ROOT / "configs", folder)
+    monkeypatch.setenv("CONFIGS_DIR", str(folder))
+    return folder
+
+
+def faults_of(name: str, *arguments: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        loading.load_experiment(name, loading.parse_overrides(arguments))
+    return caught.value.faults
+
+
+@pytest.mark.parametrize("name", loading.names("experiments"))
+def test_every_experiment_composes_and_expands(name: str) -> None:
+    needed = {"data.path": "/photos"} if name == "vit_photos" else {}
+    experiment = loading.load_experiment(name, needed)
+    cells = expand(experiment, {})
+    expected = len(experiment.models) * len(experiment.train_fractions) * len(experiment.seeds) * len(experiment.data)
+    assert len(cells) == expected * max(1, sum(map(len, experiment.vary.values())))
+    header = (ROOT / "configs" / "experiments" / f"{name}.yaml").read_text(encoding="utf-8")
+    for part in ("# Cells", "# Cost", "# Expected", "# Command"):
+        assert part in header, f"{name}: its header lacks {part!r}"
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in ("recipes", "data") for name in loading.names(kind)])
+def test_every_part_loads(kind: str, name: str) -> None:
+    overrides = {"path": ("/photos", "test")} if name == "image_folder" else {}
+    assert loading.load_part(kind, name, overrides)
+
+
+def test_overrides_reach_recipe_data_and_experiment() -> None:
+    overrides = loading.parse_overrides(["recipe.steps=50", "seeds=[0]", "data.image_size=16", "recipe.learning_rate=3e-4"])
+    experiment = loading.load_experiment("smoke", overrides)
+    assert experiment.recipe.steps == 50
+    assert experiment.recipe.learning_rate == 3e-4
+    assert experiment.seeds == [0]
+    assert experiment.data["digits"].image_size == 16
+
+
+def test_all_faults_at_once() -> None:
+    faults = faults_of("smoke", "recipe.stepz=5", "recipe.batch_size=many", "seeds=[-1]", "colour=red", "data.channels=2")
+    text = "\n".join(faults)
+    assert len(faults) == 5
+    assert "recipe.stepz" in text and "Did you mean 'steps'" in text
+    assert "ARGS recipe.batch_size=many" in text and "'many'" in text
+    assert "seeds.0" in text and "got -1" in text
+    assert "unknown key `colour`" in text
+    assert "`data.channels`" in text and "got 2" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("vit_small", (), ["no experiment named 'vit_small'", "vit_small_data"]),
+        ("smoke", ("models=[vit_micr, resnet_micro]",), ["no model named 'vit_micr'", "vit_micro_p2"]),
+        ("smoke", ("data=digit",), ["no data set named 'digit'", "digits"]),
+        ("smoke", ("recipe=digts",), ["no recipe named 'digts'", "digits"]),
+        ("smoke", ("reference=resnet",), ["`reference` must be one of `models`", "'resnet'"]),
+        ("smoke", ("train_fractions=[0, 1.0]",), ["train_fractions.0", "got 0"]),
+        ("smoke", ("train_fractions=[0.5, 0.5]",), ["must not repeat"]),
+        ("smoke", ("recipe.steps=0",), ["recipe.steps", "greater than or equal to 1", "got 0"]),
+        ("smoke", ("recipe.steps=true",), ["recipe.steps", "got True"]),
+        ("smoke", ("recipe.steps=2",), ["`evaluations` must not exceed `steps`", "4 > 2"]),
+        ("smoke", ("data.image_size=9",), ["vit_micro_p2.yaml", "must divide the image size", "got 2", "9 pixels"]),
+        ("smoke", ("data=image_folder",), ["`path` is missing", "data.path"]),
+        ("smoke", ("vary.recipe=[1]",), ["`vary` takes keys that begin with"]),
+        ("../../etc/passwd", (), ["no experiment named"]),
+    ],
+)
+def test_bad_input_is_named(name: str, arguments: tuple[str, ...], words: list[str]) -> None:
+    text = "\n".join(faults_of(name, *arguments))
+    for word in words:
+        assert word in text
+
+
+def test_a_word_that_is_no_override() -> None:
+    with pytest.raises(ConfigError, match="not of the form key=value"):
+        loading.parse_overrides(["recipe.steps"])
+
+
+def test_broken_yaml_names_file_and_line(configs: Path) -> None:
+    (configs / "recipes" / "broken.yaml").write_text("steps: 10\nbatch_size: [1,\n", encoding="utf-8")
+    assert "broken.yaml:3: broken YAML" in faults_of("smoke", "recipe=broken")[0]
+
+
+def test_a_repeated_key_is_refused(configs: Path) -> None:
+    (configs / "recipes" / "twice.yaml").write_text("steps: 10\nsteps: 20\n", encoding="utf-8")
+    assert "'steps' is given twice" in faults_of("smoke", "recipe=twice")[0]
+
+
+def test_unsafe_yaml_is_not_executed(configs: Path, tmp_path: Path) -> None:
+    target = tmp_path / "pwned"
+    (configs / "recipes" / "evil.yaml").write_text(f"steps: !!python/object/apply:os.mkdir ['{target}']\n", encoding="utf-8")
+    assert "broken YAML" in faults_of("smoke", "recipe=evil")[0]
+    assert not target.exists()
+
+
+def test_faults_of_several_files_come_together(configs: Path) -> None:
+    recipe = configs / "recipes" / "digits.yaml"
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace("batch_size: 32", "batch_size: 0"), encoding="utf-8")
+    model = configs / "models" / "resnet_micro.yaml"
+    model.write_text(model.read_text(encoding="utf-8") + "colour: red\n", encoding="utf-8")
+    text = "\n".join(faults_of("smoke"))
+    assert "recipes/digits.yaml" in text and "models/resnet_micro.yaml" in text
+
+
+def test_settings_hash_holds_everything_but_the_model() -> None:
+    experiment = loading.load_experiment("smoke", {})
+    recipe, data = experiment.recipe, experiment.data["digits"]
+    same = settings_hash(recipe, data, "identical")
+    assert settings_hash(recipe, data.model_copy(update={"path": "/elsewhere", "title": "D"}), "identical") == same
+    assert settings_hash(recipe.model_copy(update={"steps": 101}), data, "identical") != same
+    assert settings_hash(recipe, data.model_copy(update={"image_size": 16}), "identical") != same
+
+
+def test_vary_multiplies_cells() -> None:
+    experiment = loading.load_experiment("smoke", {"vary": {"recipe.learning_rate": [1e-3, 3e-3]}, "seeds": [0]})
+    cells = expand(experiment, {})
+    assert len(cells) == 2 * 2 * 2
+    assert {cell.recipe.learning_rate for cell in cells} == {1e-3, 3e-3}
+    assert len({cell.settings_hash for cell in cells}) == 2

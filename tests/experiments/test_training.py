@@ -1,0 +1,277 @@
+"""Schedule, parameter groups, the loop, checkpoints, and going on from them bit by bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from experiments import checkpoint, compute
+from experiments.config import Augmentation, Recipe
+from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
+from experiments.data.images import Images
+from experiments.fit import Diverged, Interrupted, MetricsLog, Training, evaluation_steps, fit
+from experiments.optim import adamw, learning_rate, weight_decay_groups
+from experiments.progress import Heartbeat, read_progress
+from experiments.train import train_steps
+
+CPU = torch.device("cpu")
+
+
+# ------------------------------------------------------------------------------------------------------------- schedule
+def test_learning_rate_at_hand_computed_points() -> None:
+    def rate(step: int) -> float:
+        return learning_rate(step, steps=101, peak=1.0, floor=0.1, warmup_fraction=0.1)
+
+    # 11 warm-up steps (⌈10.1⌉), then a cosine over the 90 steps up to step 100
+    assert rate(0) == pytest.approx(1 / 11)
+    assert rate(10) == pytest.approx(1.0)
+    assert rate(11) == pytest.approx(1.0)
+    # 44.5 of 89 steps would be the middle; step 55 is 44/89: 0.1 + 0.45·(1 + cos(π·44/89))
+    assert rate(55) == pytest.approx(0.1 + 0.45 * (1 + np.cos(np.pi * 44 / 89)))
+    assert rate(100) == pytest.approx(0.1)
+
+
+def test_learning_rate_without_warmup_begins_at_the_peak() -> None:
+    assert learning_rate(0, steps=10, peak=2.0, floor=0.0, warmup_fraction=0.0) == 2.0
+
+
+def test_evaluations_are_even_and_end_with_the_run() -> None:
+    assert evaluation_steps(100, 4) == [25, 50, 75, 100]
+    assert evaluation_steps(10, 3) == [4, 7, 10]
+
+
+def test_norms_biases_and_embeddings_do_not_decay() -> None:
+    model = nn.Module()
+    model.cls_token = nn.Parameter(torch.zeros(1, 1, 4))
+    model.pos_embedding = nn.Parameter(torch.zeros(1, 5, 4))
+    model.linear, model.norm = nn.Linear(4, 4), nn.LayerNorm(4)
+    model.frozen = nn.Parameter(torch.zeros(2, 2), requires_grad=False)
+    decayed, free = weight_decay_groups(model, 0.05)
+    assert [id(p) for p in decayed["params"]] == [id(model.linear.weight)]
+    assert len(free["params"]) == 5 and free["weight_decay"] == 0.0
+
+
+# ----------------------------------------------------------------------------------------------------------------- loop
+RECIPE = Recipe(steps=12, batch_size=8, learning_rate=1e-2, warmup_fraction=0.25, evaluations=3, label_smoothing=0.1)
+
+
+class Net(nn.Module):
+    """A little of everything that has state: batch norm, dropout, weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(64, 3)
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images)
+
+
+def images(n: int, seed: int) -> Images:
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 3
+    pixels = (rng.integers(0, 60, (n, 1, 6, 6)) + 80 * labels[:, None, None, None]).astype(np.uint8)
+    return Images(pixels, labels.astype(np.int64), np.array([str(i) for i in range(n)]))
+
+
+class Bench:
+    """A run's parts around one folder, as `experiments.run` puts them together."""
+
+    def __init__(self, folder: Path, recipe: Recipe = RECIPE) -> None:
+        folder.mkdir(exist_ok=True)
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        model = Net()
+        normalise = Normalise([0.5], [0.25], CPU)
+        options = Augmentation(crop_padding=1, horizontal_flip=True)
+        self.folder, self.recipe = folder, recipe
+        self.train = TrainBatches(
+            images(20, 0), normalise, batch_size=recipe.batch_size, seed=0, augmentation=options, device=CPU
+        )
+        self.val = EvaluationBatches(images(9, 1), normalise, device=CPU)
+        optimizer = adamw(model, weight_decay=0.05, betas=(0.9, 0.999))
+        self.training = Training("run", model, optimizer, compute.Meter(CPU), torch.zeros(()))
+        self.warnings = self.training.restore(folder)
+        self.start = self.training.step
+        self.log = MetricsLog(folder, self.start)
+        self.heartbeat = Heartbeat(folder, device="cpu", steps=recipe.steps, batch_size=8, start_step=self.start)
+
+    def fit(self, stop_at: int | None = None, every: int | None = None) -> None:
+        asked = iter(range(10**6))
+        stop = (lambda: next(asked) >= stop_at - self.start) if stop_at is not None else (lambda: False)
+        fit(
+            self.training,
+            self.recipe,
+            self.train,
+            self.val,
+            seed=0,
+            folder=self.folder,
+            log=self.log,
+            on_row=lambda row: None,
+            heartbeat=self.heartbeat,
+            checkpoint_every_steps=every,
+            stop_requested=stop,
+        )
+
+    def rows(self) -> list[dict[str, float]]:
+        lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        timed = {"train_seconds", "evaluation_seconds", "images_per_second"}
+        return [{key: value for key, value in json.loads(line).items() if key not in timed} for line in lines]
+
+
+def equal_weights(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_the_loop_equals_a_loop_written_out(tmp_path: Path) -> None:
+    ours, plain = Bench(tmp_path / "a"), Bench(tmp_path / "b")
+    loss_sum = torch.zeros(())
+    train_steps(
+        ours.training.model,
+        ours.training.optimizer,
+        ours.train,
+        range(5),
+        rate=lambda step: 1e-3 * (step + 1),
+        seed=0,
+        loss_sum=loss_sum,
+        clip_grad_norm=0.5,
+        label_smoothing=0.1,
+    )
+    from experiments.seeding import integer_seed
+
+    model, optimizer, total = plain.training.model.train(), plain.training.optimizer, 0.0
+    for step in range(5):
+        torch.manual_seed(integer_seed(0, "model", step))
+        x, y = plain.train(step)
+        loss = nn.functional.cross_entropy(model(x), y, label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * (step + 1)
+        optimizer.step()
+        total += loss.item()
+    # The norm of the gradients adds up in another order, hence not bit by bit.
+    for mine, theirs in zip(ours.training.model.parameters(), model.parameters(), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6)
+    assert loss_sum.item() == pytest.approx(total, rel=1e-6)
+
+
+def test_fit_learns_and_writes_one_row_per_evaluation(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.fit()
+    rows = bench.rows()
+    assert [row["step"] for row in rows] == [4, 8, 12]
+    assert [row["samples_seen"] for row in rows] == [32, 64, 96]
+    assert rows[-1]["train/loss"] < rows[0]["train/loss"]
+    assert bench.training.val_best["top1"] == max(row["val/top1"] for row in rows)
+    assert (tmp_path / "last.pt").exists()
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 6, 11])
+def test_an_interrupted_run_goes_on_bit_by_bit(tmp_path: Path, stop_at: int) -> None:
+    whole = Bench(tmp_path / "whole")
+    whole.fit()
+    first = Bench(tmp_path / "parts")
+    with pytest.raises(Interrupted):
+        first.fit(stop_at=stop_at)
+    second = Bench(tmp_path / "parts")
+    assert second.start == first.training.step > 0
+    second.fit()
+    assert equal_weights(whole.training.model, second.training.model)
+    assert whole.rows() == second.rows()
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    whole = Bench(tmp_path / "whole")
+    whole.fit()
+    killed = Bench(tmp_path / "parts")
+
+    def die(row: dict[str, float]) -> None:
+        if row["step"] == 8:
+            raise KeyboardInterrupt  # after the row of step 8, before a checkpoint of it
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            killed.training, RECIPE, killed.train, killed.val, seed=0, folder=killed.folder, log=killed.log, on_row=die,
+            heartbeat=killed.heartbeat, checkpoint_every_steps=5,
+        )  # fmt: skip
+    assert [row["step"] for row in killed.rows()] == [4, 8]
+    again = Bench(tmp_path / "parts")
+    assert again.start == 5
+    assert again.heartbeat.earlier[-1]["reason"] == "killed"
+    again.fit()
+    assert again.rows() == whole.rows()
+    assert equal_weights(whole.training.model, again.training.model)
+
+
+def test_diverging_loss_ends_the_run(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    with torch.no_grad():
+        bench.training.model.layers[0].weight.fill_(float("nan"))
+    with pytest.raises(Diverged, match="not finite at step 4") as caught:
+        bench.fit()
+    assert caught.value.step == 4
+    assert bench.rows() == []  # no number was made from it
+
+
+# ----------------------------------------------------------------------------------------------------------- checkpoints
+STATE = {"run_id": "r", "step": 3, "weights": {"a": torch.arange(4.0)}, "groups": [{"betas": (0.9, 0.999), "x": None}]}
+
+
+def test_checkpoint_round_trip_keeps_the_one_before(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, STATE)
+    checkpoint.save(tmp_path, STATE | {"step": 4})
+    state, warnings = checkpoint.load(tmp_path, CPU)
+    assert state is not None and state["step"] == 4 and not warnings
+    assert torch.equal(state["weights"]["a"], STATE["weights"]["a"])
+    assert (tmp_path / checkpoint.PREVIOUS_FILE).exists()
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "pickle", "other schema"])
+def test_damaged_checkpoint_falls_back_with_a_warning(tmp_path: Path, damage: str) -> None:
+    checkpoint.save(tmp_path, STATE)
+    checkpoint.save(tmp_path, STATE | {"step": 4})
+    path = tmp_path / "last.pt"
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        where = bytes(content).index(torch.arange(4.0).numpy().tobytes())
+        content[where + 5] ^= 1
+        path.write_bytes(content)
+    elif damage == "pickle":
+        import os
+        import pickle
+
+        class Bomb:
+            def __reduce__(self) -> tuple[object, tuple[str]]:
+                return os.mkdir, (str(tmp_path / "pwned"),)
+
+        path.write_bytes(pickle.dumps(Bomb()))
+    else:
+        torch.save({"schema": 99, "state": {}}, path)
+    state, warnings = checkpoint.load(tmp_path, CPU)
+    assert state is not None and state["step"] == 3
+    assert len(warnings) == 1 and "last.pt" in warnings[0]
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_no_checkpoint_is_no_state(tmp_path: Path) -> None:
+    assert checkpoint.load(tmp_path, CPU) == (None, [])
+
+
+def test_heartbeat_reports_progress(tmp_path: Path) -> None:
+    heartbeat = Heartbeat(tmp_path, device="cpu", steps=10, batch_size=4, start_step=2)
+    heartbeat.work_begins()
+    heartbeat.work_ends(7)
+    attempts = heartbeat.end("completed")
+    assert attempts[-1]["start_step"] == 2 and attempts[-1]["end_step"] == 7
+    assert read_progress(tmp_path)["step"] == 7
