@@ -43,7 +43,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
 
@@ -198,7 +198,8 @@ class _Faults(list[str]):
 
 def load_part(kind: str, name: str, overrides: Mapping[str, tuple[Any, str]] | None = None) -> Any:
     """Load one `Recipe`, `DataConfig` or `ModelConfig` by the stem of its file."""
-    model = {"recipes": Recipe, "data": DataConfig, "models": ModelConfig}[kind]
+    types: dict[str, type[BaseModel]] = {"recipes": Recipe, "data": DataConfig, "models": ModelConfig}
+    model = types[kind]
     prefix = {"recipes": "recipe.", "data": "data.", "models": ""}[kind] if overrides else ""
     values, source = read_file(kind, name)
     return _validated(model, values, source, overrides or {}, prefix)

@@ -24,7 +24,7 @@ def _scratch(
         num_classes=num_classes,
         **config.arguments,
     )
-    return model, {"patch_size": patch_size}
+    return model, {"patch_size": patch_size, **config.arguments}
 
 
 def _timm(config: ModelConfig, *, image_size: int, in_channels: int, num_classes: int) -> tuple[nn.Module, dict[str, Any]]:

@@ -1,0 +1,220 @@
+"""What the harness costs over bare computation: paired, repeated measurements in one process.
+
+Three ways to take the same optimiser steps are timed in turn, over and over, so that a drift of the machine's speed meets all
+of them: the bare forward–backward–update step on one resident batch; this harness, with real data, augmentation, evaluation
+and logging; and a conventional loop over a `torch.utils.data.DataLoader` with per-sample transforms.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from experiments import compute
+from experiments.config import DataConfig, Recipe
+from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
+from experiments.data.images import Images
+from experiments.fit import MetricsLog, Training, fit
+from experiments.optim import adamw
+from experiments.progress import Heartbeat
+from experiments.train import train_steps
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained in all three ways."""
+
+    build: Callable[[], nn.Module]
+    train: Images
+    val: Images
+    data: DataConfig
+    recipe: Recipe
+    device: torch.device
+
+    @property
+    def images(self) -> int:
+        """Images of one timed stretch."""
+        return self.recipe.steps * self.recipe.batch_size
+
+    def normalise(self) -> Normalise:
+        """The data's normalisation on the device."""
+        return Normalise(self.data.mean, self.data.std, self.device)
+
+    def batches(self) -> TrainBatches:
+        """The harness's batches."""
+        return TrainBatches(
+            self.train,
+            self.normalise(),
+            batch_size=self.recipe.batch_size,
+            seed=0,
+            augmentation=self.recipe.augmentation,
+            device=self.device,
+        )
+
+    def training(self) -> Training:
+        """A fresh model and optimiser."""
+        model = self.build().to(self.device)
+        betas = (self.recipe.betas[0], self.recipe.betas[1])
+        optimizer = adamw(model, weight_decay=self.recipe.weight_decay, betas=betas)
+        return Training("bench", model, optimizer, compute.Meter(self.device), torch.zeros((), device=self.device))
+
+
+def _steps(task: Task, training: Training, batches: Callable[[int], tuple[Tensor, Tensor]]) -> None:
+    recipe = task.recipe
+    train_steps(
+        training.model,
+        training.optimizer,
+        batches,
+        range(recipe.steps),
+        rate=lambda step: recipe.learning_rate,
+        seed=0,
+        loss_sum=training.loss_sum,
+        precision=recipe.precision,
+        label_smoothing=recipe.label_smoothing,
+        clip_grad_norm=recipe.clip_grad_norm,
+    )
+
+
+def bare(task: Task) -> Callable[[], float]:
+    """The step alone, written out, on one batch that lies on the device. Returns a function that times a stretch."""
+    training, (images, labels) = task.training(), task.batches()(0)
+    model, optimizer, recipe = training.model.train(), training.optimizer, task.recipe
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.learning_rate
+
+    def stretch() -> float:
+        start = time.perf_counter()
+        for _ in range(recipe.steps):
+            with torch.autocast(task.device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
+                loss = nn.functional.cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if recipe.clip_grad_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad_norm)
+            optimizer.step()
+        compute.synchronise(task.device)
+        return time.perf_counter() - start
+
+    return stretch
+
+
+def harness(task: Task) -> Callable[[], float]:
+    """This harness end to end: order, augmentation, schedule, evaluation, metrics and heartbeat."""
+    batches, val = task.batches(), EvaluationBatches(task.val, task.normalise(), device=task.device)
+
+    def stretch() -> float:
+        training = task.training()
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            start = time.perf_counter()
+            heartbeat = Heartbeat(
+                folder, device="", steps=task.recipe.steps, batch_size=task.recipe.batch_size, start_step=0
+            )
+            fit(
+                training,
+                task.recipe,
+                batches,
+                val,
+                seed=0,
+                folder=folder,
+                log=MetricsLog(folder, 0),
+                on_row=lambda row: None,
+                heartbeat=heartbeat,
+            )
+            compute.synchronise(task.device)
+            return time.perf_counter() - start
+
+    return stretch
+
+
+class _PerSample(Dataset[tuple[Tensor, int]]):
+    """Images with per-sample transforms, as the references of torchvision have it."""
+
+    def __init__(self, task: Task) -> None:
+        options = task.recipe.augmentation
+        chosen: list[Any] = [transforms.ToPILImage()]
+        if options.crop_padding:
+            chosen.append(transforms.RandomCrop(task.data.image_size, padding=options.crop_padding))
+        if options.horizontal_flip:
+            chosen.append(transforms.RandomHorizontalFlip())
+        chosen += [transforms.ToTensor(), transforms.Normalize(task.data.mean, task.data.std)]
+        self.images, self.transform = task.train, transforms.Compose(chosen)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(torch.from_numpy(self.images.pixels[index].copy())), int(self.images.labels[index])
+
+
+def dataloader(task: Task) -> Callable[[], float]:
+    """A conventional loop: a DataLoader that shuffles and transforms samples, and the same step."""
+    training = task.training()
+    loader = DataLoader(_PerSample(task), batch_size=task.recipe.batch_size, shuffle=True, drop_last=True, num_workers=0)
+
+    def endless() -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            for images, labels in loader:
+                yield images.to(task.device), labels.to(task.device)
+
+    stream = endless()
+
+    def stretch() -> float:
+        start = time.perf_counter()
+        _steps(task, training, lambda step: next(stream))
+        compute.synchronise(task.device)
+        return time.perf_counter() - start
+
+    return stretch
+
+
+WAYS = {"bare": bare, "end_to_end": harness, "dataloader": dataloader}
+
+
+def measure(task: Task, repeats: int) -> dict[str, Any]:
+    """Time all ways in turn.
+
+    Parameters
+    ----------
+    task : Task
+    repeats : int
+        Timed stretches of each way, after one that is not counted.
+
+    Returns
+    -------
+    dict
+        Per way the median and quartiles in images/s, and the median over pairs of ``end_to_end_over_bare`` and
+        ``end_to_end_over_dataloader``.
+    """
+    ways = {name: way(task) for name, way in WAYS.items()}
+    for stretch in ways.values():
+        stretch()
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, stretch in ways.items():
+            rates[name].append(task.images / stretch())
+
+    def quartiles(values: list[float]) -> dict[str, float]:
+        low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+        return {"median": float(middle), "q1": float(low), "q3": float(high)}
+
+    def ratio(a: str, b: str) -> dict[str, float]:
+        return quartiles([x / y for x, y in zip(rates[a], rates[b], strict=True)])
+
+    return {
+        **{name: quartiles(values)["median"] for name, values in rates.items()},
+        "end_to_end_over_bare": ratio("end_to_end", "bare")["median"],
+        "end_to_end_over_dataloader": ratio("end_to_end", "dataloader")["median"],
+        "quartiles": {name: quartiles(values) for name, values in rates.items()}
+        | {"end_to_end_over_bare": ratio("end_to_end", "bare")},
+    }
