@@ -1,7 +1,7 @@
 # Every target wraps one command; `make` alone lists them. FLAGS passes further options through.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install list experiment status report dashboard sync test test-slow lint clean
+.PHONY: help install list experiment status report sync test test-slow bench lint clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -36,9 +36,6 @@ status: install named ## Show which cells are done, running, failed or missing: 
 report: install named ## Make the tables, figures and report.html again: NAME=…
 	@$(RUN) report $(NAME) $(ARGS_WORD) $(FLAGS)
 
-dashboard: install named ## Browse an experiment's offline W&B runs in the terminal: NAME=…
-	@$(RUN) dashboard $(NAME) $(FLAGS)
-
 sync: install named ## Send to W&B what it has not seen: NAME=…
 	@$(RUN) sync $(NAME) $(FLAGS)
 
@@ -47,6 +44,9 @@ test: install ## Run the tests
 
 test-slow: install ## Run the slow tests
 	@$(VENV)/bin/python -m pytest -m slow $(FLAGS)
+
+bench: install ## Measure the harness against the bare step and a DataLoader loop
+	@$(RUN) bench $(FLAGS)
 
 lint: install ## Check style and types
 	@$(VENV)/bin/ruff check .

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from experiments import display, loading
 from experiments.config import ConfigError, Experiment, reports_dir, runs_dir
@@ -61,7 +62,8 @@ def run(
     if stop_requested():
         out.print(f"Stopped: {after['counts']['done']} of {len(cells)} cells are done. The same command goes on from here.")
         raise typer.Exit(STOPPED)
-    _report(experiment, after, folder, fresh=counts["done"] != len(cells))
+    if after["counts"]["done"]:
+        _report(experiment, after, folder, again=False)
     _where_to_look(experiment, folder)
     if after["counts"]["done"] < len(cells):
         out.print(display.ledger_table(after))
@@ -70,20 +72,27 @@ def run(
 
 
 def _report(
-    experiment: Experiment, ledger: dict[str, Any], folder: Path, *, fresh: bool, allow_unequal: bool = False
+    experiment: Experiment, ledger: dict[str, Any], folder: Path, *, again: bool, allow_unequal: bool = False
 ) -> None:
-    """Make the report, or show the one that was made from the same records."""
-    from analysis import report
+    """Make the report and say what it says; `again` makes it even where nothing changed since it was made."""
+    from analysis import freshness
 
-    target = reports_dir() / experiment.name
-    made = None if fresh else report.unchanged(ledger, folder, experiment, target)
-    if made is None:
+    target, links = reports_dir() / experiment.name, _links(ledger, folder)
+    key = freshness.key_of(ledger, folder, experiment, links)
+    before = None if again else freshness.recall(target, key)
+    if before is None:
+        from analysis import report
+
         with out.status("Making the report"):
-            links = _links(ledger, folder)
             made = report.build(ledger, folder, experiment, target, allow_unequal=allow_unequal, links=links)
-    out.print(made.accuracy_text, markup=False, soft_wrap=True)
-    for sentence in made.verdict:
-        out.print(sentence, markup=False, soft_wrap=True)
+        for fault in made.faults:
+            err.print(f"[yellow]left out:[/] {escape(fault)}", soft_wrap=True)
+        freshness.remember(target, key, accuracy_text=made.accuracy_text, verdict=made.verdict, paths=made.paths)
+        before = freshness.recall(target, key)
+    if before is not None:
+        out.print(before.accuracy_text, markup=False, soft_wrap=True)
+        for sentence in before.verdict:
+            out.print(sentence, markup=False, soft_wrap=True)
 
 
 def _links(ledger: dict[str, Any], folder: Path) -> dict[str, str]:
@@ -121,7 +130,7 @@ def report(
     experiment = _load(name, overrides)
     folder = runs_dir() / name
     cells = expand(experiment, read_splits(folder))
-    _report(experiment, ledger(experiment, cells, folder), folder, fresh=True, allow_unequal=allow_unequal)
+    _report(experiment, ledger(experiment, cells, folder), folder, again=True, allow_unequal=allow_unequal)
     out.print(f"\nReport   {reports_dir() / name / 'report.html'}", soft_wrap=True)
 
 
@@ -166,6 +175,33 @@ def show(run_folder: Annotated[Path, typer.Argument(help="A run folder, or a run
 
 
 @app.command()
+def bench(
+    models: Annotated[list[str] | None, typer.Argument(help="Names of models; those of vit_small_data by default.")] = None,
+    data: Annotated[str, typer.Option(help="Name of the data.")] = "digits",
+    recipe: Annotated[str, typer.Option(help="Name of the recipe.")] = "digits",
+    steps: Annotated[int, typer.Option(help="Steps of one timed stretch.")] = 100,
+    repeats: Annotated[int, typer.Option(help="Timed stretches of each way.")] = 7,
+) -> None:
+    """Measure what the harness costs over bare computation, and what a DataLoader costs over the harness."""
+    from experiments.bench import table, write_bench
+
+    names = models or ["vit_micro_p2", "resnet_micro"]
+    target = reports_dir() / "bench"
+    with out.status("Measuring") as line:
+        rows = write_bench(
+            names,
+            data,
+            recipe,
+            steps=steps,
+            repeats=repeats,
+            target=target,
+            on_model=lambda m: line.update(f"Measuring {m}"),
+        )
+    out.print(table(rows), markup=False, soft_wrap=True)
+    out.print(f"\nBench    {target / 'bench.json'}", soft_wrap=True)
+
+
+@app.command()
 def sync(name: Name) -> None:
     """Send to W&B what it has not seen."""
     from experiments.wandb_sync import sync as send
@@ -187,24 +223,23 @@ def sync(name: Name) -> None:
 def main() -> int:
     """Run the command line. Returns the exit code; bad input is one message and 2, never a traceback."""
     try:
-        app(standalone_mode=False)
+        return app(standalone_mode=False) or 0  # an Exit arrives as the code it carries
     except ConfigError as error:
         display.show_faults(err, error)
         return BAD_INPUT
     except KeyboardInterrupt:
         err.print("Stopped. The same command goes on from here.")
         return STOPPED
-    except typer.Exit as ended:
-        return ended.exit_code
     except Exception as error:
         if hasattr(error, "format_message"):  # a wrong call, as the command-line library tells it
-            err.print(f"[bold red]error:[/] {error.format_message()} See python -m experiments --help.", soft_wrap=True)
+            err.print(
+                f"[bold red]error:[/] {escape(error.format_message())} See python -m experiments --help.", soft_wrap=True
+            )
             return BAD_INPUT
         if not type(error).__module__.startswith(("analysis.", "experiments.")):
             raise
-        err.print(f"[bold red]error:[/] {error}", soft_wrap=True, markup=True)
+        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         return BAD_INPUT
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
 """What the harness costs over bare computation: paired, repeated measurements in one process.
 
-Three ways to take the same optimiser steps are timed in turn, over and over, so that a drift of the machine's speed meets all
-of them: the bare forward–backward–update step on one resident batch; this harness, with real data, augmentation, evaluation
-and logging; and a conventional loop over a `torch.utils.data.DataLoader` with per-sample transforms.
+Three ways to take the same optimiser steps are timed in turn, over and over, so that a drift of the machine's speed meets
+all of them: the bare forward–backward–update step on one resident batch; this harness, with real data, augmentation,
+evaluation and logging; and a conventional loop over a `torch.utils.data.DataLoader` with per-sample transforms.
 """
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from experiments import compute
+from experiments import compute, models
 from experiments.config import DataConfig, Recipe
+from experiments.data import datasets
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
 from experiments.data.images import Images
+from experiments.data.splits import nested_subset
 from experiments.fit import MetricsLog, Training, fit
+from experiments.loading import load_part
 from experiments.optim import adamw
 from experiments.progress import Heartbeat
+from experiments.record import atomic_write
+from experiments.run import resolve_device
 from experiments.train import train_steps
 
 
@@ -34,7 +41,7 @@ from experiments.train import train_steps
 class Task:
     """What is trained in all three ways."""
 
-    build: Callable[[], nn.Module]
+    build: Callable[[], tuple[nn.Module, dict[str, Any]]]
     train: Images
     val: Images
     data: DataConfig
@@ -63,7 +70,7 @@ class Task:
 
     def training(self) -> Training:
         """A fresh model and optimiser."""
-        model = self.build().to(self.device)
+        model = self.build()[0].to(self.device)
         betas = (self.recipe.betas[0], self.recipe.betas[1])
         optimizer = adamw(model, weight_decay=self.recipe.weight_decay, betas=betas)
         return Training("bench", model, optimizer, compute.Meter(self.device), torch.zeros((), device=self.device))
@@ -218,3 +225,76 @@ def measure(task: Task, repeats: int) -> dict[str, Any]:
         "quartiles": {name: quartiles(values) for name, values in rates.items()}
         | {"end_to_end_over_bare": ratio("end_to_end", "bare")},
     }
+
+
+def write_bench(
+    names: list[str],
+    data_name: str,
+    recipe_name: str,
+    *,
+    steps: int,
+    repeats: int,
+    target: Path,
+    on_model: Callable[[str], None],
+) -> dict[str, dict[str, Any]]:
+    """Measure models on one recipe, each in `measure`'s three ways, and write ``bench.json``.
+
+    Parameters
+    ----------
+    names : list of str
+        Stems of files in ``configs/models``.
+    data_name, recipe_name : str
+        Stems of files in ``configs/data`` and ``configs/recipes``.
+    steps : int
+        Optimiser steps of one timed stretch; the harness evaluates once in it.
+    repeats : int
+    target : Path
+        Folder of the report.
+    on_model : callable
+        Told the name of each model before it is measured.
+    """
+    data = load_part("data", data_name)
+    recipe = load_part("recipes", recipe_name).model_copy(update={"steps": steps, "evaluations": 1})
+    configs = {name: load_part("models", name) for name in names}
+    device = resolve_device()
+    torch.set_num_threads(1)
+    dataset = datasets.load(data)
+    subset = nested_subset(dataset.pool.labels, 1.0, seed=0)
+    train, val = dataset.pool.take(subset.train), dataset.pool.take(subset.val)
+    sizes = {
+        "image_size": data.image_size,
+        "in_channels": data.channels,
+        "num_classes": len(dataset.class_names),
+    }
+    rows: dict[str, dict[str, Any]] = {}
+    for name, config in configs.items():
+        on_model(name)
+        build = partial(models.build, name, config, **sizes)
+        rows[name] = measure(Task(build, train, val, data, recipe, device), repeats)
+    target.mkdir(parents=True, exist_ok=True)
+    about = {
+        "device": compute.device_name(device),
+        "threads": 1,
+        "data": data_name,
+        "recipe": recipe_name,
+        "batch_size": recipe.batch_size,
+        "precision": recipe.precision,
+        "steps": steps,
+        "repeats": repeats,
+        "torch": torch.__version__,
+    }
+    with atomic_write(target / "bench.json") as file:
+        json.dump({**rows, "settings": about}, file, indent=2)
+    return rows
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """The measurements for the terminal, in images per second."""
+    lines = [f"{'model':<26}{'bare':>9}{'harness':>9}{'loader':>9}{'harness/bare':>14}{'quartiles':>15}"]
+    for name, row in rows.items():
+        spread = row["quartiles"]["end_to_end_over_bare"]
+        lines.append(
+            f"{name:<26}{row['bare']:>9,.0f}{row['end_to_end']:>9,.0f}{row['dataloader']:>9,.0f}"
+            f"{row['end_to_end_over_bare']:>14.3f}{spread['q1']:>9.3f}–{spread['q3']:.3f}"
+        )
+    return "\n".join(lines)

@@ -15,7 +15,7 @@ from experiments.config import ROOT
 
 LAYERS = [  # each may import those below it, never those above
     {"experiments.__main__"},
-    {"experiments.display"},
+    {"experiments.bench", "experiments.display"},
     {"experiments.launch"},
     {"experiments.engine"},
     {"experiments.worker"},

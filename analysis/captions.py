@@ -1,0 +1,125 @@
+"""What every caption says about how the numbers came to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from analysis.certificate import Certificate
+from analysis.load import Results
+from analysis.numbers import UNKNOWN
+from analysis.summary import Summary
+from experiments.config import Experiment
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Sentences that the captions of one report share.
+
+    Attributes
+    ----------
+    reference : str
+        Title of the reference model.
+    seeds, test, conditions, certificate : str
+        Seeds; test images and checkpoint; track, device and precision; the settings' hash.
+    banner : str
+        Warning for tables over unequal settings, or empty.
+    """
+
+    reference: str
+    seeds: str
+    test: str
+    conditions: str
+    certificate: str
+    banner: str
+
+    @property
+    def common(self) -> str:
+        """The end of every caption."""
+        return f"{self.test} {self.conditions} {self.certificate}"
+
+
+def gather(results: Results, summary: Summary, experiment: Experiment, certificate: Certificate) -> Facts:
+    """Collect the facts of one report."""
+    cells = summary.cells
+    incomplete = int((cells["n_seeds"] < cells["n_expected"]).sum())
+    seeds = (
+        f"Seeds {', '.join(map(str, experiment.seeds))}."
+        if len(experiment.seeds) > 1
+        else f"Seed {experiment.seeds[0]} alone."
+    )
+    if incomplete:
+        seeds += f" {incomplete} of {len(cells)} cells lack seeds; footnotes say which and why."
+    sizes = cells.dropna(subset=["n_test"]).drop_duplicates("data")
+    many = len(sizes) > 1
+    images = ", ".join(f"{int(row.n_test)}{f' ({row.data_title})' if many else ''}" for row in sizes.itertuples())
+    precisions = sorted({str(value) for value in results.runs["precision"]})
+    tables = certificate.content["settings_hash"]
+    if certificate.equal:
+        hashes = "; ".join(f"{value[:12]}{f' ({table})' if len(tables) > 1 else ''}" for table, value in tables.items())
+        proof = f"Certificate: everything but the model is equal for all rows, settings {hashes}."
+        banner = ""
+    else:
+        keys = ", ".join(dict.fromkeys(difference.key for difference in certificate.differences))
+        proof = "Certificate: refused; see the warning."
+        banner = f"UNEQUAL SETTINGS: rows of this table differ in more than the model ({keys}). Do not compare them."
+    return Facts(
+        reference=experiment.models[experiment.reference].title,
+        seeds=seeds,
+        test=f"{images} test images; checkpoint: the last of a fixed schedule, tested once.",
+        conditions=(
+            f"Track: {experiment.track}. Trained on {', '.join(certificate.content['devices'])} in {', '.join(precisions)}. "
+            "Training FLOPs are 3 × forward."
+        ),
+        certificate=proof,
+        banner=banner,
+    )
+
+
+def accuracy(facts: Facts) -> str:
+    """Caption of the accuracy table."""
+    return (
+        f"Accuracy. {facts.seeds} Top-1 accuracy is mean ± sample standard deviation over seeds; 95% intervals are of "
+        "two-way random effects (new seeds and new test images; degrees of freedom after Hillis 2008). "
+        f"Δ is the paired difference to {facts.reference} in percentage points, over the same seeds and test images. "
+        "Bold: the best model of a block and all not significantly below it. † differs from the reference (p < .05), ≡ is "
+        "equivalent (interval inside ±0.5 points), no mark: inconclusive. Intervals are unadjusted, marks Holm-adjusted "
+        "(† over the table, bold within its block); no mark below 3 seeds. n counts images for training and validation. "
+        "NLL in nats. ECE over 15 bins, as it is and after temperature scaling on validation. GMACs: forward pass of one "
+        f"image. {facts.common}"
+    )
+
+
+def data_efficiency(facts: Facts) -> str:
+    """Caption of the table of learning curves."""
+    return (
+        f"Data efficiency. {facts.seeds} Top-1 accuracy (%) at each train fraction, mean ± sample standard deviation over "
+        "seeds; n counts images for training and validation; bold as in the accuracy table, Holm-adjusted within a "
+        "fraction, none below 3 seeds. AULC: area under accuracy over ln n, divided by ln(n max / n min), in per cent; Δ "
+        "paired, with the two-way interval over seeds and test images. Images needed: how many times more or fewer images "
+        f"than {facts.reference} the model needs to reach the lower of their two accuracies at full data, by monotone "
+        "interpolation of log error in log n, with a parametric-bootstrap interval over seeds; > and < where a limit lies "
+        "outside the measured range; nothing is extrapolated. Crossover: the number of images from which the named model "
+        f"stays ahead of the other up to full data; {UNKNOWN} where the mean curves do not cross. Intervals are "
+        f"unadjusted. {facts.common}"
+    )
+
+
+def compute(facts: Facts) -> str:
+    """Caption of the compute table."""
+    return (
+        "Compute of one run at the largest train fraction, mean over seeds; optimiser steps are equal at every fraction. "
+        f"{facts.seeds} GMACs: billions of multiply-accumulates of the forward pass of one image. Train PFLOPs: 3 × forward "
+        "FLOPs × images seen, in units of 1e15. Device-hours are net of evaluation and summed over attempts. Images/s: "
+        "end to end, net of evaluation. Peak memory: of the device's allocator, on a CPU of the process. MFU: model FLOPs "
+        f"over the dense peak of the device. {UNKNOWN}: not known on this device. Top-1 accuracy (%) is mean ± sample "
+        f"standard deviation, bold as in the accuracy table. {facts.common}"
+    )
+
+
+def datasets(facts: Facts, friedman: str) -> str:
+    """Caption of the table of models × datasets; `friedman` is the sentence on that test, or empty."""
+    return (
+        f"Top-1 accuracy (%) by dataset at the largest train fraction, mean ± sample standard deviation. {facts.seeds} "
+        "Bold: the best model of a column and all not significantly below it (Holm-adjusted within the column); no mark "
+        f"below 3 seeds. {friedman}{facts.common}"
+    )

@@ -1,0 +1,226 @@
+"""The certificate: proof from the records that the rows of a table differ in the model alone, or every difference by name.
+
+Settings are compared by the hash that each run was recorded with, and that hash is computed again from the run's own
+``config.yaml``, so that neither an edited record nor an edited configuration passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from analysis.load import Results
+from analysis.run_folder import devices
+from experiments.config import canonical_hash
+from experiments.record import CONFIG_FILE
+
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The safe loader in C where PyYAML was built with it, ten times as fast."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that should be equal and is not.
+
+    Attributes
+    ----------
+    key : str
+        What differs, such as ``recipe.learning_rate`` or ``split_hash``.
+    where : str
+        The table or cell in which it should be equal.
+    values : dict of str to list of str
+        Each value found, with the ids of the runs that have it.
+    """
+
+    key: str
+    where: str
+    values: dict[str, list[str]]
+
+    def __str__(self) -> str:
+        found = "; ".join(f"{value} in {_some(run_ids)}" for value, run_ids in self.values.items())
+        return f"{self.where}: `{self.key}` differs: {found}"
+
+
+class Unequal(Exception):
+    """Rows of one table were made under different settings.
+
+    Attributes
+    ----------
+    differences : list of Difference
+    """
+
+    def __init__(self, differences: list[Difference]) -> None:
+        self.differences = differences
+        lines = "\n".join(f"- {difference}" for difference in differences)
+        super().__init__(
+            f"The runs were not made under equal settings, so they do not belong in one table:\n{lines}\n"
+            "Run the cells that differ again under one setting, or give --allow-unequal for tables with a warning."
+        )
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was compared and what was found.
+
+    Attributes
+    ----------
+    differences : list of Difference
+        Empty if all is equal.
+    faults : list of str
+        Runs whose settings could not be verified.
+    content : dict
+        What stands in ``certificate.json``.
+    """
+
+    differences: list[Difference]
+    faults: list[str]
+    content: dict[str, Any]
+
+    @property
+    def equal(self) -> bool:
+        return not self.differences
+
+
+def table_label(data: str, setting: str) -> str:
+    """Name of one table in the certificate: the dataset, with the varied setting where there is one."""
+    return f"{data} ({setting})" if setting else data
+
+
+def certify(results: Results) -> Certificate:
+    """Compare the settings of all runs of a report.
+
+    Equal in each (data, setting) table: the settings' hash and precision. Equal among models at one (data, fraction, seed):
+    the hash of the split. Equal for each dataset: the test images and their labels, and a model's geometry. Equal over the
+    report: the protocol. Different devices are listed but allowed.
+    """
+    requested, faults = _requested(results)
+    differences: list[Difference] = []
+    settings, hashes, precision = {}, {}, {}
+    for data, setting in results.groups:
+        runs = results.runs[(results.runs["data"] == data) & (results.runs["setting"] == setting)]
+        if runs.empty:
+            continue
+        table = table_label(data, setting)
+        settings[table] = next((requested[i] for i in runs["run_id"] if i in requested), None)
+        hashes[table] = sorted(set(runs["settings_hash"]))
+        precision[table] = sorted({str(value) for value in runs["precision"]})
+        differences += _settings_differences(table, runs, requested)
+        differences += _unequal(runs, "precision", table)
+        for (fraction, seed), cell in runs.groupby(["train_fraction", "seed"]):
+            differences += _unequal(cell, "split_hash", f"{table}, train fraction {fraction:g}, seed {seed}")
+    for data, runs in results.runs.groupby("data", sort=False):
+        differences += _unequal(runs, "test_digest", str(data), key="test images and labels")
+    differences += _unequal(results.runs, "protocol", "report")
+    geometry, unequal_geometry = _geometry(results)
+    differences += unequal_geometry
+    content = {
+        "equal": not differences,
+        "settings_hash": {table: found[0] if len(found) == 1 else found for table, found in hashes.items()},
+        "settings": settings,
+        "precision": precision,
+        "protocol": sorted({int(value) for value in results.runs["protocol"]}),
+        "geometry": geometry,
+        "devices": sorted({device for run_id in results.runs["run_id"] for device in devices(results.records[run_id])}),
+        "differences": [asdict(difference) for difference in differences],
+        "unverified": faults,
+        "records": len(results.runs),
+    }
+    return Certificate(differences, faults, content)
+
+
+def _requested(results: Results) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The requested settings of every run from its ``config.yaml``, and the runs without."""
+    found, faults = {}, []
+    for run_id in results.runs["run_id"]:
+        try:
+            text = (results.folder / run_id / CONFIG_FILE).read_text(encoding="utf-8")
+            values = yaml.load(text, Loader=_SafeLoader)  # noqa: S506 - a safe loader
+            found[run_id] = dict(values["requested"])
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+            path = Path(results.folder.parent.name, results.folder.name, run_id, CONFIG_FILE)
+            reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+            faults.append(
+                f"{path}: the settings of this run cannot be verified ({reason}); only the recorded hash was compared. "
+                "Restore the file, or delete the run's folder and run the experiment again."
+            )
+    return found, faults
+
+
+def _settings_differences(table: str, runs: pd.DataFrame, requested: Mapping[str, dict[str, Any]]) -> list[Difference]:
+    """Differences of settings among the runs of one table, key by key where the configurations tell."""
+    recorded = dict(zip(runs["run_id"], runs["settings_hash"], strict=True))
+    differences = []
+    for run_id, values in requested.items():
+        if run_id in recorded and canonical_hash(values) != recorded[run_id]:
+            values_found = {
+                f"{recorded[run_id]} (recorded)": [run_id],
+                f"{canonical_hash(values)} (of its {CONFIG_FILE})": [run_id],
+            }
+            differences.append(Difference("settings_hash", f"{table}, tampered run {run_id}", values_found))
+    flat = {run_id: _flatten(requested[run_id]) for run_id in recorded if run_id in requested}
+    named = []
+    for key in sorted({key for values in flat.values() for key in values}):
+        found = _collect({run_id: values.get(key, "absent") for run_id, values in flat.items()})
+        if len(found) > 1:
+            named.append(Difference(key, table, found))
+    differences += named
+    if not named:
+        differences += _unequal(runs, "settings_hash", table)
+    return differences
+
+
+def _unequal(runs: pd.DataFrame, column: str, where: str, key: str | None = None) -> list[Difference]:
+    """A difference if a column holds more than one value; an unknown value is a value."""
+    found = _collect({run_id: str(value) for run_id, value in zip(runs["run_id"], runs[column], strict=True)})
+    return [Difference(key or column, where, found)] if len(found) > 1 else []
+
+
+def _geometry(results: Results) -> tuple[dict[str, Any], list[Difference]]:
+    """Declared geometry per model, by dataset where it depends on that, and models whose runs differ on one dataset."""
+    differences = []
+    by_model: dict[str, dict[str, Any]] = {}
+    for (model, data), runs in results.runs.groupby(["model", "data"], sort=False):
+        geometries = {run_id: results.records[run_id].geometry for run_id in runs["run_id"]}
+        found = _collect({run_id: canonical_text(geometry) for run_id, geometry in geometries.items()})
+        if len(found) > 1:
+            differences.append(Difference("geometry", f"{data}, model {model}", found))
+        by_model.setdefault(str(model), {})[str(data)] = geometries[runs["run_id"].iloc[0]]
+    return {model: _common(geometries) for model, geometries in by_model.items()}, differences
+
+
+def _common(by_data: dict[str, Any]) -> Any:
+    """The one geometry of all datasets, or the geometry per dataset."""
+    first, *others = by_data.values()
+    return first if all(other == first for other in others) else by_data
+
+
+def canonical_text(values: Mapping[str, Any]) -> str:
+    """A flat mapping as text, in the order of its keys."""
+    return ", ".join(f"{key}={value}" for key, value in sorted(values.items())) or "none"
+
+
+def _collect(values: Mapping[str, Hashable]) -> dict[str, list[str]]:
+    """Run ids by value, in the order of appearance; values as text."""
+    found: dict[str, list[str]] = {}
+    for run_id, value in values.items():
+        found.setdefault(str(value), []).append(run_id)
+    return found
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _some(run_ids: list[str]) -> str:
+    """The first few of many run ids."""
+    shown = ", ".join(run_ids[:3])
+    return f"{shown} and {len(run_ids) - 3} more" if len(run_ids) > 3 else shown

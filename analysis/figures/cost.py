@@ -1,0 +1,166 @@
+"""Accuracy against what training cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from analysis.figures import style
+from analysis.figures.curves import ACCURACY_AXIS
+from analysis.figures.style import Style
+from analysis.pairing import paired
+from analysis.stats import paired_difference
+
+if TYPE_CHECKING:
+    from analysis.load import Results
+    from analysis.summary import Summary
+
+AXES = {"train_pflops": "Training compute (PFLOPs)", "device_hours": "Training device-hours"}
+GAP = 11
+"""Pixels between the symbols of models that cost the same."""
+CONVENTIONS = {
+    "train_pflops": "Training compute is 3 × forward FLOPs × images seen.",
+    "device_hours": "Device-hours are training time × devices, net of evaluation, over all attempts.",
+}
+
+
+def accuracy_against(column: str, results: Results, summary: Summary, looks: Mapping[str, Style]) -> tuple[Any, str] | None:
+    """Top-1 accuracy at full data against one measure of training cost, with the Pareto step.
+
+    Parameters
+    ----------
+    column : {"train_pflops", "device_hours"}
+        Column of the summary's cells.
+
+    Returns
+    -------
+    (chart, caption) or None
+        None where the cost of every model is unknown. A model of unknown cost is left out and named in the caption.
+    """
+    split, left_out = [], []
+    for title, group in style.panels(summary.cells):
+        cells = style.full_data(group)
+        known = cells[pd.to_numeric(cells[column]).fillna(0) > 0]
+        left_out += [str(name) for name in cells.loc[~cells.index.isin(known.index), "model_title"]]
+        if len(known):
+            split.append((title, known))
+    if not split:
+        return None
+    charts = [(title, _panel(column, results, cells, looks, style.width(len(split)))) for title, cells in split]
+    cells = pd.concat([cells for _, cells in split])
+    caption = (
+        "Top-1 accuracy on the sealed test set after training on the largest fraction, against its cost. "
+        f"{CONVENTIONS[column]} Bars are 95% two-way random-effects intervals. The dashed step joins the most accurate "
+        "models at each cost. An open symbol is a model that another one dominates: no more costly and more accurate, with "
+        "a paired 95% interval (unadjusted) that excludes 0. Symbols of equal cost stand side by side. "
+        f"{style.seeds_sentence(cells)}"
+    )
+    if left_out:
+        caption += f" Left out, cost unknown: {', '.join(dict.fromkeys(left_out))}."
+    return style.arrange(charts), caption
+
+
+def _panel(column: str, results: Results, cells: pd.DataFrame, looks: Mapping[str, Style], width: int) -> Any:
+    shown = list(looks.values())
+    beaten = dominated(results, cells, column)
+    low, high = cells[column].min() / 1.35, cells[column].max() * 1.35
+    places = _side_by_side(cells[column], (high / low) ** (GAP / width))
+    rows = [
+        {
+            "model": looks[cell["model"]].label,
+            "cost": cell[column],
+            "place": place,
+            "mean": 100 * cell["mean"],
+            # An accuracy cannot leave 0 to 100; the interval can. The limits of one seed are unknown and stay so.
+            "low": 100 * np.clip(cell["low"], 0, 1),
+            "high": 100 * np.clip(cell["high"], 0, 1),
+            "interval": style.interval(cell["low"], cell["high"]),
+            "n": cell["n"],
+            "seeds": cell["n_seeds"],
+            "state": "dominated" if cell["model"] in beaten else "not dominated",
+            "size": 110 if cell["source"] == "scratch" else 65,
+            "runs": ", ".join(cell["run_ids"]),
+        }
+        for (_, cell), place in zip(cells.iterrows(), places, strict=True)
+    ]
+    x = alt.X(
+        "cost:Q",
+        title=AXES[column],
+        scale=alt.Scale(type="log", domain=[low, high], nice=False),
+        axis=alt.Axis(values=style.log_ticks(low, high), format="~g", grid=False, labelOverlap="greedy"),
+    )
+    y = alt.Y("mean:Q", title=ACCURACY_AXIS, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
+    step = (
+        alt.Chart(style.inline(_step(cells, column, high)))
+        .mark_line(interpolate="step-after", color="#999999", strokeWidth=1, strokeDash=[3, 2])
+        .encode(x=x, y=y)
+    )
+    known = [row for row in rows if np.isfinite(row["low"])]
+    bars = (
+        alt.Chart(style.inline(known))
+        .mark_rule(strokeWidth=1.3)
+        .encode(x="place:Q", y=alt.Y("low:Q", title=ACCURACY_AXIS), y2="high:Q", color=style.colour(shown))
+    )
+    tip = style.tooltip(
+        model="Model", n=("Images", ",d"), seeds=("Seeds", "d"), mean=("Top-1 (%)", ".2f"), interval="95% interval (%)",
+        cost=(AXES[column], ".3~g"), state="Pareto", runs="Runs",
+    )  # fmt: skip
+    marks = (
+        alt.Chart(style.inline(rows))
+        .mark_point(opacity=1, strokeWidth=1.6)
+        .encode(
+            x="place:Q",
+            y=y,
+            color=style.colour(shown),
+            fill=style.fill(shown, "datum.state == 'dominated'"),
+            shape=style.shape(shown),
+            size=alt.Size("size:Q", scale=None, legend=None),
+            tooltip=tip,
+        )
+    )
+    return alt.layer(step, bars, marks).properties(width=width, height=style.HEIGHT)
+
+
+def _side_by_side(costs: pd.Series, gap: float) -> list[float]:
+    """Places of models along the axis: those of equal cost stand around it, a factor `gap` from one to the next."""
+    places = []
+    for index, value in costs.items():
+        equal = list(costs.index[costs == value])
+        places.append(value * gap ** (equal.index(index) - (len(equal) - 1) / 2))
+    return places
+
+
+def _step(cells: pd.DataFrame, column: str, end: float) -> list[dict[str, float]]:
+    """Corners of the staircase of the best mean accuracy at each cost, drawn on to the right edge."""
+    corners: list[dict[str, float]] = []
+    for _, cell in cells.sort_values([column, "mean"], ascending=[True, False]).iterrows():
+        if not corners or 100 * cell["mean"] > corners[-1]["mean"]:
+            corners.append({"cost": cell[column], "mean": 100 * cell["mean"]})
+    return [*corners, {"cost": end, "mean": corners[-1]["mean"]}]
+
+
+def dominated(results: Results, cells: pd.DataFrame, column: str) -> set[str]:
+    """Models that another one beats at no greater cost, by a paired interval that excludes 0.
+
+    Parameters
+    ----------
+    results : Results
+        Gives what each run answered on every test image. Models are compared over the seeds that both have; with fewer than
+        two there is no interval, and nobody is dominated.
+    cells : DataFrame
+        One row per model of one panel.
+    column : str
+        The cost.
+    """
+    runs = {cell["model"]: results.runs[results.runs["run_id"].isin(cell["run_ids"])] for _, cell in cells.iterrows()}
+    found = set()
+    for _, cell in cells.iterrows():
+        rivals = cells[(cells[column] <= cell[column]) & (cells["mean"] > cell["mean"])]
+        pairs = (paired(results, runs[rival], runs[cell["model"]]) for rival in rivals["model"])
+        if any(pair is not None and paired_difference(*pair).low > 0 for pair in pairs):
+            found.add(cell["model"])
+    return found

@@ -1,0 +1,274 @@
+"""Accuracy that grows: with the number of labelled images, and with training steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from analysis.figures import style
+from analysis.figures.style import Style
+
+if TYPE_CHECKING:
+    from analysis.load import Results
+    from analysis.summary import Summary
+    from experiments.config import Experiment
+
+ACCURACY_AXIS = "Top-1 accuracy (%)"
+
+
+def learning_curves(
+    results: Results, summary: Summary, experiment: Experiment, looks: Mapping[str, Style]
+) -> tuple[Any, str] | None:
+    """Top-1 accuracy against labelled images: mean, 95% interval, a dot per seed, the data multiplier as an arrow.
+
+    Returns
+    -------
+    (chart, caption) or None
+        None where no panel has two fractions.
+    """
+    cells = summary.cells[summary.cells["n"].notna()]
+    split = [(title, group) for title, group in style.panels(cells) if group["train_fraction"].nunique() > 1]
+    if not split:
+        return None
+    charts, arrows = [], []
+    for title, group in split:
+        runs = results.runs[
+            (results.runs["data"] == group["data"].iloc[0]) & (results.runs["setting"] == group["setting"].iloc[0])
+        ]
+        band, line, means = _curve_layers(group, looks)
+        layers = [band, line, _seed_dots(runs, looks), means]
+        arrow = _multiplier(group, summary.efficiency, experiment)
+        if arrow:
+            layers += _arrow_layers(arrow)
+            arrows.append(f"Arrow{f' ({title})' if title else ''}: {arrow['sentence']}")
+        charts.append((title, alt.layer(*layers).properties(width=style.width(len(split)), height=style.HEIGHT)))
+    caption = (
+        "Top-1 accuracy on the sealed test set against the number of labelled images, training and validation together. "
+        "Lines pass through the means and are straight in log error against log images; bands are 95% two-way "
+        f"random-effects intervals; each dot is one seed. {style.seeds_sentence(cells)}"
+    )
+    return style.arrange(charts), " ".join([caption, *arrows])
+
+
+def _curve_layers(group: pd.DataFrame, looks: Mapping[str, Style]) -> tuple[Any, Any, Any]:
+    """Band, line and means of the models of one panel."""
+    rows = [
+        {
+            "model": looks[cell["model"]].label,
+            "n": cell["n"],
+            "mean": 100 * cell["mean"],
+            "interval": style.interval(cell["low"], cell["high"]),
+            "seeds": cell["n_seeds"],
+            "runs": ", ".join(cell["run_ids"]),
+        }
+        for _, cell in group.iterrows()
+    ]
+    lines = [row for model, cells in group.groupby("model", sort=False) for row in _line(cells, looks[str(model)])]
+    x, y = _images_axis(group), alt.Y("mean:Q", title=ACCURACY_AXIS, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
+    tip = style.tooltip(
+        model="Model", n=("Images", ",d"), seeds=("Seeds", "d"), mean=("Top-1 (%)", ".2f"), interval="95% interval (%)",
+        runs="Runs",
+    )  # fmt: skip
+    shown = list(looks.values())
+    colour = style.colour(shown)
+    banded = [row for row in lines if np.isfinite(row["low"])]
+    band = alt.Chart(style.inline(banded)).mark_area(opacity=0.14).encode(
+        x=x, y=alt.Y("low:Q", title=ACCURACY_AXIS), y2="high:Q", color=colour
+    )  # fmt: skip
+    line = alt.Chart(style.inline(lines)).mark_line().encode(
+        x=x, y=y, color=colour, **style.stroke()
+    )  # fmt: skip
+    means = alt.Chart(style.inline(rows)).mark_point(filled=True, opacity=1, size=36).encode(
+        x=x, y=y, color=colour, shape=style.shape(shown), tooltip=tip
+    )  # fmt: skip
+    return band, line, means
+
+
+def _images_axis(group: pd.DataFrame) -> alt.X:
+    """Logarithmic axis with a tick at each number of images, labelled by the number and the fraction."""
+    sizes = group[["n", "train_fraction"]].drop_duplicates("n").sort_values("n")
+    fractions = ", ".join(
+        f"'{n:.0f}': '{style.percent(fraction)}'" for n, fraction in zip(sizes["n"], sizes["train_fraction"], strict=True)
+    )
+    return alt.X(
+        "n:Q",
+        title="Labelled images for training and validation",
+        scale=alt.Scale(type="log", nice=False, padding=12),
+        axis=alt.Axis(
+            values=[int(n) for n in sizes["n"]],
+            grid=False,
+            labelExpr=f"[format(datum.value, ','), {{{fractions}}}[toString(datum.value)]]",
+            labelOverlap="greedy",
+        ),
+    )
+
+
+def _line(cells: pd.DataFrame, look: Style, steps: int = 12) -> list[dict[str, Any]]:
+    """One model's mean and interval, straight in log error against log n between the fractions.
+
+    The data multiplier is read from such a curve, so the arrow ends on it. Errors are floored at half a test image.
+    """
+    cells = cells.sort_values("n")
+    n = cells["n"].to_numpy(float)
+    between = [np.geomspace(start, end, steps)[:-1] for start, end in pairwise(n)]
+    # The means themselves keep their exact place: `geomspace` begins each stretch with one.
+    grid = np.concatenate([*between, n[-1:]])
+    floor = np.nan_to_num(0.5 / cells["n_test"].to_numpy(float))
+    curves = {
+        name: 100 * (1 - np.exp(np.interp(np.log(grid), np.log(n), np.log(np.clip(1 - cells[name], floor, 1)))))
+        for name in ("mean", "low", "high")
+    }
+    return [
+        {**look.line, "n": at, "mean": mean, "low": low, "high": high}
+        for at, mean, low, high in zip(grid, *curves.values(), strict=True)
+    ]
+
+
+def _seed_dots(runs: pd.DataFrame, looks: Mapping[str, Style]) -> Any:
+    """One small dot per run."""
+    rows = [
+        {"model": looks[run["model"]].label, "n": run["n"], "mean": 100 * run["test/top1"], "seed": run["seed"],
+         "run": run["run_id"]}
+        for _, run in runs.iterrows()
+    ]  # fmt: skip
+    tip = style.tooltip(model="Model", n=("Images", ",d"), seed=("Seed", "d"), mean=("Top-1 (%)", ".2f"), run="Run")
+    shown = list(looks.values())
+    return (
+        alt.Chart(style.inline(rows))
+        .mark_circle(size=9, opacity=0.65)
+        .encode(x="n:Q", y="mean:Q", color=style.colour(shown), tooltip=tip)
+    )
+
+
+def _multiplier(group: pd.DataFrame, efficiency: pd.DataFrame, experiment: Experiment) -> dict[str, Any] | None:
+    """The arrow between the scratch ViT, or else the best ViT, and the reference; None where the multiplier is no number.
+
+    The model that is behind at full data sets the level; the arrow runs left from its last point to the curve of the model
+    ahead, which reaches that level with fewer images by the factor of the multiplier.
+    """
+    last = style.full_data(group)
+    rivals = last[last["model"] != experiment.reference]
+    own = rivals[rivals["source"] == "scratch"]
+    candidates = own if len(own) else rivals[rivals["family"] == "ViT"]
+    if candidates.empty:
+        return None
+    vit = candidates.sort_values("mean", kind="stable").iloc[-1]
+    same = (efficiency["data"] == vit["data"]) & (efficiency["setting"] == vit["setting"])
+    row = efficiency[same & (efficiency["model"] == vit["model"])].iloc[0]
+    if not np.isfinite(row["multiplier"]) or row["multiplier"] <= 1:
+        return None
+    titles = {name: model.title for name, model in experiment.models.items()}
+    behind = vit["model"] if row["multiplier_ahead"] == experiment.reference else experiment.reference
+    factor, _, bounds = row["multiplier_text"].partition(" ")
+    return {
+        "start": vit["n"],
+        "end": vit["n"] / row["multiplier"],
+        "middle": vit["n"] / row["multiplier"] ** 0.5,
+        "level": 100 * row["multiplier_target"],
+        "text": factor,
+        "multiplier": row["multiplier_text"],
+        "sentence": (
+            f"{titles[behind]} needs {factor} the images that {titles[row['multiplier_ahead']]} needs to reach the "
+            f"former's full-data accuracy (95% interval: {bounds or 'unknown'})."
+        ),
+    }
+
+
+def _arrow_layers(arrow: Mapping[str, Any]) -> list[Any]:
+    """Shaft, head and label of the data multiplier; the label has a white rim, since it may cross a curve."""
+    base = alt.Chart(style.inline([{key: value for key, value in arrow.items() if key != "sentence"}]))
+    tip = style.tooltip(multiplier="Data multiplier, 95% interval")
+    label: dict[str, Any] = {"baseline": "bottom", "dy": -4, "fontSize": 11}
+    place = {"x": "middle:Q", "y": "level:Q", "text": "text:N"}
+    return [
+        base.mark_rule(color=style.INK, strokeWidth=1.4).encode(x="start:Q", x2="end:Q", y="level:Q", tooltip=tip),
+        base.mark_point(shape="triangle-left", filled=True, color=style.INK, size=50, opacity=1, xOffset=4).encode(
+            x="end:Q", y="level:Q"
+        ),
+        base.mark_text(**label, stroke="white", strokeWidth=4, strokeJoin="round").encode(**place),
+        base.mark_text(**label, color=style.INK).encode(**place),
+    ]
+
+
+def training_curves(
+    results: Results, summary: Summary, experiment: Experiment, looks: Mapping[str, Style]
+) -> tuple[Any, str] | None:
+    """Validation accuracy against the optimiser step at full data: mean over seeds, band from the lowest to the highest.
+
+    Returns
+    -------
+    (chart, caption) or None
+        None where no run logged validation accuracy.
+    """
+    split = []
+    for title, group in style.panels(summary.cells):
+        rows = [row for _, cell in style.full_data(group).iterrows() for row in _training_rows(results, cell, looks)]
+        if rows:
+            split.append((title, rows))
+    if not split:
+        return None
+    shown = list(looks.values())
+    charts = []
+    for title, rows in split:
+        x = alt.X(
+            "step:Q",
+            title="Optimiser step",
+            scale=alt.Scale(nice=False, domainMin=0),
+            axis=alt.Axis(tickCount=5, grid=False),
+        )
+        y = alt.Y("mean:Q", title="Validation top-1 accuracy (%)", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
+        base = alt.Chart(style.inline(rows))
+        band = base.mark_area(opacity=0.14).encode(
+            x=x, y=alt.Y("low:Q", title="Validation top-1 accuracy (%)"), y2="high:Q", color=style.colour(shown)
+        )
+        line = base.mark_line().encode(x=x, y=y, color=style.colour(shown), **style.stroke())
+        tip = style.tooltip(
+            model="Model", step=("Step", ",d"), seeds=("Seeds", "d"), mean=("Validation top-1 (%)", ".2f"),
+            spread="Lowest to highest (%)", runs="Runs",
+        )  # fmt: skip
+        dots = base.mark_point(filled=True, size=22, opacity=1).encode(
+            x=x, y=y, color=style.colour(shown), shape=style.shape(shown), tooltip=tip
+        )
+        charts.append((title, alt.layer(band, line, dots).properties(width=style.width(len(split)), height=style.HEIGHT)))
+    cells = pd.concat([style.full_data(group) for _, group in style.panels(summary.cells)])
+    caption = (
+        f"Validation accuracy during training on {_amount(cells)}: mean over seeds; the band spans the lowest to the "
+        f"highest seed. {style.seeds_sentence(cells)}"
+    )
+    return style.arrange(charts), caption
+
+
+def _amount(cells: pd.DataFrame) -> str:
+    """The fraction that stands for full data, in words."""
+    fractions = cells["train_fraction"].unique()
+    return "all training data" if set(fractions) == {1.0} else f"{style.percent(max(fractions))} of the training data"
+
+
+def _training_rows(results: Results, cell: pd.Series, looks: Mapping[str, Style]) -> list[dict[str, Any]]:
+    """Mean, lowest and highest validation accuracy of one cell at each step that was evaluated."""
+    logged = []
+    for run_id in cell["run_ids"]:
+        curve = results.curves(run_id)
+        if "val/top1" in curve:
+            logged.append(curve[["step", "val/top1"]].dropna())
+    if not logged:
+        return []
+    steps = pd.concat(logged).groupby("step")["val/top1"].agg(["mean", "min", "max", "count"])
+    return [
+        {
+            **looks[cell["model"]].line,
+            "step": step,
+            "mean": 100 * row["mean"],
+            "low": 100 * row["min"],
+            "high": 100 * row["max"],
+            "spread": f"{100 * row['min']:.1f} to {100 * row['max']:.1f}",
+            "seeds": int(row["count"]),
+            "runs": ", ".join(cell["run_ids"]),
+        }
+        for step, row in steps.iterrows()
+    ]

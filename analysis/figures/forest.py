@@ -1,0 +1,126 @@
+"""Paired differences to the reference, at every fraction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+import pandas as pd
+
+from analysis import numbers
+from analysis.figures import style
+from analysis.figures.style import Style
+
+if TYPE_CHECKING:
+    from analysis.summary import Summary
+    from experiments.config import Experiment
+
+ROW_HEIGHT = 15
+SYMBOLS = {"different": "circle", "equivalent": "diamond", "inconclusive": "circle", "under 3 seeds": "cross"}
+MARGIN = 0.5
+"""Half the width, in points, of the range of equivalence."""
+
+
+def forest(summary: Summary, experiment: Experiment, looks: Mapping[str, Style]) -> tuple[Any, str] | None:
+    """Forest plot: difference in top-1 accuracy to the reference with its 95% interval, by fraction and model.
+
+    Returns
+    -------
+    (chart, caption) or None
+        None where no model could be compared with the reference.
+    """
+    cells = summary.cells[summary.cells["delta"].notna() & (summary.cells["model"] != experiment.reference)]
+    if cells.empty:
+        return None
+    split = style.panels(cells)
+    reference = experiment.models[experiment.reference].title
+    charts = [(title, _panel(group, looks, reference, len(split))) for title, group in split]
+    caption = (
+        f"Difference in top-1 accuracy to {reference}, paired over seeds and test images, with unadjusted 95% two-way "
+        "random-effects intervals; to the right of 0 the model is the more accurate. Filled circle: different "
+        f"(Holm-adjusted p < .05); diamond: equivalent (interval inside ±{MARGIN} points, the grey band); open circle: "
+        f"inconclusive; cross: fewer than 3 seeds, no statement. {style.seeds_sentence(cells)}"
+    )
+    return style.arrange(charts), caption
+
+
+def _state(cell: pd.Series) -> str:
+    return str(cell["state"]) or "under 3 seeds"
+
+
+def _panel(group: pd.DataFrame, looks: Mapping[str, Style], reference: str, count: int) -> Any:
+    """One data set and setting: a heading per fraction, below it one line per model."""
+    order, rows = [], []
+    for fraction in sorted(group["train_fraction"].unique()):
+        cells = group[group["train_fraction"] == fraction]
+        n = cells["n"].iloc[0]
+        order.append(f"#{fraction}|{style.percent(fraction)}" + (f": {int(n):,} images" if numbers.known(n) else ""))
+        for _, cell in cells.iterrows():
+            look = looks[cell["model"]]
+            order.append(f"{fraction}|{look.label}")
+            rows.append(_row(cell, look, order[-1]))
+    y = alt.Y(
+        "line:N",
+        title=None,
+        sort=None,
+        scale=alt.Scale(domain=order),
+        axis=alt.Axis(
+            domain=False,
+            ticks=False,
+            labelLimit=150,
+            labelExpr="slice(datum.label, indexof(datum.label, '|') + 1)",
+            labelFontSize=alt.condition("datum.label[0] == '#'", alt.value(10), alt.value(9.5)),
+            labelColor=alt.condition("datum.label[0] == '#'", alt.value("black"), alt.value("#555555")),
+        ),
+    )
+    x = alt.X(
+        "delta:Q",
+        title=f"Δ top-1 to {reference} (points)",
+        scale=alt.Scale(zero=True, padding=6),
+        axis=alt.Axis(tickCount=4),
+    )
+    shown = list(looks.values())
+    width = 150 if count == 1 else 120
+    base = alt.Chart(style.inline(rows))
+    margin = (
+        alt.Chart(style.inline([{"from": -MARGIN, "to": MARGIN}]))
+        .mark_rect(color="#DDDDDD", opacity=0.7)
+        .encode(x="from:Q", x2="to:Q")
+    )
+    zero = alt.Chart(style.inline([{"delta": 0}])).mark_rule(color=style.INK, strokeWidth=1).encode(x=x)
+    bars = base.mark_rule(strokeWidth=1.4).encode(x=alt.X("low:Q"), x2="high:Q", y=y, color=style.colour(shown, False))
+    tip = style.tooltip(
+        model="Model", n=("Images", ",d"), seeds=("Seeds", "d"), delta=("Δ (points)", "+.2f"), text="Δ [95% interval]",
+        state="State", runs="Runs",
+    )  # fmt: skip
+    marks = base.mark_point(opacity=1, size=42, strokeWidth=1.4).encode(
+        x=x,
+        y=y,
+        color=style.colour(shown, False),
+        fill=style.fill(shown, "datum.state == 'inconclusive'"),
+        shape=alt.Shape("state:N", scale=alt.Scale(domain=list(SYMBOLS), range=list(SYMBOLS.values())), legend=None),
+        tooltip=tip,
+    )
+    text = base.mark_text(align="left", fontSize=9, color=style.INK).encode(x=alt.value(width + 6), y=y, text="text:N")
+    return alt.layer(margin, zero, bars, marks, text).properties(width=width, height=ROW_HEIGHT * len(order))
+
+
+def _row(cell: pd.Series, look: Style, line: str) -> dict[str, Any]:
+    low, high = 100 * cell["delta_low"], 100 * cell["delta_high"]
+    places = numbers.decimals((high - low) / 2, at_most=2)
+    text = numbers.number(100 * cell["delta"], places, signed=True)
+    if numbers.known(low):
+        text += f" {numbers.bracket(low, high, places, signed=True)}"
+    return {
+        "line": line,
+        "model": look.label,
+        "n": cell["n"],
+        "seeds": cell["n_seeds"],
+        "delta": 100 * cell["delta"],
+        "low": low,
+        "high": high,
+        "text": text,
+        "state": _state(cell),
+        "runs": ", ".join(cell["run_ids"]),
+    }

@@ -1,0 +1,76 @@
+"""Whether a report that lies there was made from the same records by the same code, so that nothing need be made again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.config import Experiment
+from experiments.record import RECORD_FILE, atomic_write
+
+MEMORY_FILE = ".made.json"
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What is said again about a report that was made before.
+
+    Attributes
+    ----------
+    key : str
+        Hash of all that it was made from.
+    accuracy_text : str
+        The accuracy table for a terminal.
+    verdict : list of str
+        The result in sentences.
+    files : list of str
+        What must still be there, from the report's folder on.
+    """
+
+    key: str
+    accuracy_text: str
+    verdict: list[str]
+    files: list[str]
+
+
+def key_of(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, links: Mapping[str, str]) -> str:
+    """Hash of a report's inputs: ledger, experiment, links, records, and the code of the analysis.
+
+    Parameters
+    ----------
+    ledger : mapping
+        As in ``ledger.json``.
+    folder : Path
+        Folder of the experiment's run folders.
+    experiment : Experiment
+    links : mapping of str to str
+        Run id → address in Weights & Biases.
+    """
+    digest = hashlib.sha256(json.dumps([ledger, dict(links)], sort_keys=True).encode())
+    digest.update(experiment.model_dump_json().encode())
+    records = (folder / cell["run_id"] / RECORD_FILE for cell in ledger["cells"] if cell["status"] == "done")
+    sources = sorted(path for path in Path(__file__).parent.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    for path in [*records, *sources]:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def recall(report_folder: Path, key: str) -> Remembered | None:
+    """What was remembered about the report of these inputs; ``None`` where it must be made."""
+    try:
+        memory = Remembered(**json.loads((report_folder / MEMORY_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    whole = memory.key == key and all((report_folder / name).is_file() for name in memory.files)
+    return memory if whole else None
+
+
+def remember(report_folder: Path, key: str, *, accuracy_text: str, verdict: list[str], paths: Iterable[Path]) -> None:
+    """Note what a report was made from, beside it."""
+    files = sorted(str(path.relative_to(report_folder)) for path in paths)
+    with atomic_write(report_folder / MEMORY_FILE) as file:
+        json.dump(asdict(Remembered(key, accuracy_text, verdict, files)), file, indent=1)

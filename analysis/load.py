@@ -1,0 +1,200 @@
+"""Records on disk → one frame, one row per run, and what each run answered on every test image.
+
+Every record is checked before it is used: its schema, its place in the grid, its numbers, and its predictions, from which
+the accuracy is computed again. A run that fails a check is named in `Results.faults` and left out; it then counts as an
+incomplete cell, never as a smaller mean.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.run_folder import COMPUTE_COLUMNS, Arrays, Loaded, Outcome, Refused, load_run, read_predictions, setting_label
+from experiments.config import Experiment, ModelConfig
+from experiments.record import PREDICTIONS_FILE, RECORD_FILE, Record, RecordError, read_record
+
+
+class NothingDone(Exception):
+    """There is no usable run to report on. The message says what was found instead and what to do."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything an experiment's report is made from.
+
+    Attributes
+    ----------
+    folder : Path
+        The experiment's folder of runs.
+    runs : DataFrame
+        One row per usable run, models in table order, accuracies as fractions.
+    cells : DataFrame
+        The ledger's cells, with ``setting`` as in `runs`; a done cell whose run is unusable has status ``unusable``.
+    records : dict of str to Record
+    outcomes : dict of str to Outcome
+    labels : dict of str to ndarray
+        Per test set (a value of the column ``test_digest``): the labels in the order of the ids.
+    class_names : dict of str to tuple of str
+        Per dataset.
+    faults : list of str
+        One sentence per record that could not be used, or only in part. Paths begin at the folder of all runs, so that they
+        read the same wherever that lies.
+    """
+
+    folder: Path
+    runs: pd.DataFrame
+    cells: pd.DataFrame
+    records: Mapping[str, Record]
+    outcomes: Mapping[str, Outcome]
+    labels: Mapping[str, np.ndarray]
+    class_names: Mapping[str, tuple[str, ...]]
+    faults: list[str]
+    _curves: Mapping[str, list[dict[str, Any]]]
+
+    @property
+    def groups(self) -> list[tuple[str, str]]:
+        """Every (data, setting) of the grid, one table each, in the grid's order."""
+        return list(dict.fromkeys(zip(self.cells["data"], self.cells["setting"], strict=True)))
+
+    def predictions(self, run_id: str) -> Arrays:
+        """Read one run's arrays from disk again, logits included.
+
+        Returns
+        -------
+        dict of str to ndarray
+            ``logits`` of shape (n_test, n_classes), ``labels`` and ``sample_ids`` of shape (n_test,), in ascending order of
+            the ids so that rows of different runs are the same image; ``val_…`` for the validation set; ``class_names``.
+        """
+        return read_predictions(self.folder / run_id / PREDICTIONS_FILE)
+
+    def curves(self, run_id: str) -> pd.DataFrame:
+        """Evaluations of one run, one row each: step, samples_seen, train/loss, val/top1, …; empty if unreadable."""
+        return pd.DataFrame(self._curves.get(run_id, []))
+
+
+def table_order(models: Mapping[str, ModelConfig]) -> list[str]:
+    """Models in the order of a table's rows: grouped by family, families and models as listed, the project's own last."""
+    families = list(dict.fromkeys(model.family for model in models.values()))
+    own = {model.family for model in models.values() if model.source == "scratch"}
+
+    def position(name: str) -> tuple[bool, int, bool]:
+        model = models[name]
+        return model.family in own, families.index(model.family), model.source == "scratch"
+
+    return sorted(models, key=position)
+
+
+def load(ledger: Mapping[str, Any], folder: Path, experiment: Experiment) -> Results:
+    """Read and check every run that the ledger calls done.
+
+    Parameters
+    ----------
+    ledger : mapping
+        Cells of the grid with their status, as in ``ledger.json``.
+    folder : Path
+        Folder that holds one folder per run.
+    experiment : Experiment
+        Gives the titles and the order of models and datasets.
+
+    Raises
+    ------
+    NothingDone
+        If no run is usable. The message lists the faults.
+    """
+    cells = pd.DataFrame(ledger["cells"])
+    if cells.empty:
+        raise NothingDone(f"{folder}: the grid of experiment {experiment.name!r} has no cell; list models, data and seeds.")
+    cells["setting"] = [setting_label(varied or {}) for varied in cells["varied"]]
+    done = [cell for cell in ledger["cells"] if cell["run_id"] and (cell["status"] == "done" or _unreadable(cell, folder))]
+    faults = _strangers(folder, sorted(ledger.get("other", [])))
+
+    rows: list[dict[str, Any]] = []
+    records: dict[str, Record] = {}
+    outcomes: dict[str, Outcome] = {}
+    labels: dict[str, np.ndarray] = {}
+    class_names: dict[str, tuple[str, ...]] = {}
+    curves: dict[str, list[dict[str, Any]]] = {}
+    unusable: dict[str, str] = {}
+    # Reading and decompressing release the interpreter's lock; map keeps the ledger's order.
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        for cell, loaded in zip(done, pool.map(lambda cell: _attempt(cell, folder, experiment), done), strict=True):
+            if isinstance(loaded, Refused):
+                faults.append(str(loaded))
+                unusable[cell["run_id"]] = str(loaded).replace(f"{folder / cell['run_id']}{os.sep}", "")
+                continue
+            run_id = cell["run_id"]
+            rows.append(loaded.row)
+            records[run_id], outcomes[run_id] = loaded.record, loaded.outcome
+            labels.setdefault(loaded.row["test_digest"], loaded.labels)
+            class_names.setdefault(loaded.row["data"], loaded.class_names)
+            curves[run_id] = loaded.curve
+            faults += loaded.faults
+    if not rows:
+        raise _nothing_done(folder, experiment, cells, faults)
+    refused = cells["run_id"].isin(list(unusable))
+    cells.loc[refused, "status"] = "unusable"
+    cells.loc[refused, "reason"] = cells.loc[refused, "run_id"].map(unusable)
+    faults = [fault.replace(f"{folder.parent.parent}{os.sep}", "") for fault in faults]
+    return Results(folder, _frame(rows, experiment), cells, records, outcomes, labels, class_names, faults, curves)
+
+
+def _strangers(folder: Path, names: list[str]) -> list[str]:
+    """One sentence on run folders that belong to another grid, such as one with other settings."""
+    if not names:
+        return []
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return [f"{folder}: {len(names)} run folder{'s' * (len(names) > 1)} not of this grid, left out: {shown}."]
+
+
+def _nothing_done(folder: Path, experiment: Experiment, cells: pd.DataFrame, faults: list[str]) -> NothingDone:
+    counts = ", ".join(f"{number} {status}" for status, number in cells["status"].value_counts().items())
+    text = (
+        f"{folder}: no usable run of experiment {experiment.name!r} (cells: {counts}). "
+        f"Run `make experiment NAME={experiment.name}` first."
+    )
+    return NothingDone("\n".join([text, *faults]))
+
+
+def _frame(rows: list[dict[str, Any]], experiment: Experiment) -> pd.DataFrame:
+    """Rows in table order: data, setting, model, fraction from large to small, seed."""
+    runs = pd.DataFrame(rows)
+    numeric = [name for name in runs.columns if "/" in name or name in COMPUTE_COLUMNS]
+    runs[numeric] = runs[numeric].astype(float)
+    settings = list(dict.fromkeys(runs["setting"]))
+    keys = pd.DataFrame(
+        {
+            "data": runs["data"].map(list(experiment.data).index),
+            "setting": runs["setting"].map(settings.index),
+            "model": runs["model"].map(table_order(experiment.models).index),
+            "fraction": -runs["train_fraction"],
+            "seed": runs["seed"],
+        }
+    )
+    return runs.loc[keys.sort_values(list(keys.columns), kind="stable").index].reset_index(drop=True)
+
+
+def _unreadable(cell: Mapping[str, Any], folder: Path) -> bool:
+    """Whether a cell counts as failed only because its record cannot be read: that is then named as a fault."""
+    path = folder / cell["run_id"] / RECORD_FILE
+    if cell["status"] != "failed" or not path.is_file():
+        return False
+    try:
+        read_record(path)
+    except RecordError:
+        return True
+    return False
+
+
+def _attempt(cell: Mapping[str, Any], folder: Path, experiment: Experiment) -> Loaded | Refused:
+    try:
+        return load_run(cell, folder / cell["run_id"], experiment)
+    except Refused as refusal:
+        return refusal

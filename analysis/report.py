@@ -1,0 +1,141 @@
+"""Everything that is written into ``reports/<experiment>``: tables, figures, certificate, ledger and one HTML page."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis import captions, figures, mistakes, page, render, tables, verdict
+from analysis.certificate import Unequal, certify
+from analysis.load import load
+from analysis.summary import summarise
+from experiments.config import Experiment
+from experiments.record import atomic_write
+
+FORMATS = {".md": render.markdown, ".tex": render.latex, ".csv": render.csv}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was made.
+
+    Attributes
+    ----------
+    folder : Path
+    paths : list of Path
+        Every file that was written.
+    accuracy_text : str
+        The accuracy table for a terminal: plain text without markup.
+    verdict : list of str
+        The result in sentences.
+    faults : list of str
+        Records that could not be used, or only in part.
+    equal : bool
+        Whether the certificate found all settings equal.
+    """
+
+    folder: Path
+    paths: list[Path]
+    accuracy_text: str
+    verdict: list[str]
+    faults: list[str]
+    equal: bool
+
+    @property
+    def html(self) -> Path:
+        return self.folder / "report.html"
+
+
+def build(
+    ledger: Mapping[str, Any],
+    folder: Path,
+    experiment: Experiment,
+    out: Path,
+    *,
+    allow_unequal: bool = False,
+    links: Mapping[str, str] | None = None,
+) -> Report:
+    """Turn an experiment's records into its report.
+
+    Parameters
+    ----------
+    ledger : mapping
+        Cells of the grid and what became of them, as in ``ledger.json``.
+    folder : Path
+        Folder of the experiment's run folders.
+    experiment : Experiment
+    out : Path
+        Folder to write into; made where absent.
+    allow_unequal : bool
+        Make the tables although settings differ, with a warning in each of them.
+    links : mapping of str to str, optional
+        Run id → address of the run in Weights & Biases. They stand in ``report.html`` alone.
+
+    Raises
+    ------
+    analysis.load.NothingDone
+        If there is no usable run.
+    analysis.certificate.Unequal
+        If settings differ and `allow_unequal` is not given. Nothing is written then.
+    """
+    results = load(ledger, folder, experiment)
+    certificate = certify(results)
+    if not certificate.equal and not allow_unequal:
+        raise Unequal(certificate.differences)
+    summary = summarise(results, experiment)
+    facts = captions.gather(results, summary, experiment, certificate)
+    made = tables.all_tables(summary, experiment, facts)
+    words = verdict.sentences(results, summary, experiment)
+    faults = [*results.faults, *certificate.faults]
+
+    out.mkdir(parents=True, exist_ok=True)
+    texts = {f"{table.name}{suffix}": write(table) for table in made for suffix, write in FORMATS.items()}
+    texts["certificate.json"] = _json(certificate.content)
+    texts["ledger.json"] = _json(_without_paths(ledger, folder))
+    for suffix in FORMATS:
+        if f"datasets{suffix}" not in texts:
+            (out / f"datasets{suffix}").unlink(missing_ok=True)
+    drawn = figures.draw(results, summary, experiment, out / "figures")
+    texts["report.html"] = page.render(
+        page.Content(
+            experiment=experiment,
+            results=results,
+            summary=summary,
+            certificate=certificate,
+            facts=facts,
+            tables=made,
+            figures=drawn,
+            mistakes=mistakes.analyse(results, experiment),
+            verdict=words,
+            faults=faults,
+            counts=dict(ledger["counts"]),
+            links=dict(links or {}),
+            runs_from_page=Path(os.path.relpath(folder, out)),
+        )
+    )
+    paths = []
+    for name, text in texts.items():
+        with atomic_write(out / name) as file:
+            file.write(text)
+        paths.append(out / name)
+    paths += [path for figure in drawn for path in sorted((out / "figures").glob(f"{figure.name}.*"))]
+    overview = render.plain(tables.overview(summary, facts))
+    return Report(out, paths, overview, words, faults, certificate.equal)
+
+
+def _json(values: Any) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def _without_paths(ledger: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The ledger with reasons that name files from the folder of all runs on, as they read the same on every machine."""
+    prefix = f"{folder.parent.parent}{os.sep}"
+    cells = [
+        {**cell, "reason": cell["reason"].replace(prefix, "") if isinstance(cell["reason"], str) else None}
+        for cell in ledger["cells"]
+    ]
+    return {**ledger, "cells": cells}

@@ -1,0 +1,274 @@
+"""The tables of a report: what stands in which row and column, and what the caption says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis import captions, p_values
+from analysis import columns as csv_columns
+from analysis.captions import Facts
+from analysis.numbers import UNKNOWN, bracket, decimals, known, number, percent, plus_minus, significant
+from analysis.summary import Summary
+from analysis.table import Block, Entry, Notes, Row, Table
+from experiments.config import Experiment
+
+MIN_CLASSES_FOR_TOP5 = 100
+MARKS = {"different": "†", "equivalent": "≡"}
+
+
+def all_tables(summary: Summary, experiment: Experiment, facts: Facts) -> list[Table]:
+    """Every table of a report: accuracy, data efficiency, compute and, with several datasets, models × datasets."""
+    tables = [accuracy(summary, facts), data_efficiency(summary, experiment, facts), compute(summary, facts)]
+    return tables + ([datasets(summary, facts)] if len(experiment.data) > 1 else [])
+
+
+def _groups(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Parts of a frame by data and setting, each with a heading that names what varies."""
+    many = frame["data"].nunique() > 1
+    for (_, setting), part in frame.groupby(["data", "setting"], sort=False):
+        yield ", ".join(filter(None, [part["data_title"].iloc[0] if many else "", str(setting)])), part
+
+
+def _name(row: Any, note: str = "") -> Entry:
+    return Entry(row.model_title, value=row.model_title, note=note)
+
+
+def _csv(frame: pd.DataFrame, columns: Sequence[str], banner: str) -> pd.DataFrame:
+    """Columns of a ``.csv``: identity, numbers in full precision, run ids separated by blanks; the banner first."""
+    chosen = frame[[name for name in columns if name in frame.columns]].copy()
+    for name in ("seeds", "run_ids"):
+        chosen[name] = [" ".join(map(str, values)) for values in frame[name]]
+    if banner:
+        chosen.insert(0, "WARNING", banner)
+    return chosen
+
+
+# -------------------------------------------------------------------------------------------------------------- accuracy
+def percent_places(half_width: float) -> int:
+    """Decimals of a percentage with an interval of this half-width; one at least below 10 points, lest ± read 0."""
+    return max(decimals(half_width, at_most=2), int(half_width < 10))
+
+
+def accuracy_places(row: Any) -> int:
+    """Decimals of an accuracy in per cent: of its interval or, with one seed, of the binomial error over test images."""
+    half = 100 * (row.high - row.low) / 2
+    if not known(half) and known(row.mean) and row.n_test:
+        half = 196 * math.sqrt(max(row.mean * (1 - row.mean), 0.25 / row.n_test) / row.n_test)
+    return percent_places(half)
+
+
+def accuracy_text(row: Any) -> str:
+    """Mean ± standard deviation in per cent."""
+    return plus_minus(100 * row.mean, 100 * row.std, accuracy_places(row))
+
+
+def _delta(row: Any) -> Entry:
+    """Paired difference to the reference in points, with interval and mark."""
+    places = percent_places(50 * (row.delta_high - row.delta_low))
+    interval = f" {bracket(100 * row.delta_low, 100 * row.delta_high, places, signed=True)}" if known(row.delta_low) else ""
+    mark = f" {MARKS[row.state]}" if row.state in MARKS else ""
+    return Entry(f"{number(100 * row.delta, places, signed=True)}{interval}{mark}", value=row.delta)
+
+
+def _accuracy_columns(cells: pd.DataFrame, facts: Facts) -> list[tuple[str, Callable[[Any], Entry]]]:
+    """Headings and how each is filled. Top-5 accuracy only where there are 100 classes to choose from."""
+    columns: list[tuple[str, Callable[[Any], Entry]]] = [
+        ("Top-1 (%) ↑", lambda r: Entry(accuracy_text(r), bold=bool(r.bold), value=r.mean)),
+        ("95% CI", lambda r: Entry(bracket(100 * r.low, min(100 * r.high, 100.0), accuracy_places(r)), value=r.low)),
+        (f"Δ vs {facts.reference} [95% CI] ↑", _delta),
+        ("Macro-F1 (%) ↑", lambda r: Entry(number(100 * r.macro_f1, accuracy_places(r)), value=r.macro_f1)),
+        ("NLL ↓", lambda r: Entry(number(r.nll, decimals(r.nll_margin, at_most=3)), value=r.nll)),
+        ("ECE (%) ↓", lambda r: Entry(number(100 * r.ece, 1), value=r.ece)),
+        ("ECE, scaled (%) ↓", lambda r: Entry(number(100 * r.ece_scaled, 1), value=r.ece_scaled)),
+        ("Params (M)", lambda r: Entry(significant(r.n_params / 1e6), value=r.n_params)),
+        ("GMACs", lambda r: Entry(significant(r.forward_gmacs), value=r.forward_gmacs)),
+        ("Seeds", lambda r: Entry(str(r.n_seeds), value=r.n_seeds)),
+    ]
+    if (cells["n_classes"].fillna(0) >= MIN_CLASSES_FOR_TOP5).any():
+        columns.insert(3, ("Top-5 (%) ↑", lambda r: Entry(number(100 * r.top5, accuracy_places(r)), value=r.top5)))
+    return columns
+
+
+def accuracy(summary: Summary, facts: Facts) -> Table:
+    """Accuracy and calibration, a block per train fraction, full data first."""
+    cells = summary.cells
+    notes = Notes()
+    columns = _accuracy_columns(cells, facts)
+    blocks = []
+    for heading, group in _groups(cells):
+        for fraction, part in group.groupby("train_fraction", sort=False):
+            size = f" (n = {int(part['n'].iloc[0])})" if known(part["n"].iloc[0]) else ""
+            where = f"{heading}: " if heading else ""
+            rows = [
+                Row(r.family, [_name(r, notes.mark(r.note)), *(fill(r) for _, fill in columns)]) for r in part.itertuples()
+            ]
+            blocks.append(Block(f"{where}{percent(float(str(fraction)))} of the training data{size}", rows))
+    caption = captions.accuracy(facts)
+    frame = _csv(cells, csv_columns.ACCURACY, facts.banner)
+    headings = ["Model", *(heading for heading, _ in columns)]
+    return Table("accuracy", "Accuracy", caption, headings, blocks, notes.texts(), frame, facts.banner)
+
+
+def overview(summary: Summary, facts: Facts) -> Table:
+    """The accuracy table as a terminal has room for it: a column per train fraction, and Δ at the largest."""
+    notes = Notes()
+    cells = summary.cells
+    fractions = sorted(cells["train_fraction"].unique(), reverse=True)
+    blocks = []
+    for heading, group in _groups(cells):
+        rows = []
+        for _, own in group.groupby("model", sort=False):
+            points = {r.train_fraction: r for r in own.itertuples()}
+            full = points[fractions[0]]
+            entries = [
+                Entry(accuracy_text(points[f]), bool(points[f].bold), note=notes.mark(points[f].note)) for f in fractions
+            ]
+            rows.append(Row(full.family, [_name(full), *entries, _delta(full)]))
+        blocks.append(Block(f"Top-1 accuracy (%), mean ± std over seeds{f': {heading}' if heading else ''}", rows))
+    delta = f"Δ vs {facts.reference} at {percent(fractions[0])} [95% CI]"
+    columns = ["Model", *map(percent, fractions), delta]
+    return Table("overview", "Accuracy", "", columns, blocks, notes.texts(), cells, facts.banner)
+
+
+# ------------------------------------------------------------------------------------------------------- data efficiency
+def images_needed(row: Any) -> str:
+    """The data multiplier with its direction: ``4.2× [3.1, 5.6] more`` than the reference, or fewer."""
+    if not row.multiplier_text:
+        return UNKNOWN
+    return f"{row.multiplier_text} {'fewer' if row.multiplier_ahead == row.model else 'more'}"
+
+
+def data_efficiency(summary: Summary, experiment: Experiment, facts: Facts) -> Table:
+    """Learning curves: accuracy at each fraction, area, images needed and crossover."""
+    notes = Notes()
+    blocks = []
+    fractions = sorted(experiment.train_fractions)
+    sizes = summary.cells.groupby("train_fraction")["n"].agg(lambda n: n.dropna().unique().tolist())
+    for heading, group in _groups(summary.efficiency):
+        rows = []
+        for r in group.itertuples():
+            cells = summary.cells[
+                (summary.cells["data"] == r.data)
+                & (summary.cells["setting"] == r.setting)
+                & (summary.cells["model"] == r.model)
+            ].set_index("train_fraction", drop=False)
+            note = "; ".join(dict.fromkeys(filter(None, [r.note, *(_at(c) for c in cells.itertuples())])))
+            points = [Entry(accuracy_text(c), bool(c.bold), c.mean) for c in cells.loc[fractions].itertuples()]
+            places = percent_places(50 * (r.aulc_high - r.aulc_low))
+            delta_places = percent_places(50 * (r.aulc_delta_high - r.aulc_delta_low))
+            interval = f" {bracket(100 * r.aulc_delta_low, 100 * r.aulc_delta_high, delta_places, signed=True)}"
+            delta = number(100 * r.aulc_delta, delta_places, signed=True) + (interval if known(r.aulc_delta_low) else "")
+            crossing = (
+                f"{r.crossover_text}, {experiment.models[r.crossover_leader].title} ahead" if r.crossover_text else UNKNOWN
+            )
+            rows.append(
+                Row(
+                    r.family,
+                    [
+                        _name(r, notes.mark(note)),
+                        *points,
+                        Entry(plus_minus(100 * r.aulc, 100 * r.aulc_std, places), value=r.aulc),
+                        Entry(delta, value=r.aulc_delta),
+                        Entry(images_needed(r), value=r.multiplier if r.multiplier_ahead != r.model else 1 / r.multiplier),
+                        Entry(crossing, value=r.crossover),
+                    ],
+                )
+            )
+        blocks.append(Block(heading or "All train fractions", rows))
+
+    def label(fraction: float) -> str:
+        found = sizes[fraction]
+        return f"{percent(fraction)}{f' (n = {int(found[0])})' if len(found) == 1 else ''}"
+
+    columns = [
+        "Model",
+        *map(label, fractions),
+        "AULC (%) ↑",
+        f"Δ AULC vs {facts.reference} [95% CI] ↑",
+        f"Images needed vs {facts.reference} [95% CI]",
+        "Crossover (images)",
+    ]
+    caption = captions.data_efficiency(facts)
+    frame = _csv(summary.efficiency, csv_columns.DATA_EFFICIENCY, facts.banner)
+    return Table("data_efficiency", "Data efficiency", caption, columns, blocks, notes.texts(), frame, facts.banner)
+
+
+def _at(cell: Any) -> str:
+    """A cell's note with its fraction."""
+    return f"at {percent(cell.train_fraction)} {cell.note}" if cell.note else ""
+
+
+# --------------------------------------------------------------------------------------------------------------- compute
+_COMPUTE: list[tuple[str, str, float]] = [
+    ("Params (M)", "n_params", 1e-6),
+    ("GMACs", "forward_gmacs", 1.0),
+    ("Train PFLOPs ↓", "train_pflops", 1.0),
+    ("Device-h ↓", "device_hours", 1.0),
+    ("Images/s ↑", "images_per_second", 1.0),
+    ("Peak GiB ↓", "peak_memory_bytes", 2.0**-30),
+    ("MFU (%) ↑", "mfu", 100.0),
+    ("Energy (kJ) ↓", "energy_joules", 1e-3),
+]
+
+
+def compute(summary: Summary, facts: Facts) -> Table:
+    """Cost of one run at the largest train fraction."""
+    notes = Notes()
+    cells = summary.cells
+    largest = cells[cells["train_fraction"] == cells["train_fraction"].max()]
+    blocks = []
+    mixed = ""
+    for heading, group in _groups(largest):
+        devices = summary.mixed_devices.get((str(group["data"].iloc[0]), str(group["setting"].iloc[0])), [])
+        if devices:
+            several = f"runs come from several devices ({', '.join(devices)})"
+            mixed = notes.mark(f"{several}: time, memory and energy do not compare and are left out")
+        rows = []
+        for r in group.itertuples():
+            values = [getattr(r, name) for _, name, _ in _COMPUTE]
+            entries = [Entry(significant(v * f), value=v) for v, (_, _, f) in zip(values, _COMPUTE, strict=True)]
+            entries.append(Entry(accuracy_text(r), bool(r.bold), r.mean))
+            marks = ", ".join(filter(None, [notes.mark(r.note), mixed if devices else ""]))
+            rows.append(Row(r.family, [_name(r, marks), *entries]))
+        blocks.append(Block(heading or f"{percent(float(largest['train_fraction'].iloc[0]))} of the training data", rows))
+    caption = captions.compute(facts)
+    frame = _csv(cells, csv_columns.COMPUTE, facts.banner)
+    columns = ["Model", *(heading for heading, _, _ in _COMPUTE), "Top-1 (%) ↑"]
+    return Table("compute", "Compute", caption, columns, blocks, notes.texts(), frame, facts.banner)
+
+
+# -------------------------------------------------------------------------------------------------------------- datasets
+def datasets(summary: Summary, facts: Facts) -> Table:
+    """Models × datasets at the largest train fraction."""
+    notes = Notes()
+    cells = summary.cells
+    largest = cells[cells["train_fraction"] == cells["train_fraction"].max()]
+    titles = dict(zip(largest["data"], largest["data_title"], strict=True))
+    blocks = []
+    for setting, group in largest.groupby("setting", sort=False):
+        rows = []
+        for _, own in group.groupby("model", sort=False):
+            by_data = {r.data: r for r in own.itertuples()}
+            note = "; ".join(f"{titles[data]}: {r.note}" for data, r in by_data.items() if r.note)
+            entries = [Entry(accuracy_text(by_data[data]), bool(by_data[data].bold), by_data[data].mean) for data in titles]
+            first = next(iter(by_data.values()))
+            rows.append(Row(first.family, [_name(first, notes.mark(note)), *entries]))
+        blocks.append(
+            Block(str(setting) or f"{percent(float(largest['train_fraction'].iloc[0]))} of the training data", rows)
+        )
+    caption = captions.datasets(facts, _friedman(largest))
+    frame = _csv(largest, csv_columns.DATASETS, facts.banner)
+    columns = ["Model", *(f"{title} ↑" for title in titles.values())]
+    return Table("datasets", "Models × datasets", caption, columns, blocks, notes.texts(), frame, facts.banner)
+
+
+def _friedman(largest: pd.DataFrame) -> str:
+    """The Friedman test over datasets as a sentence, from 6 datasets and 3 models on, where no cell is empty."""
+    table = largest.pivot_table(index=["data", "setting"], columns="model", values="mean", dropna=False)
+    if len(table) < p_values.MIN_DATASETS or table.shape[1] < 3 or table.isna().any(axis=None):
+        return ""
+    return f"Friedman test of equal ranks over {len(table)} datasets: p = {p_values.friedman(table.to_numpy()):.2g}. "

@@ -1,0 +1,131 @@
+"""Equal settings are proven from the records; every difference is named."""
+
+import pytest
+import yaml
+from conftest import make_experiment, write_experiment, write_run
+
+from analysis.certificate import Unequal, certify
+from analysis.load import load
+
+
+def _certify(runs):
+    return certify(load(runs.ledger, runs.folder, runs.experiment))
+
+
+def _edit_config(runs, run_id, change):
+    path = runs.folder / run_id / "config.yaml"
+    values = yaml.safe_load(path.read_text())
+    change(values)
+    path.write_text(yaml.safe_dump(values))
+
+
+def test_equal_runs_are_certified(synthetic_runs):
+    certificate = _certify(synthetic_runs)
+    content = certificate.content
+    assert certificate.equal and content["equal"] is True
+    assert content["differences"] == [] and content["unverified"] == []
+    assert content["records"] == 36
+    assert len(content["settings_hash"]["shapes"]) == 64
+    assert content["settings"]["shapes"]["recipe"]["learning_rate"] == 1e-3
+    assert content["geometry"]["vit"] == {"patch_size": 2, "stem": "native"}
+    assert content["devices"] == ["cpu"] and content["protocol"] == [1] and content["precision"] == {"shapes": ["fp32"]}
+
+
+def test_another_recipe_is_named_key_by_key(synthetic_runs):
+    experiment = synthetic_runs.experiment
+    old = synthetic_runs.run_id("resnet", 1.0, 2)
+    recipe = experiment.recipe.model_copy(update={"learning_rate": 0.01, "steps": 50})
+    cell = write_run(synthetic_runs.folder, experiment, "resnet", "shapes", 1.0, 2, recipe=recipe)
+    synthetic_runs.lose(old)
+    synthetic_runs.cell("resnet", 1.0, 2).update(cell)
+    certificate = _certify(synthetic_runs)
+    assert not certificate.equal
+    differences = {difference.key: difference for difference in certificate.differences}
+    assert set(differences) == {"recipe.learning_rate", "recipe.steps"}
+    assert differences["recipe.learning_rate"].values["0.01"] == [cell["run_id"]]
+    assert len(differences["recipe.learning_rate"].values["0.001"]) == 35
+    message = str(Unequal(certificate.differences))
+    for word in ("recipe.learning_rate", "0.001", "0.01", "recipe.steps", "50", cell["run_id"], "--allow-unequal"):
+        assert word in message
+
+
+def test_an_edited_record_is_caught(synthetic_runs):
+    run_id = synthetic_runs.run_id("vit")
+    synthetic_runs.edit_record(run_id, settings_hash="0" * 64)
+    keys = [(d.key, d.where) for d in _certify(synthetic_runs).differences]
+    assert ("settings_hash", f"shapes, tampered run {run_id}") in keys
+    assert ("settings_hash", "shapes") in keys
+
+
+def test_an_edited_configuration_is_caught(synthetic_runs):
+    run_id = synthetic_runs.run_id("vit")
+    _edit_config(synthetic_runs, run_id, lambda values: values["requested"]["recipe"].update(weight_decay=0.5))
+    differences = {d.key: d for d in _certify(synthetic_runs).differences}
+    assert differences["settings_hash"].where == f"shapes, tampered run {run_id}"
+    assert differences["recipe.weight_decay"].values["0.5"] == [run_id]
+
+
+def test_record_and_configuration_edited_alike_still_differ_from_the_rest(synthetic_runs):
+    from experiments.config import canonical_hash
+
+    run_id = synthetic_runs.run_id("vit")
+    _edit_config(synthetic_runs, run_id, lambda values: values["requested"]["recipe"].update(weight_decay=0.5))
+    requested = yaml.safe_load((synthetic_runs.folder / run_id / "config.yaml").read_text())["requested"]
+    synthetic_runs.edit_record(run_id, settings_hash=canonical_hash(requested))
+    assert [d.key for d in _certify(synthetic_runs).differences] == ["recipe.weight_decay"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "where"),
+    [
+        ({"split_hash": "other"}, "split_hash", "shapes, train fraction 0.3, seed 1"),
+        ({"environment": {"precision": "bf16"}}, "precision", "shapes"),
+        ({"protocol": 2}, "protocol", "report"),
+        ({"geometry": {"patch_size": 4}}, "geometry", "shapes, model vit"),
+    ],
+)
+def test_other_differences(synthetic_runs, changes, key, where):
+    run_id = synthetic_runs.run_id("vit", 0.3, 1)
+    synthetic_runs.edit_record(run_id, **changes)
+    (difference,) = _certify(synthetic_runs).differences
+    assert (difference.key, difference.where) == (key, where)
+    assert [run_id] in difference.values.values()
+
+
+def test_another_test_set_is_refused(synthetic_runs):
+    run_id = synthetic_runs.run_id("vit")
+    ids = load(synthetic_runs.ledger, synthetic_runs.folder, synthetic_runs.experiment).predictions(run_id)["sample_ids"]
+    synthetic_runs.edit_predictions(run_id, sample_ids=ids + 1)
+    assert [d.key for d in _certify(synthetic_runs).differences] == ["test images and labels"]
+
+
+def test_mixed_devices_are_listed_and_allowed(synthetic_runs):
+    synthetic_runs.edit_record(synthetic_runs.run_id("vit"), environment={"device": "NVIDIA H200"})
+    certificate = _certify(synthetic_runs)
+    assert certificate.equal and certificate.content["devices"] == ["NVIDIA H200", "cpu"]
+
+
+def test_a_missing_configuration_is_named_and_refuses_nothing(synthetic_runs):
+    run_id = synthetic_runs.run_id("vit")
+    (synthetic_runs.folder / run_id / "config.yaml").unlink()
+    certificate = _certify(synthetic_runs)
+    assert certificate.equal
+    (fault,) = certificate.content["unverified"]
+    assert run_id in fault and "cannot be verified" in fault
+
+
+def test_varied_settings_are_tables_of_their_own(tmp_path):
+    experiment = make_experiment(vary={"recipe.learning_rate": [1e-3, 1e-2]}, seeds=[0], train_fractions=[1.0])
+    runs = write_experiment(tmp_path / "runs" / "synthetic", experiment)
+    runs.ledger["cells"] = [
+        write_run(runs.folder.with_name("varied"), experiment, model, "shapes", 1.0, 0,
+                  recipe=experiment.recipe.model_copy(update={"learning_rate": rate}), varied={"recipe.learning_rate": rate})
+        for rate in (1e-3, 1e-2) for model in experiment.models
+    ]  # fmt: skip
+    runs.folder = runs.folder.with_name("varied")
+    certificate = _certify(runs)
+    assert certificate.equal
+    assert list(certificate.content["settings_hash"]) == [
+        "shapes (recipe.learning_rate=0.001)",
+        "shapes (recipe.learning_rate=0.01)",
+    ]

@@ -1,0 +1,272 @@
+"""The whole report: files, refusals, faults, reproducible bytes, and the page in a browser."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from conftest import MODELS, make_experiment, write_experiment
+
+from analysis import figures, page, report
+from analysis.certificate import Unequal
+from analysis.load import NothingDone
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Drawing has tests of its own and takes most of the time."""
+    monkeypatch.setattr(figures, "draw", lambda *_: [])
+
+
+def _build(runs, out, **options):
+    return report.build(runs.ledger, runs.folder, runs.experiment, out, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(_template, tmp_path_factory):
+    """One complete report, figures included, made once for the tests that only read it."""
+    out = tmp_path_factory.mktemp("reports") / "synthetic"
+    links = {_template.run_id("vit"): "https://wandb.example/run?a=1&b=2"}
+    return _build(_template, out, links=links)
+
+
+class _Page(HTMLParser):
+    """Ids, links, text and script sources of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.external: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.ids.add(values.get("id") or "")
+        if tag == "a":
+            self.links.append(values["href"])
+        if tag in ("script", "img", "iframe") and values.get("src"):
+            self.external.append(values["src"])
+        if tag == "link" and values.get("rel") != "icon":
+            self.external.append(values["href"])
+
+
+def test_all_files_are_there(whole):
+    names = {str(path.relative_to(whole.folder)) for path in whole.paths}
+    for table in ("accuracy", "data_efficiency", "compute"):
+        assert {f"{table}.md", f"{table}.tex", f"{table}.csv"} <= names
+    assert {"certificate.json", "ledger.json", "report.html", "figures/learning_curves.svg"} <= names
+    assert all(path.is_file() and path.stat().st_size for path in whole.paths)
+    assert not list(whole.folder.rglob("*.tmp"))
+    ledger = json.loads((whole.folder / "ledger.json").read_text())
+    assert len(ledger["cells"]) == 36 and ledger["counts"]["done"] == 36
+    assert json.loads((whole.folder / "certificate.json").read_text())["equal"] is True
+
+
+def test_the_terminal_table(whole):
+    lines = whole.accuracy_text.splitlines()
+    assert lines[1].split()[:4] == ["Model", "100%", "30%", "10%"]
+    assert re.search(r"ResNet_18 & co +90\.0 ± 0\.5 \* +81\.7 ± 0\.5 \* +68\.5 ± 0\.5 \*", whole.accuracy_text)
+    assert max(map(len, lines)) <= 120
+
+
+def test_the_verdict_is_built_from_the_figures(whole):
+    full, small, images, noise = whole.verdict
+    assert full.startswith("With 100% of the training data (n = 1000), ResNet_18 & co is best at 90.0% (95% CI 87.")
+    assert "every other tested model is significantly below it" in full
+    assert small.startswith("With 10% of the training data (n = 100), ResNet_18 & co is best at 68.5%")
+    assert images.startswith("To reach ViT (ours)'s accuracy at full data (80.0%), ResNet_18 & co needs 4.0× fewer images")
+    assert re.search(r"\(95% CI 3\.\d to 4\.\d\)\.$", images)
+    assert noise.startswith("Noise: with 3 seeds and 400 test images")
+
+
+def test_the_page_stands_alone(whole):
+    text = whole.html.read_text()
+    parsed = _Page(text)
+    assert parsed.external == []
+    assert {"verdict", "tables", "figures", "errors", "certificate", "ledger", "spec-learning_curves"} <= parsed.ids
+    for link in parsed.links:
+        if link.startswith("#"):
+            assert link[1:] in parsed.ids
+        elif not link.startswith("https://wandb.example/"):
+            assert (whole.folder / link).exists(), link
+    assert "https://wandb.example/run?a=1&b=2" in parsed.links
+    spec = re.search(r'<script type="application/json" id="spec-learning_curves">(.*?)</script>', text, re.DOTALL)
+    assert "$schema" in json.loads(spec[1])
+
+
+def test_addresses_stand_in_the_page_alone(whole):
+    for path in whole.paths:
+        if path.suffix in (".md", ".tex", ".csv", ".json"):
+            assert "://" not in path.read_text()
+
+
+def test_the_page_escapes_what_it_shows(synthetic_runs, tmp_path, no_figures):
+    evil = "</script><script>alert(1)</script>"
+    synthetic_runs.experiment = make_experiment(question=evil)
+    run_id = synthetic_runs.run_id("vit")
+    synthetic_runs.lose(run_id, "failed", evil)
+    made = _build(synthetic_runs, tmp_path / "out", links={synthetic_runs.run_id("resnet"): "javascript:alert(1)"})
+    text = made.html.read_text()
+    assert evil not in text and "&lt;/script&gt;" in text and "javascript:alert" not in text
+    # The class of the fixture that is named like a tag.
+    assert "&lt;b&gt;&amp;_%" in text
+    assert "</script" not in page.script_json({"a": evil})
+    assert json.loads(page.script_json({"a": evil})) == {"a": evil}
+
+
+def test_the_bytes_are_the_same_again_and_elsewhere(synthetic_runs, tmp_path, no_figures):
+    first = _build(synthetic_runs, tmp_path / "reports" / "a")
+    again = _build(synthetic_runs, tmp_path / "reports" / "a")
+    moved = tmp_path / "elsewhere" / "runs" / "synthetic"
+    shutil.copytree(synthetic_runs.folder, moved)
+    synthetic_runs.folder = moved
+    other = _build(
+        synthetic_runs, tmp_path / "elsewhere" / "reports" / "a", links={synthetic_runs.run_id("vit"): "https://w.example/x"}
+    )
+    for path in first.paths:
+        name = path.relative_to(first.folder)
+        assert path.read_bytes() == (again.folder / name).read_bytes()
+        if name.suffix != ".html":
+            assert path.read_bytes() == (other.folder / name).read_bytes(), name
+
+
+def test_unequal_settings_are_refused_and_nothing_is_written(synthetic_runs, tmp_path):
+    synthetic_runs.edit_record(synthetic_runs.run_id("vit"), environment={"precision": "bf16"})
+    with pytest.raises(Unequal, match="precision") as caught:
+        _build(synthetic_runs, tmp_path / "out")
+    assert [difference.key for difference in caught.value.differences] == ["precision"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_unequal_settings_with_a_warning(synthetic_runs, tmp_path, no_figures):
+    synthetic_runs.edit_record(synthetic_runs.run_id("vit"), environment={"precision": "bf16"})
+    made = _build(synthetic_runs, tmp_path / "out", allow_unequal=True)
+    assert not made.equal
+    for table in ("accuracy", "data_efficiency", "compute"):
+        for suffix in (".md", ".tex", ".csv"):
+            assert "UNEQUAL SETTINGS" in (tmp_path / "out" / f"{table}{suffix}").read_text()
+    assert made.html.read_text().count('class="banner"') == 4
+    assert json.loads((tmp_path / "out" / "certificate.json").read_text())["differences"][0]["key"] == "precision"
+
+
+def test_bad_records_are_named_and_the_rest_reported(synthetic_runs, tmp_path, no_figures):
+    broken, lying = synthetic_runs.run_id("vit", 0.3, 0), synthetic_runs.run_id("vit", 1.0, 1)
+    (synthetic_runs.folder / broken / "record.json").write_text('{"schema": 1,')
+    synthetic_runs.edit_record(lying, metrics={"test/top1": 0.99})
+    made = _build(synthetic_runs, tmp_path / "out")
+    assert (
+        len(made.faults) == 2 and broken in made.faults[1] + made.faults[0] and any(lying in fault for fault in made.faults)
+    )
+    text = made.html.read_text()
+    assert "Records that could not be used" in text and "does not match its record" in text
+    markdown = (tmp_path / "out" / "accuracy.md").read_text()
+    assert "2 of 3 seeds: seed 1 unusable (predictions.npz: does not match its record" in markdown
+    assert str(tmp_path) not in markdown + (tmp_path / "out" / "ledger.json").read_text()
+
+
+def test_one_seed(tmp_path, no_figures):
+    runs = write_experiment(tmp_path / "runs" / "synthetic", make_experiment(seeds=[0]))
+    made = _build(runs, tmp_path / "out")
+    assert "has the highest mean accuracy, 89.5%" in made.verdict[0] and "not tested" in made.verdict[0]
+    assert any("one seed" in sentence for sentence in made.verdict)
+    assert "**" not in re.sub(r"\*\*\d+% of.*\*\*", "", (tmp_path / "out" / "accuracy.md").read_text())
+    assert "Seed 0 alone" in (tmp_path / "out" / "accuracy.tex").read_text()
+
+
+def test_one_fraction_and_one_model(tmp_path, no_figures):
+    experiment = make_experiment(models={"resnet": MODELS["resnet"]}, train_fractions=[1.0], expect=[])
+    made = _build(write_experiment(tmp_path / "runs" / "synthetic", experiment), tmp_path / "out")
+    assert len(made.verdict) == 1 and "highest mean" in made.verdict[0]
+    assert "| ResNet\\_18 \\& co | 90.0 ± 0.5 | – | – | – | – |" in (tmp_path / "out" / "data_efficiency.md").read_text()
+
+
+def test_an_absent_reference(synthetic_runs, tmp_path, no_figures):
+    for fraction in (0.1, 0.3, 1.0):
+        for seed in range(3):
+            synthetic_runs.lose(synthetic_runs.run_id("resnet", fraction, seed))
+    made = _build(synthetic_runs, tmp_path / "out")
+    assert "ConvNeXt is best at 88.0%" in made.verdict[0]
+    assert "no run of the reference" in (tmp_path / "out" / "accuracy.csv").read_text()
+
+
+def test_nothing_done_writes_nothing(synthetic_runs, tmp_path):
+    shutil.rmtree(synthetic_runs.folder)
+    with pytest.raises(NothingDone):
+        _build(synthetic_runs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_of_datasets_that_is_no_longer_due_goes(synthetic_runs, tmp_path, no_figures):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "datasets.md").write_text("old")
+    _build(synthetic_runs, tmp_path / "out")
+    assert not (tmp_path / "out" / "datasets.md").exists()
+
+
+PROBE = """
+<script>
+window.addEventListener("load", () => setTimeout(() => {
+  const table = document.getElementById("table-accuracy");
+  const body = () => [...table.tBodies[0].rows].filter((r) => !r.classList.contains("block"));
+  const first = () => body().map((r) => r.cells[0].textContent);
+  const before = first();
+  const heading = [...table.tHead.rows[0].cells].findIndex((c) => c.textContent.startsWith("Top-1"));
+  table.tHead.rows[0].cells[heading].querySelector("button").click();
+  const ascending = first();
+  table.tHead.rows[0].cells[heading].querySelector("button").click();
+  const descending = first();
+  const input = document.querySelector('input[data-table="table-accuracy"]');
+  input.value = "convnext";
+  input.dispatchEvent(new Event("input"));
+  const shown = body().filter((r) => !r.hidden).length;
+  const drawn = document.querySelectorAll('.plot[data-drawn="true"] svg').length;
+  const plots = document.querySelectorAll(".plot").length;
+  const result = {before, ascending, descending, shown, drawn, plots,
+    overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth};
+  const out = document.createElement("pre");
+  out.id = "probe";
+  out.textContent = JSON.stringify(result);
+  document.body.appendChild(out);
+}, 3000));
+</script>
+</body>
+"""
+
+
+def _browse(path: Path, profile: Path, width: int) -> tuple[str, str]:
+    """The page's final document and what was written to the console."""
+    command = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", f"--user-data-dir={profile}",
+        f"--window-size={width},900", "--virtual-time-budget=15000", "--enable-logging=stderr", "--dump-dom", f"file://{path}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+    return done.stdout, console
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium installed")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_in_a_browser(whole, tmp_path, width):
+    # A neighbour of the page with a script that uses it and writes down what it saw.
+    text = whole.html.read_text()
+    probed = tmp_path / "probed.html"
+    head, _, tail = text.rpartition("</body>")
+    probed.write_text(head + PROBE + tail)
+    document, console = _browse(probed, tmp_path / "profile", width)
+    assert "ERROR" not in console and "Refused" not in console and "Uncaught" not in console, console
+    seen = json.loads(re.search(r'<pre id="probe">(.*?)</pre>', document, re.DOTALL)[1].replace("&amp;", "&"))
+    assert seen["before"] == ["ResNet_18 & co", "ConvNeXt", "ViT (timm)", "ViT (ours)"]
+    assert seen["ascending"][2:] == ["ConvNeXt", "ResNet_18 & co"] and seen["descending"][:2] == [
+        "ResNet_18 & co",
+        "ConvNeXt",
+    ]
+    assert seen["shown"] == 1
+    assert seen["drawn"] == seen["plots"] >= 5
+    assert seen["overflow"] <= 0

@@ -1,0 +1,172 @@
+"""Cells, intervals, marks and expectations against the synthetic truth."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import DATA_MULTIPLIER, make_experiment, truth, write_experiment
+from scipy import stats as scipy_stats
+
+from analysis import stats
+from analysis.load import load
+from analysis.summary import TIME_COLUMNS, summarise
+from experiments.config import Expectation
+
+
+def _summarise(runs):
+    results = load(runs.ledger, runs.folder, runs.experiment)
+    return results, summarise(results, runs.experiment)
+
+
+def _cell(summary, model, fraction=1.0):
+    cells = summary.cells
+    return cells[(cells["model"] == model) & (cells["train_fraction"] == fraction)].iloc[0]
+
+
+def test_means_are_the_truth(synthetic_runs):
+    _, summary = _summarise(synthetic_runs)
+    assert len(summary.cells) == 12
+    for model in ("vit", "resnet", "convnext"):
+        for fraction in (0.1, 0.3, 1.0):
+            cell = _cell(summary, model, fraction)
+            assert cell["mean"] == pytest.approx(truth(model, fraction), abs=1 / 400)
+            assert cell["std"] == pytest.approx(0.005, abs=1e-3)
+            assert (cell["n"], cell["n_seeds"], cell["n_expected"], cell["note"]) == (1000 * fraction, 3, 3, "")
+    assert _cell(summary, "vit")["delta"] == pytest.approx(-0.10)
+    assert _cell(summary, "vit")["images_per_second"] == pytest.approx(1001.0)
+    assert np.isnan(_cell(summary, "vit")["mfu"])
+
+
+def test_intervals_are_those_of_the_answers_on_disk(synthetic_runs):
+    _, summary = _summarise(synthetic_runs)
+
+    def correct(model):
+        rows = []
+        for seed in range(3):
+            with np.load(synthetic_runs.folder / synthetic_runs.run_id(model, 0.3, seed) / "predictions.npz") as stored:
+                rows.append(stored["logits"].argmax(1) == stored["labels"])
+        return np.array(rows, dtype=float)
+
+    cell = _cell(summary, "vit", 0.3)
+    own = stats.two_way_interval(correct("vit"))
+    assert (cell["low"], cell["high"]) == pytest.approx((own.low, own.high))
+    pair = stats.paired_difference(correct("vit"), correct("resnet"))
+    assert (cell["delta"], cell["delta_low"], cell["delta_high"]) == pytest.approx((pair.estimate, pair.low, pair.high))
+    # The seeds of a pair share their shift here, so the spread is that of the images: an interval near the normal one.
+    by_image = (correct("vit") - correct("resnet")).mean(0)
+    normal = scipy_stats.norm.ppf(0.975) * by_image.std(ddof=1) / 20
+    assert (pair.high - pair.low) / 2 == pytest.approx(normal, rel=0.2)
+
+
+def test_marks(synthetic_runs):
+    _, summary = _summarise(synthetic_runs)
+    best, second = _cell(summary, "resnet"), _cell(summary, "convnext")
+    assert best["best"] and best["bold"] and not second["bold"]
+    assert second["state"] == "different" and best["state"] == ""
+    assert (summary.cells.groupby("train_fraction")["best"].sum() == 1).all()
+    # Holm over the table can only raise a p-value.
+    compared = summary.cells.dropna(subset=["p"])
+    assert len(compared) == 9 and (compared["p_holm"] >= compared["p"]).all()
+
+
+def test_twins_are_not_called_different_and_share_the_bold(tmp_path):
+    experiment = make_experiment(
+        reference="vit_timm", models={m: make_experiment().models[m] for m in ("vit", "vit_timm")}, expect=[]
+    )
+    _, summary = _summarise(write_experiment(tmp_path / "runs" / "synthetic", experiment))
+    assert set(summary.cells[summary.cells["model"] == "vit"]["state"]) <= {"inconclusive", "equivalent"}
+    assert summary.cells["bold"].all()
+
+
+def test_efficiency(synthetic_runs):
+    _, summary = _summarise(synthetic_runs)
+    row = summary.efficiency.set_index("model").loc["vit"]
+    assert row["multiplier"] == pytest.approx(DATA_MULTIPLIER, rel=0.03)
+    assert row["multiplier_low"] < DATA_MULTIPLIER < row["multiplier_high"]
+    assert row["multiplier_ahead"] == "resnet" and row["multiplier_target"] == pytest.approx(0.8)
+    # Trapezoid over ln n of .3675, .635 and .8 at 100, 300 and 1000 images.
+    step = np.log(3), np.log(1000 / 300)
+    area = ((0.3675 + 0.635) / 2 * step[0] + (0.635 + 0.8) / 2 * step[1]) / np.log(10)
+    assert row["aulc"] == pytest.approx(area)
+    assert row["crossover_text"] == ""
+    reference = summary.efficiency.set_index("model").loc["resnet"]
+    assert reference["multiplier_text"] == "" and np.isnan(reference["aulc_delta"])
+
+
+def test_a_missing_and_a_failed_run_are_noted(synthetic_runs):
+    synthetic_runs.lose(synthetic_runs.run_id("vit", 0.3, 1))
+    address = "RuntimeError: see https://example.org/x and /home/me/file. Ask somebody."
+    synthetic_runs.lose(synthetic_runs.run_id("vit", 0.3, 2), "failed", address)
+    _, summary = _summarise(synthetic_runs)
+    cell = _cell(summary, "vit", 0.3)
+    assert cell["n_seeds"] == 1 and np.isnan(cell["low"]) and cell["state"] == ""
+    assert cell["note"] == (
+        "1 of 3 seeds: seed 1 missing; seed 2 failed (RuntimeError: see … and …); Δ over 1 of the reference's 3 seeds"
+    )
+    row = summary.efficiency.set_index("model").loc["vit"]
+    assert row["seeds"] == [0] and "curve over 1 of 3 seeds" in row["note"]
+
+
+def test_two_seeds_give_an_interval_but_no_mark(synthetic_runs):
+    for model in ("vit", "resnet", "convnext", "vit_timm"):
+        synthetic_runs.lose(synthetic_runs.run_id(model, 1.0, 2))
+    _, summary = _summarise(synthetic_runs)
+    full = summary.cells[summary.cells["train_fraction"] == 1.0]
+    assert full["low"].notna().all() and not full["bold"].any() and set(full["state"]) == {""}
+    assert full["p_holm"].isna().all()
+
+
+def test_an_absent_reference_leaves_the_rest(synthetic_runs):
+    for fraction in (0.1, 0.3, 1.0):
+        for seed in range(3):
+            synthetic_runs.lose(synthetic_runs.run_id("resnet", fraction, seed))
+    _, summary = _summarise(synthetic_runs)
+    cell = _cell(summary, "vit")
+    assert cell["mean"] == pytest.approx(0.8) and np.isnan(cell["delta"])
+    assert cell["note"] == "no run of the reference to compare with"
+    absent = _cell(summary, "resnet")
+    assert absent["n_seeds"] == 0 and absent["n"] == 1000 and "0 of 3 seeds: seeds 0, 1, 2 missing" in absent["note"]
+    assert summary.expectations[1].held is None and "no run" in summary.expectations[1].observed
+
+
+def test_a_metric_unknown_for_one_seed_is_not_averaged_over_the_others(synthetic_runs):
+    run_id = synthetic_runs.run_id("vit", 1.0, 1)
+    synthetic_runs.edit_record(run_id, compute={"images_per_second": None}, metrics={"test/brier": None})
+    _, summary = _summarise(synthetic_runs)
+    assert np.isnan(_cell(summary, "vit")["images_per_second"]) and np.isnan(_cell(summary, "vit")["brier"])
+    assert _cell(summary, "vit")["mean"] == pytest.approx(0.8)
+
+
+def test_mixed_devices_blank_the_time_columns(synthetic_runs):
+    synthetic_runs.edit_record(synthetic_runs.run_id("vit"), environment={"device": "NVIDIA H200"})
+    _, summary = _summarise(synthetic_runs)
+    assert summary.mixed_devices == {("shapes", ""): ["NVIDIA H200", "cpu"]}
+    assert summary.cells[list(TIME_COLUMNS)].isna().all(axis=None)
+    assert summary.cells["train_pflops"].notna().all()
+
+
+def test_expectations(tmp_path):
+    claims = [
+        Expectation(claim="yes", models=["resnet", "convnext"], at_least=0.85, at_most=0.95),
+        Expectation(claim="no", models=["resnet", "vit"], at_least=0.85),
+        Expectation(claim="pair", models=["vit"], against="convnext", train_fraction=0.3, at_most=-0.1),
+        Expectation(claim="unknown fraction", models=["vit"], train_fraction=0.5, at_least=0.1),
+        Expectation(claim="loss", models=["vit"], metric="val/loss", at_most=0.7),
+    ]
+    _, summary = _summarise(write_experiment(tmp_path / "runs" / "synthetic", make_experiment(expect=claims)))
+    held = {claim: verdict for claim, verdict, _ in summary.expectations}
+    assert held == {"yes": True, "no": False, "pair": True, "unknown fraction": None, "loss": True}
+    texts = {claim: text for claim, _, text in summary.expectations}
+    assert texts["no"] == "ResNet_18 & co 90.0%; ViT (ours) 80.0%"
+    assert texts["pair"] == "ViT (ours) − ConvNeXt: −14.5 points"
+    assert texts["loss"] == "ViT (ours) 0.6"
+
+
+def test_other_test_images_are_not_paired(synthetic_runs):
+    results = load(synthetic_runs.ledger, synthetic_runs.folder, synthetic_runs.experiment)
+    for seed in range(3):
+        run_id = synthetic_runs.run_id("vit", 1.0, seed)
+        synthetic_runs.edit_predictions(run_id, sample_ids=results.predictions(run_id)["sample_ids"] + 1)
+    _, summary = _summarise(synthetic_runs)
+    cell = _cell(summary, "vit")
+    assert pd.isna(cell["delta"]) and "not compared" in cell["note"] and cell["low"] < 0.8 < cell["high"]
+    assert not pd.isna(_cell(summary, "vit_timm")["delta"])

@@ -1,0 +1,222 @@
+"""Tables: what they say, and that they are valid in each format."""
+
+import io
+import re
+import shutil
+import subprocess
+
+import pandas as pd
+import pytest
+from conftest import make_experiment, write_experiment, write_run
+
+from analysis import captions, numbers, render, tables
+from analysis.certificate import certify
+from analysis.load import load
+from analysis.summary import summarise
+from experiments.config import DataConfig
+
+BOOKTABS = (
+    r"\newcommand{\toprule}{\hline}\newcommand{\midrule}{\hline}\newcommand{\bottomrule}{\hline}\newcommand{\addlinespace}{}"
+)
+"""The commands of booktabs, for a TeX installation that has the engine alone."""
+
+
+def _tables(runs):
+    results = load(runs.ledger, runs.folder, runs.experiment)
+    summary = summarise(results, runs.experiment)
+    facts = captions.gather(results, summary, runs.experiment, certify(results))
+    return {table.name: table for table in tables.all_tables(summary, runs.experiment, facts)}
+
+
+def _texts(table, block=0):
+    return [[entry.text for entry in row.entries] for row in table.blocks[block].rows]
+
+
+@pytest.mark.parametrize(
+    ("half_width", "places"),
+    [(12.0, 0), (3.6, 0), (3.5, 1), (0.95, 1), (9.6, 0), (0.36, 1), (0.35, 2), (0.0, 4), (float("nan"), 1)],
+)
+def test_decimals_follow_the_particle_data_group(half_width, places):
+    assert numbers.decimals(half_width) == places
+
+
+def test_numbers():
+    assert numbers.number(-0.04, 1) == "0.0" and numbers.number(-1.25, 1, signed=True) == "−1.2"
+    assert numbers.number(float("nan"), 1) == "–" == numbers.significant(None)
+    assert numbers.plus_minus(90.0, float("nan"), 1) == "90.0"
+    assert numbers.bracket(-1.0, 2.0, 1, signed=True) == "[−1.0, +2.0]"
+    assert [numbers.significant(v) for v in (1234567.0, 21.28, 0.0123, 0)] == ["1\u202f234\u202f567", "21.3", "0.0123", "0"]
+    assert numbers.percent(0.03) == "3%" and numbers.percent(0.125) == "12.5%"
+
+
+def test_accuracy_rows(synthetic_runs):
+    table = _tables(synthetic_runs)["accuracy"]
+    assert [block.heading for block in table.blocks] == [
+        "100% of the training data (n = 1000)",
+        "30% of the training data (n = 300)",
+        "10% of the training data (n = 100)",
+    ]
+    rows = _texts(table)
+    assert [row[0] for row in rows] == ["ResNet_18 & co", "ConvNeXt", "ViT (timm)", "ViT (ours)"]
+    column = table.columns.index
+    assert rows[0][column("Top-1 (%) ↑")] == "90.0 ± 0.5"
+    assert rows[1][2] == "[85.2, 90.8]"
+    assert re.fullmatch(r"−2\.0 \[−\d\.\d, −0\.\d\] †", rows[1][3]) and rows[0][3] == "–"
+    bold = [[entry.bold for entry in row.entries].count(True) for row in table.blocks[0].rows]
+    assert bold == [1, 0, 0, 0]
+    assert "Top-5 (%) ↑" not in table.columns
+    assert table.footnotes == {} and table.banner == ""
+
+
+def test_captions_say_everything(synthetic_runs):
+    for table in _tables(synthetic_runs).values():
+        for word in (
+            "Seeds 0, 1, 2",
+            "mean",
+            "400 test images",
+            "last",
+            "identical",
+            "cpu",
+            "fp32",
+            "3 × forward",
+            "Certificate",
+        ):
+            assert word in table.caption, (table.name, word)
+    caption = _tables(synthetic_runs)["accuracy"].caption
+    for word in ("± sample standard deviation", "two-way random effects", "Hillis", "unadjusted", "Holm", "below 3 seeds"):
+        assert word in caption
+
+
+def test_data_efficiency_rows(synthetic_runs):
+    table = _tables(synthetic_runs)["data_efficiency"]
+    assert table.columns[1:4] == ["10% (n = 100)", "30% (n = 300)", "100% (n = 1000)"]
+    row = _texts(table)[3]
+    assert row[0] == "ViT (ours)" and row[3] == "80.0 ± 0.5"
+    assert re.fullmatch(r"4\.0× \[3\.\d, 4\.\d\] more", row[6])
+    assert _texts(table)[0][5:] == ["–", "–", "–"]
+
+
+def test_images_needed_turns_with_the_reference(tmp_path):
+    table = _tables(write_experiment(tmp_path / "runs" / "synthetic", make_experiment(reference="vit")))["data_efficiency"]
+    assert re.fullmatch(r"4\.0× \[3\.\d, 4\.\d\] fewer", _texts(table)[0][6])
+    assert table.blocks[0].rows[0].entries[6].value == pytest.approx(1 / 4, rel=0.03)
+
+
+def test_compute_rows_and_unknowns(synthetic_runs):
+    tables_ = _tables(synthetic_runs)
+    rows = _texts(tables_["compute"])
+    assert rows[3] == ["ViT (ours)", "1.23", "0.0123", "0.000240", "0.00100", "1\u202f001", "1.50", "–", "–", "80.0 ± 0.5"]
+    frame = pd.read_csv(io.StringIO(render.csv(tables_["compute"])))
+    assert frame["mfu"].isna().all() and frame["n_params"].iloc[-1] == 1_234_567
+
+
+def test_mixed_devices_are_a_footnote(synthetic_runs):
+    synthetic_runs.edit_record(synthetic_runs.run_id("vit"), environment={"device": "NVIDIA H200"})
+    table = _tables(synthetic_runs)["compute"]
+    assert all(row[4:9] == ["–"] * 5 for row in _texts(table))
+    assert "NVIDIA H200, cpu" in table.footnotes["a"]
+    assert {row.entries[0].note for row in table.blocks[0].rows} == {"a"}
+
+
+def test_incomplete_cells_are_footnotes_in_every_format(synthetic_runs):
+    synthetic_runs.lose(synthetic_runs.run_id("vit", 1.0, 1))
+    table = _tables(synthetic_runs)["accuracy"]
+    assert table.blocks[0].rows[3].entries[0].note == "a"
+    assert table.footnotes == {"a": "2 of 3 seeds: seed 1 missing; Δ over 2 of the reference's 3 seeds"}
+    assert "1 of 12 cells lack seeds" in table.caption
+    for text in (render.markdown(table), render.latex(table), render.plain(table), render.csv(table)):
+        assert "2 of 3 seeds: seed 1 missing" in text
+
+
+def test_the_banner_cannot_be_missed(synthetic_runs):
+    synthetic_runs.edit_record(synthetic_runs.run_id("vit"), environment={"precision": "bf16"})
+    table = _tables(synthetic_runs)["accuracy"]
+    assert "UNEQUAL SETTINGS" in table.banner and "precision" in table.banner
+    assert "UNEQUAL SETTINGS" in render.markdown(table).splitlines()[2]
+    latex = render.latex(table)
+    assert latex.index("UNEQUAL SETTINGS") < latex.index("tabular") and r"\textbf{UNEQUAL" in latex
+    frame = pd.read_csv(io.StringIO(render.csv(table)))
+    assert frame.columns[0] == "WARNING" and frame["WARNING"].str.startswith("UNEQUAL SETTINGS").all()
+    assert render.plain(table).startswith("!!! UNEQUAL SETTINGS")
+
+
+def test_csv_has_full_precision_and_run_ids(synthetic_runs):
+    table = _tables(synthetic_runs)["accuracy"]
+    frame = pd.read_csv(io.StringIO(render.csv(table)))
+    assert len(frame) == 12
+    row = frame[(frame["model"] == "vit") & (frame["train_fraction"] == 0.1)].iloc[0]
+    assert row["run_ids"].split() == [synthetic_runs.run_id("vit", 0.1, seed) for seed in range(3)]
+    results = load(synthetic_runs.ledger, synthetic_runs.folder, synthetic_runs.experiment)
+    summary = summarise(results, synthetic_runs.experiment)
+    assert row["delta_low"] == summary.cells.query("model == 'vit' and train_fraction == 0.1")["delta_low"].iloc[0]
+
+
+def test_top5_from_a_hundred_classes(tmp_path):
+    experiment = make_experiment(seeds=[0, 1, 2], train_fractions=[1.0], expect=[])
+    folder = tmp_path / "runs" / "synthetic"
+    names = tuple(f"class {i}" for i in range(100))
+    cells = [write_run(folder, experiment, m, "shapes", 1.0, s, classes=names) for m in experiment.models for s in range(3)]
+    runs = write_experiment(tmp_path / "unused", make_experiment(models={"resnet": experiment.models["resnet"]}, expect=[]))
+    runs.folder, runs.experiment, runs.ledger = folder, experiment, runs.ledger | {"cells": cells}
+    assert "Top-5 (%) ↑" in _tables(runs)["accuracy"].columns
+
+
+def test_models_by_datasets(tmp_path):
+    shapes = make_experiment().data["shapes"]
+    data = {"shapes": shapes, "more": DataConfig(**(shapes.model_dump() | {"title": "More & more"}))}
+    runs = write_experiment(tmp_path / "runs" / "synthetic", make_experiment(data=data, train_fractions=[1.0]))
+    tables_ = _tables(runs)
+    table = tables_["datasets"]
+    assert table.columns == ["Model", "Shapes ↑", "More & more ↑"]
+    assert _texts(table)[3] == ["ViT (ours)", "80.0 ± 0.5", "80.0 ± 0.5"]
+    assert [block.heading for block in tables_["accuracy"].blocks] == [
+        "Shapes: 100% of the training data (n = 1000)",
+        "More & more: 100% of the training data (n = 1000)",
+    ]
+    assert "Friedman" not in table.caption
+
+
+def test_friedman_from_six_datasets(tmp_path):
+    shapes = make_experiment().data["shapes"]
+    data = {f"set{i}": shapes.model_copy(update={"title": f"Set {i}"}) for i in range(6)}
+    runs = write_experiment(tmp_path / "runs" / "synthetic", make_experiment(data=data, train_fractions=[1.0], seeds=[0]))
+    caption = _tables(runs)["datasets"].caption
+    assert "Friedman test of equal ranks over 6 datasets: p = 0.0" in caption
+
+
+def test_markdown_is_well_formed(synthetic_runs):
+    text = render.markdown(_tables(synthetic_runs)["accuracy"])
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 3 * (2 + 4)
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+    assert r"ResNet\_18 \& co" in text and "**90.0 ± 0.5**" in text
+
+
+def test_no_address_and_no_path(synthetic_runs):
+    for table in _tables(synthetic_runs).values():
+        for text in (render.markdown(table), render.latex(table), render.csv(table)):
+            assert "://" not in text and str(synthetic_runs.folder) not in text
+
+
+def test_latex_escapes():
+    assert render.latex_text(r"a_b & 5% #1 $x$ {y} \z ~ ^ [q] <") == (
+        r"a\_b \& 5\% \#1 \$x\$ \{y\} \textbackslash{}z \textasciitilde{} \textasciicircum{} {[}q{]} $<$"
+    )
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX engine: install texlive-latex-base")
+def test_latex_compiles(synthetic_runs, tmp_path):
+    synthetic_runs.lose(synthetic_runs.run_id("vit", 1.0, 1), "failed", "KeyError: '_%&#$^~{}\\' [x]")
+    synthetic_runs.edit_record(synthetic_runs.run_id("vit"), environment={"precision": "bf16"})
+    bodies = []
+    for table in _tables(synthetic_runs).values():
+        (tmp_path / f"{table.name}.tex").write_text(render.latex(table), encoding="utf-8")
+        bodies.append(f"\\input{{{table.name}}}")
+    known = subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, check=False).returncode == 0
+    document = "\\documentclass{article}" + (r"\usepackage{booktabs}" if known else BOOKTABS) + "\\begin{document}"
+    document += "\n".join([*bodies, "\\end{document}"])
+    (tmp_path / "all.tex").write_text(document)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "all.pdf").stat().st_size > 10_000

@@ -1,0 +1,53 @@
+"""What the README, the Makefile and the published results promise."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+
+from experiments import loading
+from experiments.config import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M)) - {"named"}
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", "-s", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_every_target_has_one_line_of_help() -> None:
+    shown = make().stdout
+    for target in TARGETS:
+        assert re.search(rf"^  make {target} +\S", shown, re.M), target
+
+
+def test_commands_of_the_readme_exist() -> None:
+    commands = re.findall(r"^make(?: ([a-z-]+))?(?: NAME=(\w+))?", README, re.M)
+    assert len(commands) > 8
+    for target, name in commands:
+        assert not target or target in TARGETS
+        assert not name or name in loading.names("experiments")
+
+
+def test_tree_of_the_readme_is_the_tree() -> None:
+    rooms = set(re.findall(r"^(\w+)/ ", README, re.M))
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert rooms == {path.partition("/")[0] for path in tracked if "/" in path and not path.startswith(".")}
+
+
+def test_paths_of_the_guides_exist() -> None:
+    guides = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    made_by_use = {"runs", "reports", "data"}
+    for path in re.findall(r"`((?:configs|vit_scratch|baselines|experiments|analysis|tests|results)/[\w/.]*)`", guides):
+        assert (ROOT / path).exists() or path.partition("/")[0] in made_by_use, path
+
+
+@pytest.mark.parametrize("target", ["experiment", "status", "report", "sync"])
+def test_a_missing_name_is_told(target: str) -> None:
+    done = make("-o", "install", target)
+    assert done.returncode == 2
+    assert "NAME is missing" in done.stderr and f"make {target} NAME=vit_small_data" in done.stderr
