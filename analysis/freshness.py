@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments.config import Experiment
-from experiments.record import RECORD_FILE, atomic_write
+from experiments.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, atomic_write
 
 MEMORY_FILE = ".made.json"
 
@@ -27,6 +28,8 @@ class Remembered:
         The accuracy table for a terminal.
     verdict : list of str
         The result in sentences.
+    faults : list of str
+        Runs that could not be used, or only in part.
     files : list of str
         What must still be there, from the report's folder on.
     """
@@ -34,11 +37,14 @@ class Remembered:
     key: str
     accuracy_text: str
     verdict: list[str]
+    faults: list[str]
     files: list[str]
 
 
 def key_of(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, links: Mapping[str, str]) -> str:
-    """Hash of a report's inputs: ledger, experiment, links, records, and the code of the analysis.
+    """Hash of a report's inputs: ledger, experiment, links, run folders, and the code of the analysis.
+
+    Records and code are hashed by content, the other files of a run by size and time: predictions may be large.
 
     Parameters
     ----------
@@ -52,10 +58,14 @@ def key_of(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, link
     """
     digest = hashlib.sha256(json.dumps([ledger, dict(links)], sort_keys=True).encode())
     digest.update(experiment.model_dump_json().encode())
-    records = (folder / cell["run_id"] / RECORD_FILE for cell in ledger["cells"] if cell["status"] == "done")
-    sources = sorted(path for path in Path(__file__).parent.rglob("*") if path.is_file() and path.suffix != ".pyc")
-    for path in [*records, *sources]:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for record in (folder / cell["run_id"] / RECORD_FILE for cell in ledger["cells"] if cell["status"] == "done"):
+        digest.update(record.read_bytes())
+        for name in (CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE):
+            with contextlib.suppress(OSError):
+                facts = (record.parent / name).stat()
+                digest.update(f"{record.parent.name} {name} {facts.st_size} {facts.st_mtime_ns}".encode())
+    for source in sorted(path for path in Path(__file__).parent.rglob("*") if path.suffix in (".py", ".j2", ".css", ".js")):
+        digest.update(source.read_bytes())
     return digest.hexdigest()
 
 
@@ -69,8 +79,12 @@ def recall(report_folder: Path, key: str) -> Remembered | None:
     return memory if whole else None
 
 
-def remember(report_folder: Path, key: str, *, accuracy_text: str, verdict: list[str], paths: Iterable[Path]) -> None:
+def remember(report_folder: Path, memory: Remembered) -> None:
     """Note what a report was made from, beside it."""
-    files = sorted(str(path.relative_to(report_folder)) for path in paths)
     with atomic_write(report_folder / MEMORY_FILE) as file:
-        json.dump(asdict(Remembered(key, accuracy_text, verdict, files)), file, indent=1)
+        json.dump(asdict(memory), file, indent=1)
+
+
+def forget(report_folder: Path) -> None:
+    """Let the next run make the report again."""
+    (report_folder / MEMORY_FILE).unlink(missing_ok=True)

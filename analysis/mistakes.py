@@ -6,12 +6,28 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from analysis import metrics
 from analysis.load import Results, table_order
 from analysis.pairing import paired, scores
 from experiments.config import Experiment
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How alike two models' predictions are.
+
+    Attributes
+    ----------
+    same_prediction : float
+        Share of test images on which both name the same class, right or wrong.
+    both_wrong : float
+        Share of test images on which both are wrong, in the same way or not.
+    """
+
+    same_prediction: float
+    both_wrong: float
 
 
 @dataclass(frozen=True)
@@ -72,5 +88,31 @@ def _agreement(results: Results, a: pd.DataFrame, b: pd.DataFrame) -> dict[str, 
     pair = paired(results, a, b, "predicted")
     if pair is None:
         return {"same_prediction": math.nan, "both_wrong": math.nan}
-    shares = metrics.agreement(*pair, results.labels[a["test_digest"].iloc[0]])
+    shares = agreement(*pair, results.labels[a["test_digest"].iloc[0]])
     return {"same_prediction": shares.same_prediction, "both_wrong": shares.both_wrong}
+
+
+def agreement(predictions_a: npt.ArrayLike, predictions_b: npt.ArrayLike, labels: npt.ArrayLike) -> Agreement:
+    """Compare the classes that two models predict for the same images.
+
+    Parameters
+    ----------
+    predictions_a, predictions_b : int arrays of shape (N,) or (S, N)
+        Predicted class indices; with seeds, row s of both belongs to one seed and shares are over seeds and images.
+    labels : int array of shape (N,)
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not match or are empty.
+    """
+    a, b, truth = np.asarray(predictions_a), np.asarray(predictions_b), np.asarray(labels)
+    if a.shape != b.shape or a.size == 0 or truth.shape != a.shape[-1:]:
+        raise ValueError(
+            f"`predictions_a`, `predictions_b` and `labels` must be of the same images, got shapes {a.shape}, {b.shape} "
+            f"and {truth.shape}."
+        )
+    return Agreement(
+        same_prediction=float((a == b).mean()),
+        both_wrong=float(((a != truth) & (b != truth)).mean()),
+    )

@@ -16,6 +16,7 @@ import numpy as np
 
 from analysis import calibration
 from experiments.config import Experiment
+from experiments.metrics import expected_calibration_error
 from experiments.record import METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, Record, RecordError, read_record
 
 COMPUTE_COLUMNS = (
@@ -215,11 +216,11 @@ def _outcome(predictions: Arrays, record: Record, path: Path) -> Outcome:
 def _calibration(predictions: Arrays) -> tuple[float, float]:
     """Expected calibration error on test, as it is and after temperature scaling on validation."""
     logits, labels = predictions["logits"], predictions["labels"]
-    before = calibration.expected_calibration_error(logits, labels)
+    before = expected_calibration_error(logits, labels)
     if not len(predictions["val_labels"]):
         return before, math.nan
     temperature = calibration.fit_temperature(predictions["val_logits"], predictions["val_labels"])
-    return before, calibration.expected_calibration_error(logits, labels, temperature=temperature)
+    return before, expected_calibration_error(logits, labels, temperature=temperature)
 
 
 def _test_digest(predictions: Arrays) -> str:

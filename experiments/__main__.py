@@ -79,20 +79,22 @@ def _report(
 
     target, links = reports_dir() / experiment.name, _links(ledger, folder)
     key = freshness.key_of(ledger, folder, experiment, links)
-    before = None if again else freshness.recall(target, key)
-    if before is None:
+    memory = None if again else freshness.recall(target, key)
+    if memory is None:
         from analysis import report
 
+        freshness.forget(target)
         with out.status("Making the report"):
             made = report.build(ledger, folder, experiment, target, allow_unequal=allow_unequal, links=links)
-        for fault in made.faults:
-            err.print(f"[yellow]left out:[/] {escape(fault)}", soft_wrap=True)
-        freshness.remember(target, key, accuracy_text=made.accuracy_text, verdict=made.verdict, paths=made.paths)
-        before = freshness.recall(target, key)
-    if before is not None:
-        out.print(before.accuracy_text, markup=False, soft_wrap=True)
-        for sentence in before.verdict:
-            out.print(sentence, markup=False, soft_wrap=True)
+        files = sorted(str(path.relative_to(target)) for path in made.paths)
+        memory = freshness.Remembered(key, made.accuracy_text, made.verdict, made.faults, files)
+        if made.equal:  # a report of unequal runs is shown to those who ask for it, and to nobody later
+            freshness.remember(target, memory)
+    for fault in memory.faults:
+        err.print(f"[yellow]left out:[/] {escape(fault)}", soft_wrap=True)
+    out.print(memory.accuracy_text, markup=False, soft_wrap=True)
+    for sentence in memory.verdict:
+        out.print(sentence, markup=False, soft_wrap=True)
 
 
 def _links(ledger: dict[str, Any], folder: Path) -> dict[str, str]:

@@ -10,9 +10,9 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from analysis.calibration import reliability
 from analysis.figures import style
 from analysis.figures.style import Style
+from experiments.metrics import reliability
 
 if TYPE_CHECKING:
     from analysis.load import Results

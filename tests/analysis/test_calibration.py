@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from analysis.calibration import expected_calibration_error, fit_temperature, reliability
-from analysis.metrics import (
-    agreement,
+from analysis.calibration import fit_temperature
+from analysis.mistakes import agreement
+from experiments.metrics import (
     brier_per_image,
     confusion_matrix,
+    expected_calibration_error,
     macro_f1,
     nll_per_image,
     per_class_accuracy,
+    reliability,
     top_k,
 )
 
