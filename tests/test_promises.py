@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from experiments import loading
+from experiments.__main__ import main
 from experiments.config import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,6 +47,19 @@ def test_paths_of_the_guides_exist() -> None:
     made_by_use = {"runs", "reports", "data"}
     for path in re.findall(r"`((?:configs|vit_scratch|baselines|experiments|analysis|tests|results)/[\w/.]*)`", guides):
         assert (ROOT / path).exists() or path.partition("/")[0] in made_by_use, path
+
+
+def test_result_of_the_readme_is_made_from_the_published_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNS_DIR", str(ROOT / "results"))
+    monkeypatch.setenv("REPORTS_DIR", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["experiments", "report", "vit_small_data"])
+    assert main() == 0
+    made = (tmp_path / "vit_small_data" / "data_efficiency.md").read_text(encoding="utf-8")
+    table = [line for line in made.splitlines() if line.startswith("|")]
+    assert len(table) == 6 and "\n".join(table) in README
+    figure = "learning_curves.svg"
+    drawn = (tmp_path / "vit_small_data" / "figures" / figure).read_bytes()
+    assert drawn == (ROOT / "results" / "vit_small_data" / figure).read_bytes()
 
 
 @pytest.mark.parametrize("target", ["experiment", "status", "report", "sync"])
