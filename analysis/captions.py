@@ -67,11 +67,21 @@ def gather(results: Results, summary: Summary, experiment: Experiment, certifica
         seeds=seeds,
         test=f"{images} test images; checkpoint: the last of a fixed schedule, tested once.",
         conditions=(
-            f"Track: {experiment.track}. Trained on {', '.join(certificate.content['devices'])} in {', '.join(precisions)}. "
+            f"{_track(experiment)} Trained on {', '.join(certificate.content['devices'])} in {', '.join(precisions)}. "
             "Training FLOPs are 3 × forward."
         ),
         certificate=proof,
         banner=banner,
+    )
+
+
+def _track(experiment: Experiment) -> str:
+    """How recipes were come by."""
+    if experiment.track == "identical":
+        return "Track: identical, one recipe for all."
+    return (
+        f"Tracks in blocks: identical, one recipe for all; tuned, for each model and fraction the best of "
+        f"{experiment.tuning.trials} trials of one space, chosen on validation with a seed of its own, their cost charged."
     )
 
 
@@ -111,8 +121,9 @@ def compute(facts: Facts) -> str:
         f"{facts.seeds} GMACs: billions of multiply-accumulates of the forward pass of one image. Train PFLOPs: 3 × forward "
         "FLOPs × images seen, in units of 1e15. Device-hours are net of evaluation and summed over attempts. Images/s: "
         "end to end, net of evaluation. Peak memory: of the device's allocator, on a CPU of the process. MFU: model FLOPs "
-        f"over the dense peak of the device. {UNKNOWN}: not known on this device. Top-1 accuracy (%) is mean ± sample "
-        f"standard deviation, bold as in the accuracy table. {facts.common}"
+        f"over the dense peak of the device. {UNKNOWN}: not known on this device. Time to target: training "
+        "seconds to the validation accuracy that was fixed in advance, median, with the share of runs that reached it. "
+        f"Top-1 accuracy (%) is mean ± sample standard deviation, bold as in the accuracy table. {facts.common}"
     )
 
 

@@ -65,7 +65,7 @@ def _row(results: Results, experiment: Experiment, data: str, setting: str, mode
         "model_title": config.title,
         "family": config.family,
         "source": config.source,
-        "track": experiment.track,
+        "track": runs["track"].iloc[0] if len(runs) else experiment.track,
         "seeds": own,
         "n_seeds": len(own),
         "n_expected": len(experiment.seeds),

@@ -259,4 +259,8 @@ def _row(record: Record, experiment: Experiment) -> dict[str, Any]:
         **record.metrics,
     }
     compute = record.compute.model_dump()
+    # The trials that a recipe was chosen from are part of what its result cost.
+    for own, tuning in (("train_pflops", "tuning_pflops"), ("device_hours", "tuning_device_hours")):
+        if compute[own] is not None:
+            compute[own] += compute[tuning] or 0
     return row | {key: compute[key] for key in COMPUTE_COLUMNS}

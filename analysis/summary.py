@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis import expectations, learning, stats
@@ -111,7 +112,7 @@ def _cell(
         "model_title": config.title,
         "family": config.family,
         "source": config.source,
-        "track": experiment.track,
+        "track": own["track"].iloc[0] if len(own) else experiment.track,
         "train_fraction": fraction,
         "n": _only(at["n"]),
         "n_test": _only(at["n_test"]),
@@ -136,8 +137,27 @@ def _cell(
         difference = stats.paired_difference(*pair)
         row["n_paired"] = len(pair[0])
         row |= {"delta": difference.estimate, "delta_low": difference.low, "delta_high": difference.high, "p": difference.p}
+    row["seconds_to_target"], row["reached_target"] = _time_to_target(results, own, experiment.target_val_top1)
     row["note"] = _note(results, row, len(reference), pair is not None, experiment)
     return row
+
+
+def _time_to_target(results: Results, own: pd.DataFrame, target: float | None) -> tuple[float, float]:
+    """Median training seconds up to the first evaluation at the validation target, and the share of runs that reached it.
+
+    A run that did not reach it counts as later than all that did; the median is NaN where half of the runs or more did not.
+    """
+    if target is None or own.empty:
+        return math.nan, math.nan
+    seconds = []
+    for run_id in own["run_id"]:
+        curve = results.curves(run_id)
+        if curve.empty:
+            return math.nan, math.nan
+        reached = curve.loc[curve["val/top1"] >= target, "train_seconds"]
+        seconds.append(float(reached.iloc[0]) if len(reached) else math.inf)
+    median = float(np.median(seconds))
+    return median if math.isfinite(median) else math.nan, float(np.mean(np.isfinite(seconds)))
 
 
 def _note(results: Results, row: Mapping[str, Any], n_reference: int, compared: bool, experiment: Experiment) -> str:

@@ -220,6 +220,7 @@ def compute(summary: Summary, facts: Facts) -> Table:
     notes = Notes()
     cells = summary.cells
     largest = cells[cells["train_fraction"] == cells["train_fraction"].max()]
+    with_target = bool(largest["reached_target"].notna().any())
     blocks = []
     mixed = ""
     for heading, group in _groups(largest):
@@ -231,14 +232,24 @@ def compute(summary: Summary, facts: Facts) -> Table:
         for r in group.itertuples():
             values = [getattr(r, name) for _, name, _ in _COMPUTE]
             entries = [Entry(significant(v * f), value=v) for v, (_, _, f) in zip(values, _COMPUTE, strict=True)]
+            if with_target:
+                entries.append(Entry(_target_text(r), value=r.seconds_to_target))
             entries.append(Entry(accuracy_text(r), bool(r.bold), r.mean))
             marks = ", ".join(filter(None, [notes.mark(r.note), mixed if devices else ""]))
             rows.append(Row(r.family, [_name(r, marks), *entries]))
         blocks.append(Block(heading or f"{percent(float(largest['train_fraction'].iloc[0]))} of the training data", rows))
     caption = captions.compute(facts)
     frame = _csv(cells, csv_columns.COMPUTE, facts.banner)
-    columns = ["Model", *(heading for heading, _, _ in _COMPUTE), "Top-1 (%) ↑"]
+    target = ["Time to target (s) ↓"] if with_target else []
+    columns = ["Model", *(heading for heading, _, _ in _COMPUTE), *target, "Top-1 (%) ↑"]
     return Table("compute", "Compute", caption, columns, blocks, notes.texts(), frame, facts.banner)
+
+
+def _target_text(row: Any) -> str:
+    """Median seconds to the validation target with the share of runs that reached it."""
+    if math.isnan(row.reached_target):
+        return UNKNOWN
+    return f"{significant(row.seconds_to_target)} ({percent(row.reached_target)})"
 
 
 # -------------------------------------------------------------------------------------------------------------- datasets

@@ -44,7 +44,7 @@ def run(
 ) -> None:
     """Run what is missing of an experiment, then make its report."""
     from experiments.grid import ledger
-    from experiments.launch import experiment_folder, launch, plan
+    from experiments.launch import experiment_folder, launch, plan, trials_for
     from experiments.worker import stop_requested
 
     if engine != "local":
@@ -52,13 +52,17 @@ def run(
     experiment = _load(name, overrides)
     folder = experiment_folder(experiment)
     cells = plan(experiment)
-    counts = ledger(experiment, cells, folder)["counts"]
-    ended = 0 if retry_failed else counts["failed"]
-    out.print(f"[bold]{name}[/]: {experiment.question}", soft_wrap=True)
-    out.print(f"{len(cells)} cells, {counts['done']} done before, {len(cells) - counts['done'] - ended} to run.")
-    with display.Progress(out, folder, total=len(cells), done=counts["done"] + ended) as progress:
-        launch(cells, folder, jobs=jobs, observer=progress, retry_failed=retry_failed)
-    after = ledger(experiment, cells, folder)
+    trials = trials_for(cells)
+    out.print(f"[bold]{escape(name)}[/]: {escape(experiment.question)}", soft_wrap=True)
+    for batch, kind in ((trials, "tuning trials"), (cells, "cells")):
+        if not batch or stop_requested():
+            continue
+        counts = ledger(experiment, batch, folder)["counts"]
+        ended = 0 if retry_failed else counts["failed"]
+        out.print(f"{len(batch)} {kind}, {counts['done']} done before, {len(batch) - counts['done'] - ended} to run.")
+        with display.Progress(out, folder, total=len(batch), done=counts["done"] + ended) as progress:
+            launch(batch, folder, jobs=jobs, observer=progress, retry_failed=retry_failed)
+    after = ledger(experiment, cells, folder, trials)
     if stop_requested():
         out.print(f"Stopped: {after['counts']['done']} of {len(cells)} cells are done. The same command goes on from here.")
         raise typer.Exit(STOPPED)
@@ -118,6 +122,15 @@ def _where_to_look(experiment: Experiment, folder: Path) -> None:
         )
 
 
+def _known_ledger(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """The ledger from what lies in the folder; no data is loaded."""
+    from experiments.grid import expand, ledger, read_splits
+    from experiments.launch import trials_for
+
+    cells = expand(experiment, read_splits(folder))
+    return ledger(experiment, cells, folder, trials_for(cells))
+
+
 @app.command()
 def report(
     name: Name,
@@ -127,12 +140,9 @@ def report(
     ] = False,
 ) -> None:
     """Make an experiment's report again from its records."""
-    from experiments.grid import expand, ledger, read_splits
-
     experiment = _load(name, overrides)
     folder = runs_dir() / name
-    cells = expand(experiment, read_splits(folder))
-    _report(experiment, ledger(experiment, cells, folder), folder, again=True, allow_unequal=allow_unequal)
+    _report(experiment, _known_ledger(experiment, folder), folder, again=True, allow_unequal=allow_unequal)
     out.print(f"\nReport   {reports_dir() / name / 'report.html'}", soft_wrap=True)
 
 
@@ -143,11 +153,8 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show which cells are done, running, failed or missing."""
-    from experiments.grid import expand, ledger, read_splits
-
     experiment = _load(name, overrides)
-    folder = runs_dir() / name
-    values = ledger(experiment, expand(experiment, read_splits(folder)), folder)
+    values = _known_ledger(experiment, runs_dir() / name)
     if as_json:
         typer.echo(json.dumps(values, indent=2))
     else:
@@ -174,6 +181,44 @@ def show(run_folder: Annotated[Path, typer.Argument(help="A run folder, or a run
     if not found:
         raise ConfigError([f"show: no run folder {run_folder}, and no run of that name below {runs_dir()}."])
     out.print_json(read_record(found[0] / RECORD_FILE).to_json())
+
+
+@app.command()
+def profile(
+    model: Annotated[str, typer.Argument(help="Stem of a file in configs/models.")],
+    image_size: Annotated[int, typer.Option(help="Pixels of a side.", min=1)] = 224,
+    batch_size: Annotated[int, typer.Option(help="Images of a step.", min=2)] = 64,
+    channels: Annotated[int, typer.Option(help="Channels of an image.", min=1, max=4)] = 3,
+    classes: Annotated[int, typer.Option(help="Classes of the head.", min=2)] = 10,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Measure a model's cost without training it, and keep the row for the records of later runs."""
+    config = loading.load_part("models", model)
+    if precision not in ("fp32", "bf16"):
+        raise ConfigError([f"--precision: must be fp32 or bf16, got {precision!r}."])
+    from experiments.profile import profile as measure
+    from experiments.run import check_precision, resolve_device
+
+    device = resolve_device()
+    check_precision(precision, device)
+    with err.status(f"Measuring {model}"):
+        row = measure(
+            model,
+            config,
+            image_size=image_size,
+            channels=channels,
+            batch_size=batch_size,
+            n_classes=classes,
+            precision=precision,
+            threads=threads,
+            device=device,
+        )
+    if as_json:
+        typer.echo(json.dumps(row, indent=2))
+    else:
+        out.print(display.profile_table(row))
 
 
 @app.command()

@@ -13,10 +13,11 @@ from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
 from experiments import compute
-from experiments.config import PROTOCOL, requested_settings
+from experiments.config import PROTOCOL, TUNED_FIELDS, requested_settings
 from experiments.fit import Training
 from experiments.grid import Cell
 from experiments.metrics import classification_metrics
+from experiments.profile import bare_rate, describe
 from experiments.record import (
     CONFIG_FILE,
     PREDICTIONS_FILE,
@@ -31,11 +32,11 @@ from experiments.record import (
 
 
 class Predictions(NamedTuple):
-    """Logits and labels of the test and validation sets under the last weights."""
+    """Logits and labels of the test and validation sets under the last weights; no test set for a tuning trial."""
 
-    logits: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    sample_ids: NDArray[np.str_]
+    logits: NDArray[np.float32] | None
+    labels: NDArray[np.int64] | None
+    sample_ids: NDArray[np.str_] | None
     val_logits: NDArray[np.float32]
     val_labels: NDArray[np.int64]
     val_sample_ids: NDArray[np.str_]
@@ -46,6 +47,9 @@ def make_record(
     predictions: Predictions,
     *,
     n_train: int,
+    n_test: int,
+    rows: list[dict[str, Any]],
+    trials: list[Record],
     training: Training,
     geometry: dict[str, Any],
     gmacs: float,
@@ -53,18 +57,29 @@ def make_record(
     environment: dict[str, Any],
     started: str,
 ) -> Record:
-    """Everything that is known about a finished run."""
-    test = classification_metrics(predictions.logits, predictions.labels)
+    """Everything that is known about a finished run.
+
+    Parameters
+    ----------
+    rows : list of dict
+        The rows of ``metrics.jsonl``.
+    trials : list of Record
+        On track B all trials that ended, whose cost is charged to the run.
+    """
+    test: dict[str, float | None] = {}
+    if predictions.logits is not None and predictions.labels is not None:
+        test = classification_metrics(predictions.logits, predictions.labels)
     val = classification_metrics(predictions.val_logits, predictions.val_labels)
     meter, samples = training.meter, training.step * cell.recipe.batch_size
     rate = samples / meter.train_seconds if meter.train_seconds > 0 else None
     return Record(
         **identity(cell),
         status="done",
-        n_classes=predictions.logits.shape[1],
+        tuned=cell.recipe.model_dump(include=TUNED_FIELDS) if cell.tuning else None,
+        n_classes=predictions.val_logits.shape[1],
         n_train=n_train,
         n_val=len(predictions.val_labels),
-        n_test=len(predictions.labels),
+        n_test=n_test,
         steps=training.step,
         samples_seen=samples,
         metrics={
@@ -84,6 +99,21 @@ def make_record(
             reserved_memory_bytes=meter.reserved_bytes,
             mfu=compute.mfu(gmacs, rate, environment["device"]) if rate and environment["precision"] == "bf16" else None,
             energy_joules=meter.energy_joules,
+            bare_images_per_second=bare_rate(
+                describe(
+                    cell.model_name,
+                    cell.model,
+                    image_size=cell.data.image_size,
+                    channels=cell.data.channels,
+                    batch_size=cell.recipe.batch_size,
+                    precision=cell.recipe.precision,
+                    threads=cell.threads,
+                    device=environment["device"],
+                )
+            ),
+            seconds_to_target=seconds_to_target(rows, cell.target_val_top1),
+            tuning_pflops=sum(trial.compute.train_pflops or 0 for trial in trials) if trials else None,
+            tuning_device_hours=sum(trial.compute.device_hours or 0 for trial in trials) if trials else None,
         ),
         environment=environment,
         geometry=geometry,
@@ -91,6 +121,13 @@ def make_record(
         started=started,
         finished=now(),
     )
+
+
+def seconds_to_target(rows: list[dict[str, Any]], target: float | None) -> float | None:
+    """Training seconds up to the first evaluation at or above a validation accuracy; None if there is none."""
+    if target is None:
+        return None
+    return next((row["train_seconds"] for row in rows if row["val/top1"] >= target), None)
 
 
 def failed_record(cell: Cell, failure: Failure, attempts: list[dict[str, Any]], environment: dict[str, Any]) -> Record:
@@ -132,6 +169,7 @@ def identity(cell: Cell) -> dict[str, Any]:
         "protocol": PROTOCOL,
         "seed": cell.seed,
         "train_fraction": cell.train_fraction,
+        "trial": cell.trial,
         "varied": cell.varied,
     }
 
@@ -143,8 +181,9 @@ def write_config(cell: Cell, folder: Path, geometry: dict[str, Any], environment
     values = {
         "experiment": cell.experiment,
         "cell": about,
-        "requested": requested_settings(cell.recipe, cell.data, cell.track),
+        "requested": requested_settings(cell.recipe, cell.data, cell.tuning),
         "data": cell.data.model_dump(),
+        "recipe": cell.recipe.model_dump(),
         "model": cell.model.model_dump(),
         "resolved": {"geometry": geometry, **environment},
     }
@@ -155,7 +194,8 @@ def write_config(cell: Cell, folder: Path, geometry: dict[str, Any], environment
 def write_predictions(folder: Path, predictions: Predictions, class_names: tuple[str, ...]) -> None:
     """``predictions.npz``: any metric can be computed again from it."""
     with atomic_write(folder / PREDICTIONS_FILE, "wb") as file:
-        np.savez_compressed(file, class_names=np.array(class_names), **predictions._asdict())
+        arrays = {name: array for name, array in predictions._asdict().items() if array is not None}
+        np.savez_compressed(file, class_names=np.array(class_names), **arrays)
 
 
 def write_weights(folder: Path, model: nn.Module) -> None:

@@ -180,6 +180,29 @@ class Expectation(_Strict):
         return self
 
 
+class Tuning(_Strict):
+    """Track B: an equal tuning budget for every model, drawn from one space that knows nothing of models."""
+
+    trials: int = Field(5, ge=2)
+    """Quasi-random points (Halton), the same for every model."""
+    seed: int = Field(1_000_003, ge=0)
+    """Seed of the trials, which no reported run shares."""
+    learning_rate: list[Annotated[float, Field(gt=0)]] = Field([2e-4, 4e-3], min_length=2, max_length=2)
+    """Bounds of the peak rate, log-uniform."""
+    weight_decay: list[Annotated[float, Field(gt=0)]] = Field([0.01, 0.2], min_length=2, max_length=2)
+    """Bounds of the decay, log-uniform."""
+    augmentation: list[Augmentation] = Field([Augmentation()], min_length=1)
+    """Choices, equally likely."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Tuning:
+        for name in ("learning_rate", "weight_decay"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"`{name}` must be [low, high], got [{low}, {high}]")
+        return self
+
+
 class ExperimentFile(_Strict):
     """The keys of a file in ``configs/experiments``; names are looked up afterwards."""
 
@@ -190,7 +213,9 @@ class ExperimentFile(_Strict):
     train_fractions: list[Annotated[float, Field(gt=0, le=1)]] = Field([1.0], min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2], min_length=1)
     reference: str
-    track: Literal["identical"] = "identical"
+    track: Literal["identical", "tuned"] = "identical"
+    tuning: Tuning = Tuning()
+    target_val_top1: float | None = Field(None, gt=0, le=1)
     vary: dict[str, list[Any]] = {}
     expect: list[Expectation] = []
     threads: int = Field(1, ge=1)
@@ -203,6 +228,10 @@ class ExperimentFile(_Strict):
             values = getattr(self, key)
             if len(set(values)) != len(values):
                 faults.append(f"`{key}` must not repeat a value, got {values}")
+        if self.track == "tuned" and self.vary:
+            faults.append("`vary` and `track: tuned` cannot be combined; make two experiments")
+        if self.track == "tuned" and self.tuning.seed in self.seeds:
+            faults.append(f"`tuning.seed` must not be one of `seeds`, got {self.tuning.seed}")
         if self.reference not in self.models:
             faults.append(f"`reference` must be one of `models` ({', '.join(self.models)}), got {self.reference!r}")
         for index, expectation in enumerate(self.expect):
@@ -228,7 +257,11 @@ class Experiment(_Strict):
     train_fractions: list[float]
     seeds: list[int]
     reference: str
-    track: Literal["identical"]
+    track: Literal["identical", "tuned"]
+    """``tuned``: a second block of every table, in which each model has its own best of equally many trials."""
+    tuning: Tuning = Tuning()
+    target_val_top1: float | None = None
+    """Validation accuracy, fixed in advance, for the time that it takes to reach it. Never hashed."""
     vary: dict[str, list[Any]] = {}
     expect: list[Expectation] = []
     threads: int = 1
@@ -244,22 +277,28 @@ def canonical_hash(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def requested_settings(recipe: Recipe, data: DataConfig, track: str) -> dict[str, Any]:
+TUNED_FIELDS = {"learning_rate", "weight_decay", "augmentation"}
+"""Fields of a recipe that track B searches."""
+
+
+def requested_settings(recipe: Recipe, data: DataConfig, tuning: Tuning | None = None) -> dict[str, Any]:
     """Everything but the model: what must be equal for all rows of a table.
 
-    Neither path, title, seed, fraction nor device is part of it.
+    Neither path, title, seed, fraction nor device is part of it. On track B the search space and its budget stand for the
+    values that were searched.
     """
-    return {
-        "recipe": recipe.model_dump(),
+    settings = {
+        "recipe": recipe.model_dump(exclude=TUNED_FIELDS if tuning else None),
         "data": data.model_dump(exclude={"path", "title"}),
         "evaluation": {"checkpoint": "last", "test": "once, at the end"},
-        "track": track,
+        "track": "tuned" if tuning else "identical",
     }
+    return settings | {"tuning": tuning.model_dump()} if tuning else settings
 
 
-def settings_hash(recipe: Recipe, data: DataConfig, track: str) -> str:
+def settings_hash(recipe: Recipe, data: DataConfig, tuning: Tuning | None = None) -> str:
     """Hash of `requested_settings`."""
-    return canonical_hash(requested_settings(recipe, data, track))
+    return canonical_hash(requested_settings(recipe, data, tuning))
 
 
 # ---------------------------------------------------------------------------------------------------------- environment

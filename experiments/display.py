@@ -155,6 +155,22 @@ def ledger_table(ledger: dict[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
+def profile_table(row: dict[str, Any]) -> RenderableType:
+    """A model's cost, one figure a line; a dash where it is not known on this device."""
+    low, high = row["bare_images_per_second_quartiles"]
+    figures = {
+        "parameters": f"{row['n_params']:,}",
+        "forward GMACs": f"{row['forward_gmacs']:.4g}",
+        "training GFLOPs an image": f"{row['train_gflops_per_image']:.4g}",
+        "bare step": f"{row['bare_images_per_second']:,.0f} images/s (quartiles {low:,.0f} to {high:,.0f})",
+        "MFU": "–" if row["mfu"] is None else f"{100 * row['mfu']:.1f}%",
+        "peak memory": f"{row['peak_memory_bytes'] / 2**30:.2f} GiB",
+        "geometry": ", ".join(f"{key} {value}" for key, value in row["geometry"].items()) or "as published",
+        "on": f"{row['device']}, {row['precision']}, batch {row['batch_size']}, {row['image_size']} px",
+    }
+    return name_table(row["model"], figures.items())
+
+
 def name_table(title: str, rows: Iterable[tuple[str, str]]) -> RenderableType:
     """Names with a line each."""
     table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)

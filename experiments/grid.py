@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from experiments.config import (
     Experiment,
     ModelConfig,
     Recipe,
+    Tuning,
     canonical_hash,
     fraction_label,
     settings_hash,
@@ -38,7 +40,6 @@ class Cell:
     data: DataConfig
     recipe_name: str
     recipe: Recipe
-    track: str
     train_fraction: float
     seed: int
     varied: dict[str, Any]
@@ -46,11 +47,23 @@ class Cell:
     checkpoint_every_steps: int | None
     split_hash: str | None
     """None where the split has never been computed: such a cell has not run."""
+    target_val_top1: float | None = None
+    tuning: Tuning | None = None
+    """On track B the space that the recipe is chosen from."""
+    trial_split_hash: str | None = None
+    """Split of the tuning seed, on track B."""
+    trial: int | None = None
+    """Number of a tuning trial, which never sees the test set; None for a run that is reported."""
+
+    @property
+    def track(self) -> str:
+        """``identical``: one recipe for all; ``tuned``: for each model the best of equally many trials."""
+        return "tuned" if self.tuning else "identical"
 
     @property
     def settings_hash(self) -> str:
         """Hash of everything but the model."""
-        return settings_hash(self.recipe, self.data, self.track)
+        return settings_hash(self.recipe, self.data, self.tuning)
 
     @property
     def run_id(self) -> str | None:
@@ -64,12 +77,15 @@ class Cell:
             "protocol": PROTOCOL,
         }
         label = f"{self.model_name}-{self.data_name}-f{fraction_label(self.train_fraction)}-s{self.seed}"
+        if self.trial is not None:
+            label, identity = f"{label}-trial{self.trial}", identity | {"trial": self.trial}
         return f"{label}-{canonical_hash(identity)[:8]}"
 
     def describe(self) -> str:
         """How progress lines call the cell."""
         varied = "".join(f" {key.rpartition('.')[2]}={value}" for key, value in self.varied.items())
-        return f"{self.model_name} {self.data_name} {self.train_fraction:.4g} seed {self.seed}{varied}"
+        turn = f"seed {self.seed}" if self.trial is None else f"trial {self.trial}"
+        return f"{self.model_name} {self.data_name} {self.train_fraction:.4g} {turn}{varied}"
 
 
 def split_key(data: DataConfig, train_fraction: float, seed: int) -> str:
@@ -78,7 +94,9 @@ def split_key(data: DataConfig, train_fraction: float, seed: int) -> str:
 
 
 def expand(experiment: Experiment, splits: Mapping[str, str]) -> list[Cell]:
-    """All cells, in the order in which they run: seeds outermost, so that an early stop leaves whole rows.
+    """All cells that are reported, in the order in which they run: seeds outermost, so that an early stop leaves whole rows.
+
+    On track B the identical recipe comes first, as the block that the tuned one is read against.
 
     Parameters
     ----------
@@ -86,32 +104,36 @@ def expand(experiment: Experiment, splits: Mapping[str, str]) -> list[Cell]:
     splits : mapping
         Split hashes by `split_key`; those absent leave the cell without a run id.
     """
+    tracks: list[tuple[dict[str, Any], Tuning | None]] = [(setting, None) for setting in varied_settings(experiment)]
+    if experiment.track == "tuned":
+        tracks = [({"track": "identical"}, None), ({"track": "tuned"}, experiment.tuning)]
     cells = []
-    for setting in varied_settings(experiment):
-        recipe, datasets = with_settings(experiment, setting)
-        for data_name, data in datasets.items():
-            for seed in experiment.seeds:
-                for fraction in sorted(experiment.train_fractions, reverse=True):
-                    split = splits.get(split_key(data, fraction, seed))
-                    cells += [
-                        Cell(
-                            experiment=experiment.name,
-                            model_name=model_name,
-                            model=model,
-                            data_name=data_name,
-                            data=data,
-                            recipe_name=experiment.recipe_name,
-                            recipe=recipe,
-                            track=experiment.track,
-                            train_fraction=fraction,
-                            seed=seed,
-                            varied=setting,
-                            threads=experiment.threads,
-                            checkpoint_every_steps=experiment.checkpoint_every_steps,
-                            split_hash=split,
-                        )
-                        for model_name, model in experiment.models.items()
-                    ]
+    for varied, tuning in tracks:
+        recipe, datasets = with_settings(experiment, {} if experiment.track == "tuned" else varied)
+        for (data_name, data), seed in product(datasets.items(), experiment.seeds):
+            for fraction in sorted(experiment.train_fractions, reverse=True):
+                trial_split = splits.get(split_key(data, fraction, tuning.seed)) if tuning else None
+                cells += [
+                    Cell(
+                        experiment=experiment.name,
+                        model_name=model_name,
+                        model=model,
+                        data_name=data_name,
+                        data=data,
+                        recipe_name=experiment.recipe_name,
+                        recipe=recipe,
+                        train_fraction=fraction,
+                        seed=seed,
+                        varied=varied,
+                        threads=experiment.threads,
+                        checkpoint_every_steps=experiment.checkpoint_every_steps,
+                        split_hash=splits.get(split_key(data, fraction, seed)),
+                        target_val_top1=experiment.target_val_top1,
+                        tuning=tuning,
+                        trial_split_hash=trial_split,
+                    )
+                    for model_name, model in experiment.models.items()
+                ]
     return cells
 
 
@@ -145,8 +167,9 @@ def compute_splits(experiment: Experiment, folder: Path) -> dict[str, str]:
                 faults += [fault for fault in error.faults if fault not in faults]
                 continue
             pool = dataset.pool
+            seeds = [*experiment.seeds, *([experiment.tuning.seed] if experiment.track == "tuned" else [])]
             for fraction in experiment.train_fractions:
-                for seed in experiment.seeds:
+                for seed in seeds:
                     try:
                         train, val = nested_subset(pool.labels, fraction, seed)
                     except ConfigError as error:
@@ -179,24 +202,30 @@ def cell_status(cell: Cell, folder: Path) -> tuple[str, str | None]:
     return ("running", None) if is_running(run_folder) else ("missing", None)
 
 
-def ledger(experiment: Experiment, cells: list[Cell], folder: Path) -> dict[str, Any]:
-    """What was expected and what became of it, as the plain value that ``ledger.json`` holds."""
-    entries = []
-    for cell in cells:
+def ledger(experiment: Experiment, cells: list[Cell], folder: Path, trials: Sequence[Cell] = ()) -> dict[str, Any]:
+    """What was expected and what became of it, as the plain value that ``ledger.json`` holds.
+
+    Tuning trials stand apart: no table is made of them.
+    """
+
+    def entry(cell: Cell) -> dict[str, Any]:
         status, reason = cell_status(cell, folder)
-        entries.append(
-            {
-                "run_id": cell.run_id,
-                "model": cell.model_name,
-                "data": cell.data_name,
-                "train_fraction": cell.train_fraction,
-                "seed": cell.seed,
-                "varied": cell.varied,
-                "status": status,
-                "reason": reason,
-            }
-        )
+        return {
+            "run_id": cell.run_id,
+            "model": cell.model_name,
+            "data": cell.data_name,
+            "train_fraction": cell.train_fraction,
+            "seed": cell.seed,
+            "varied": cell.varied,
+            "status": status,
+            "reason": reason,
+        }
+
+    entries = [entry(cell) for cell in cells]
     counts = {name: sum(entry["status"] == name for entry in entries) for name in ("done", "failed", "running", "missing")}
-    mine = {cell.run_id for cell in cells}
+    mine = {cell.run_id for cell in [*cells, *trials]}
     other = sorted(path.parent.name for path in folder.glob(f"*/{RECORD_FILE}") if path.parent.name not in mine)
-    return {"experiment": experiment.name, "counts": {"expected": len(cells), **counts}, "cells": entries, "other": other}
+    values = {"experiment": experiment.name, "counts": {"expected": len(cells), **counts}, "cells": entries, "other": other}
+    if trials:
+        values["trials"] = [entry(trial) | {"trial": trial.trial} for trial in trials]
+    return values

@@ -10,6 +10,7 @@ from experiments import engine, worker
 from experiments.config import ConfigError, Experiment, runs_dir
 from experiments.grid import Cell, cell_status, compute_splits, expand, read_splits
 from experiments.record import RECORD_FILE
+from experiments.tuning import trials_of
 
 WAIT_SECONDS = 2.0
 
@@ -33,6 +34,11 @@ def plan(experiment: Experiment) -> list[Cell]:
         return expand(experiment, compute_splits(experiment, folder))
     except OSError as error:
         raise ConfigError([f"RUNS_DIR: {folder} cannot be written ({error.strerror}). Choose another folder."]) from error
+
+
+def trials_for(cells: list[Cell]) -> list[Cell]:
+    """The tuning trials that the cells' recipes are chosen from, each once."""
+    return list({trial.run_id: trial for cell in cells for trial in trials_of(cell)}.values())
 
 
 def forget_failures(cells: list[Cell], folder: Path) -> int:

@@ -266,9 +266,11 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
                 "vary",
                 "threads",
                 "checkpoint_every_steps",
+                "target_val_top1",
             }
         ),
         expect=file.expect,
+        tuning=file.tuning,
     )
     for setting in varied_settings(experiment):
         faults.attempt(partial(with_settings, experiment, setting))

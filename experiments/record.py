@@ -57,6 +57,10 @@ class Compute(BaseModel):
     mfu: float | None = None
     energy_joules: float | None = None
     seconds_to_target: float | None = None
+    """Training seconds up to the first evaluation that reached the experiment's validation target; ``null`` if none did."""
+    tuning_pflops: float | None = None
+    tuning_device_hours: float | None = None
+    """Cost of all trials that this run's recipe was chosen from, on top of its own."""
 
 
 class Attempt(BaseModel):
@@ -107,6 +111,10 @@ class Record(BaseModel):
     protocol: int
     seed: int
     train_fraction: float
+    trial: int | None = None
+    """Number of a tuning trial; such a run has no test metrics. ``null`` for a run that is reported."""
+    tuned: dict[str, Any] | None = None
+    """On track B the values that validation chose."""
     varied: dict[str, Any] = {}
     """Values of the experiment's ``vary`` keys in this run; empty for most experiments."""
     n_classes: int

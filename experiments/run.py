@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from experiments import artifacts, compute, models
@@ -27,6 +29,7 @@ from experiments.record import Record, write_record
 from experiments.seeding import integer_seed
 from experiments.tracking import Tracker
 from experiments.train import evaluate
+from experiments.tuning import chosen
 
 
 class Splits(NamedTuple):
@@ -113,7 +116,10 @@ def run(
     stop_requested : callable
         Asked before every step; true makes the run write a checkpoint and raise `experiments.fit.Interrupted`.
     """
-    started, recipe = artifacts.now(), cell.recipe
+    started, trials = artifacts.now(), list[Record]()
+    if cell.tuning and cell.trial is None:
+        cell, trials = chosen(cell, folder.parent)
+    recipe = cell.recipe
     torch.set_num_threads(cell.threads)
     splits = load_splits(cell)
     model, geometry = build_model(cell, len(splits.class_names))
@@ -160,7 +166,7 @@ def run(
             checkpoint_every_steps=cell.checkpoint_every_steps,
             stop_requested=stop_requested,
         )
-        predictions = predict(training.model, splits, normalise, device, recipe.precision)
+        predictions = predict(model, splits, normalise, device, recipe.precision, with_test=cell.trial is None)
     except (Interrupted, KeyboardInterrupt):
         heartbeat.end("interrupted")
         tracker.interrupt()
@@ -176,6 +182,9 @@ def run(
         cell,
         predictions,
         n_train=len(splits.train),
+        n_test=len(splits.test),
+        rows=log.rows,
+        trials=trials,
         training=training,
         geometry=geometry,
         gmacs=gmacs,
@@ -190,14 +199,20 @@ def run(
     return record
 
 
-def predict(model: nn.Module, splits: Splits, normalise: Normalise, device: torch.device, precision: str) -> Predictions:
-    """Break the seal of the test set and predict it, once; and validation, under the same weights."""
+def predict(
+    model: nn.Module, splits: Splits, normalise: Normalise, device: torch.device, precision: str, *, with_test: bool
+) -> Predictions:
+    """Predict validation; break the seal of the test set and predict that too, unless this is a tuning trial."""
+
+    def logits_of(images: Images) -> NDArray[np.float32]:
+        batches = EvaluationBatches(images, normalise, device=device)
+        return evaluate(model, batches, device=device, precision=precision)
+
+    val = (logits_of(splits.val), splits.val.labels, splits.val.ids)
+    if not with_test:
+        return Predictions(None, None, None, *val)
     test = splits.test.open()
-    logits, val_logits = (
-        evaluate(model, EvaluationBatches(images, normalise, device=device), device=device, precision=precision)
-        for images in (test, splits.val)
-    )
-    return Predictions(logits, test.labels, test.ids, val_logits, splits.val.labels, splits.val.ids)
+    return Predictions(logits_of(test), test.labels, test.ids, *val)
 
 
 def open_tracker(cell: Cell, folder: Path, environment: dict[str, Any], log: MetricsLog) -> Tracker:

@@ -21,6 +21,7 @@ LAYERS = [  # each may import those below it, never those above
     {"experiments.worker"},
     {"experiments.run"},
     {"experiments.artifacts"},
+    {"experiments.profile", "experiments.tuning"},
     {"experiments.fit", "experiments.grid", "experiments.wandb_sync"},
     {"experiments.tracking"},
     {"experiments.wandb_client"},

@@ -90,7 +90,7 @@ def write_run(
     """Write one run folder and return its cell of the ledger."""
     config = experiment.models[model]
     recipe = recipe or experiment.recipe
-    requested = requested_settings(recipe, experiment.data[data], experiment.track)
+    requested = requested_settings(recipe, experiment.data[data])
     settings = canonical_hash(requested)
     split = canonical_hash([data, fraction, seed])
     name = f"{model}-{data}-f{fraction:g}-s{seed}"

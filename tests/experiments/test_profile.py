@@ -1,0 +1,51 @@
+"""A model's cost without training: the row is kept, and later records find it."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from experiments.__main__ import main
+from experiments.profile import bare_rate, describe
+
+
+def test_profile_prints_saves_and_is_found_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["profile", "resnet_micro", "--image-size", "8", "--channels", "1", "--batch-size", "4", "--json"]
+    monkeypatch.setattr(sys, "argv", ["experiments", *arguments])
+    assert main() == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["forward_gmacs"] == pytest.approx(0.00224, rel=0.01)
+    assert row["n_params"] == 366_538
+    assert row["mfu"] is None and row["bare_images_per_second"] > 0
+    low, high = row["bare_images_per_second_quartiles"]
+    assert low <= row["bare_images_per_second"] <= high
+    from experiments.loading import load_part
+
+    about = describe(
+        "resnet_micro", load_part("models", "resnet_micro"), image_size=8, channels=1, batch_size=4, precision="fp32",
+        threads=1, device=row["device"],
+    )  # fmt: skip
+    assert bare_rate(about) == row["bare_images_per_second"]
+    assert bare_rate(about | {"batch_size": 8}) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("profile", "resnet_mikro"), ["no model named 'resnet_mikro'", "resnet_micro"]),
+        (("profile", "vit_micro_p2", "--image-size", "9"), ["vit_micro_p2.yaml", "not divisible"]),
+        (("profile", "resnet_micro", "--precision", "fp8"), ["--precision", "'fp8'"]),
+    ],
+)
+def test_bad_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["experiments", *arguments])
+    assert main() == 2
+    told = capsys.readouterr().err.replace("\n", " ")
+    for word in words:
+        assert word in told
