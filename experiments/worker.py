@@ -116,6 +116,8 @@ def _run(cell: Cell, folder: Path, began: float, says: list[str]) -> Outcome:
         return Outcome("failed", f"{_sentence(error)} Make space or mend the folder, then run the command again.")
     except Exception as error:
         (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        if _is_out_of_memory(error):
+            error = OutOfMemory(cell, error)
         _record_failure(cell, folder, error)
         return Outcome("failed", _sentence(error), time.monotonic() - began, says=tuple(says))
     return Outcome(
@@ -125,6 +127,27 @@ def _run(cell: Cell, folder: Path, began: float, says: list[str]) -> Outcome:
         record.compute.images_per_second,
         record.metrics["val/top1"],
         tuple(says),
+    )
+
+
+class OutOfMemory(Exception):
+    """A batch that the device has no room for, with the size that was tried and what to lower."""
+
+    def __init__(self, cell: Cell, error: Exception) -> None:
+        size = cell.data.image_size
+        super().__init__(
+            f"out of memory with batches of {cell.recipe.batch_size} images of {size} × {size} pixels "
+            f"({str(error).splitlines()[0].rstrip('.')}); lower `recipe.batch_size`, `data.image_size` or JOBS, "
+            f"then run with FLAGS=--retry-failed"
+        )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether host or device ran out; on the host torch has no type of its own for it."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "not enough memory" in str(error))
     )
 
 

@@ -239,3 +239,66 @@ def test_jobs_auto_is_one_process_per_core(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("DEVICE", "auto")
     monkeypatch.setattr(engine, "gpu_count", lambda: 1)
     assert engine.resolve_jobs("auto", 100, 1) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("host"), RuntimeError("[enforce fail] not enough memory: you tried to allocate 9 bytes.")]
+)
+def test_out_of_memory_says_what_was_tried_and_what_to_lower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    from experiments import run as procedure
+
+    def full(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(procedure, "fit", full)
+    cells, folder = tiny_cells("models=[resnet_micro]")
+    outcome = worker.work(cells[0], folder)
+    assert outcome.status == "failed"
+    assert "batches of 32 images of 8 × 8 pixels" in outcome.message and "lower `recipe.batch_size`" in outcome.message
+    record = read_record(folder / str(cells[0].run_id) / "record.json")
+    assert record.status == "failed" and record.failure is not None and record.failure.kind == "OutOfMemory"
+    assert record.metrics == {}
+
+
+def test_a_full_disk_leaves_no_half_record_and_the_cell_is_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    from experiments import artifacts
+
+    cells, folder = tiny_cells("models=[resnet_micro]")
+    real = artifacts.write_predictions
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(artifacts, "write_predictions", full)
+    outcome = worker.work(cells[0], folder)
+    assert outcome.status == "failed" and "No space left on device" in outcome.message and "Make space" in outcome.message
+    run_folder = folder / str(cells[0].run_id)
+    assert not (run_folder / "record.json").exists() and not list(run_folder.glob("*.tmp"))
+    monkeypatch.setattr(artifacts, "write_predictions", real)
+    assert worker.work(cells[0], folder).status == "done"
+    assert read_record(run_folder / "record.json").attempts[-1].start_step == 4  # went on from the last checkpoint
+
+
+def test_two_commands_on_one_grid_run_every_cell_once(tmp_path: Path) -> None:
+    code = (
+        "from experiments import launch, loading\nfrom experiments.engine import Observer\n"
+        f"e = loading.load_experiment('smoke', loading.parse_overrides({[*TINY, 'recipe.steps=60']!r}))\n"
+        "class Say(Observer):\n"
+        "    def ended(self, cell, outcome): print(outcome.status, cell.run_id, round(outcome.seconds, 3))\n"
+        "launch.launch(launch.plan(e), launch.experiment_folder(e), jobs='1', observer=Say())\n"
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    printed = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    records = [read_record(path) for path in (tmp_path / "runs_dir").rglob("record.json")]
+    assert len(records) == 2
+    assert all(len(record.attempts) == 1 for record in records)  # nobody ran a cell a second time
