@@ -45,7 +45,7 @@ class _Strict(BaseModel):
 class Augmentation(_Strict):
     """Random changes of training images, drawn per image and identical for all models."""
 
-    crop_padding: int = Field(0, ge=0)
+    crop_padding: int = Field(0, ge=0, le=256)
     """Pixels of zero padding around the image before a random crop back to its size; 0 is no crop."""
     horizontal_flip: bool = False
     """Mirror left–right with probability ½."""
@@ -54,9 +54,9 @@ class Augmentation(_Strict):
 class Recipe(_Strict):
     """Optimiser, schedule, augmentation and budget: what must be identical for all models of a table."""
 
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, le=100_000_000)
     """Optimiser steps, equal at every train fraction."""
-    batch_size: int = Field(ge=2)
+    batch_size: int = Field(ge=2, le=65_536)
     """Images per step, over all devices together; every batch is full."""
     optimizer: Literal["adamw"] = "adamw"
     learning_rate: float = Field(gt=0, le=10)
@@ -218,7 +218,7 @@ class ExperimentFile(_Strict):
     target_val_top1: float | None = Field(None, gt=0, le=1)
     vary: dict[str, list[Any]] = {}
     expect: list[Expectation] = []
-    threads: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1, le=1024)
     checkpoint_every_steps: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")

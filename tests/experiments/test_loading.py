@@ -33,7 +33,8 @@ def test_every_experiment_composes_and_expands(name: str) -> None:
     experiment = loading.load_experiment(name, needed)
     cells = expand(experiment, {})
     expected = len(experiment.models) * len(experiment.train_fractions) * len(experiment.seeds) * len(experiment.data)
-    assert len(cells) == expected * max(1, sum(map(len, experiment.vary.values())))
+    blocks = 2 if experiment.track == "tuned" else max(1, sum(map(len, experiment.vary.values())))
+    assert len(cells) == expected * blocks
     header = (ROOT / "configs" / "experiments" / f"{name}.yaml").read_text(encoding="utf-8")
     for part in ("# Cells", "# Cost", "# Expected", "# Command"):
         assert part in header, f"{name}: its header lacks {part!r}"
@@ -76,6 +77,7 @@ def test_all_faults_at_once() -> None:
         ("smoke", ("train_fractions=[0, 1.0]",), ["train_fractions.0", "got 0"]),
         ("smoke", ("train_fractions=[0.5, 0.5]",), ["must not repeat"]),
         ("smoke", ("recipe.steps=0",), ["recipe.steps", "greater than or equal to 1", "got 0"]),
+        ("smoke", ("recipe.batch_size=1000000000",), ["recipe.batch_size", "65536"]),
         ("smoke", ("recipe.steps=true",), ["recipe.steps", "got True"]),
         ("smoke", ("recipe.steps=2",), ["`evaluations` must not exceed `steps`", "4 > 2"]),
         ("smoke", ("data.image_size=9",), ["vit_micro_p2.yaml", "must divide the image size", "got 2", "9 pixels"]),
@@ -136,3 +138,8 @@ def test_vary_multiplies_cells() -> None:
     assert len(cells) == 2 * 2 * 2
     assert {cell.recipe.learning_rate for cell in cells} == {1e-3, 3e-3}
     assert len({cell.settings_hash for cell in cells}) == 2
+
+
+def test_a_number_of_more_than_64_bits_is_refused() -> None:
+    with pytest.raises(ConfigError, match="more than 64 bits"):
+        loading.parse_overrides(["seeds=[0x" + "f" * 9999 + "]"])
