@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from experiments import display, loading
 from experiments.config import ConfigError, Experiment, reports_dir, runs_dir
@@ -30,7 +31,12 @@ Overrides = Annotated[list[str] | None, typer.Argument(help='Dotted keys: "recip
 
 
 def _load(name: str, overrides: list[str] | None) -> Experiment:
-    words = [word for text in overrides or [] for word in shlex.split(text)]
+    try:
+        words = [word for text in overrides or [] for word in shlex.split(text)]
+    except ValueError as error:
+        raise ConfigError(
+            [f"ARGS: {' '.join(overrides or [])!r} cannot be split into words ({error}). Close the quotes."]
+        ) from error
     return loading.load_experiment(name, loading.parse_overrides(words))
 
 
@@ -63,7 +69,7 @@ def run(
         with display.Progress(out, folder, total=len(batch), done=counts["done"] + ended) as progress:
             launch(batch, folder, jobs=jobs, observer=progress, retry_failed=retry_failed)
     after = ledger(experiment, cells, folder, trials)
-    if stop_requested():
+    if stop_requested() and after["counts"]["done"] < len(cells):
         out.print(f"Stopped: {after['counts']['done']} of {len(cells)} cells are done. The same command goes on from here.")
         raise typer.Exit(STOPPED)
     if after["counts"]["done"]:
@@ -113,8 +119,8 @@ def _where_to_look(experiment: Experiment, folder: Path) -> None:
     """The last lines: what lies where, and how to send what W&B has not seen."""
     from experiments.mirror import unsent
 
-    out.print(f"\nReport   {reports_dir() / experiment.name / 'report.html'}", soft_wrap=True)
-    out.print(f"Records  {folder}", soft_wrap=True)
+    out.print(f"\nReport   {reports_dir() / experiment.name / 'report.html'}", soft_wrap=True, markup=False)
+    out.print(f"Records  {folder}", soft_wrap=True, markup=False)
     waiting = unsent(folder)
     if waiting:
         out.print(
@@ -277,6 +283,12 @@ def main() -> int:
     except KeyboardInterrupt:
         err.print("Stopped. The same command goes on from here.")
         return STOPPED
+    except OSError as error:
+        where = error.filename or "a file"
+        err.print(
+            Text(f"error: {where}: {error.strerror or error}. Check RUNS_DIR, REPORTS_DIR and the disk."), soft_wrap=True
+        )
+        return BAD_INPUT
     except Exception as error:
         if hasattr(error, "format_message"):  # a wrong call, as the command-line library tells it
             err.print(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from experiments.fit import Training
 from experiments.grid import Cell
 from experiments.metrics import classification_metrics
 from experiments.profile import bare_rate, describe
+from experiments.progress import now
 from experiments.record import (
     CONFIG_FILE,
     PREDICTIONS_FILE,
@@ -48,6 +48,7 @@ def make_record(
     *,
     n_train: int,
     n_test: int,
+    test_was_cut: bool,
     rows: list[dict[str, Any]],
     trials: list[Record],
     training: Training,
@@ -80,6 +81,7 @@ def make_record(
         n_train=n_train,
         n_val=len(predictions.val_labels),
         n_test=n_test,
+        test_split="stratified 20% cut" if test_was_cut else "its own",
         steps=training.step,
         samples_seen=samples,
         metrics={
@@ -203,8 +205,3 @@ def write_weights(folder: Path, model: nn.Module) -> None:
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     with atomic_write(folder / WEIGHTS_FILE, "wb") as file:
         file.write(safetensors_bytes(tensors))
-
-
-def now() -> str:
-    """The time, in ISO 8601 with seconds, UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -6,6 +6,7 @@ to.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -57,7 +58,12 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     """
     path = folder / CHECKPOINT_FILE
     with atomic_write(path.with_suffix(".new"), "wb") as file:
-        torch.save({"schema": SCHEMA, "digest": _digest(state), "state": state}, file)
+        try:
+            torch.save({"schema": SCHEMA, "digest": _digest(state), "state": state}, file)
+        except RuntimeError as error:  # how torch's writer tells a failed write, such as on a full disk
+            raise OSError(
+                errno.ENOSPC, "the checkpoint could not be written; the disk is probably full", str(path)
+            ) from error
     if path.exists():
         os.replace(path, folder / PREVIOUS_FILE)
     os.replace(path.with_suffix(".new"), path)
@@ -71,7 +77,7 @@ def _read(path: Path, device: torch.device) -> dict[str, Any]:
         raise ValueError(f"cannot be read ({type(error).__name__})") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise ValueError(f"is not a checkpoint of schema {SCHEMA}")
-    if content.get("digest") != _digest(content["state"]):
+    if not isinstance(content.get("state"), dict) or content.get("digest") != _digest(content["state"]):
         raise ValueError("does not match its digest")
     return content["state"]
 

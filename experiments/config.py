@@ -38,7 +38,7 @@ class ConfigError(Exception):
 class _Strict(BaseModel):
     """No unknown key, no coerced type, no change after loading."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 # ---------------------------------------------------------------------------------------------------------------- recipe
@@ -208,7 +208,7 @@ class ExperimentFile(_Strict):
 
     question: str
     models: list[str] = Field(min_length=1)
-    data: str | list[str]
+    data: str | Annotated[list[str], Field(min_length=1)]
     recipe: str
     train_fractions: list[Annotated[float, Field(gt=0, le=1)]] = Field([1.0], min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2], min_length=1)
@@ -216,7 +216,7 @@ class ExperimentFile(_Strict):
     track: Literal["identical", "tuned"] = "identical"
     tuning: Tuning = Tuning()
     target_val_top1: float | None = Field(None, gt=0, le=1)
-    vary: dict[str, list[Any]] = {}
+    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     expect: list[Expectation] = []
     threads: int = Field(1, ge=1, le=1024)
     checkpoint_every_steps: int | None = Field(None, ge=1)
@@ -228,6 +228,8 @@ class ExperimentFile(_Strict):
             values = getattr(self, key)
             if len(set(values)) != len(values):
                 faults.append(f"`{key}` must not repeat a value, got {values}")
+        if isinstance(self.data, list) and len(set(self.data)) != len(self.data):
+            faults.append(f"`data` must not repeat a value, got {self.data}")
         if self.track == "tuned" and self.vary:
             faults.append("`vary` and `track: tuned` cannot be combined; make two experiments")
         if self.track == "tuned" and self.tuning.seed in self.seeds:

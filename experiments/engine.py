@@ -49,7 +49,7 @@ def resolve_jobs(jobs: str, cells: int, threads: int) -> int:
         If `jobs` is neither ``auto`` nor a whole number from 1.
     """
     if jobs != "auto":
-        if not jobs.isdigit() or int(jobs) < 1:
+        if not (jobs.isascii() and jobs.isdigit()) or int(jobs) < 1:
             raise ConfigError([f"JOBS: must be `auto` or a whole number from 1, got {jobs!r}."])
         return max(1, min(int(jobs), cells))
     on_gpu = os.environ.get("DEVICE", "auto") != "cpu" and gpu_count() > 0
@@ -130,7 +130,9 @@ def _in_workers(cells: list[Cell], folder: Path, jobs: int, started: Started, en
         while waiting and not stop.is_set():
             with pool_of(jobs) as pool:
                 if not checked:
-                    _refuse(pool.submit(worker.check, cells).result())
+                    # A pool starts a process for a task: one for each worker lets all of them import torch at once.
+                    check, *_ = [pool.submit(worker.check, cells), *(pool.submit(worker.warm_up) for _ in range(jobs - 1))]
+                    _refuse(check.result())
                     checked = True
                 lost = _until_broken(pool, waiting, folder, jobs, started, ended, stop.is_set)
             # When a worker dies, all cells in the pool are lost with it; alone, a second death has one culprit.

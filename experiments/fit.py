@@ -222,6 +222,7 @@ def fit(
             raise Interrupted(f"stopped at step {training.step} of {recipe.steps}")
         if training.step < recipe.steps and checkpoints.due(training.step):
             checkpoints.save(training, folder)
+            heartbeat.saved()
     checkpoints.save(training, folder)
 
 

@@ -69,10 +69,10 @@ def launch(cells: list[Cell], folder: Path, *, jobs: str, observer: engine.Obser
     ConfigError
         If something is found to be wrong before any cell ran.
     """
-    if retry_failed:
-        forget_failures(cells, folder)
     threads = cells[0].threads
     engine.resolve_jobs(jobs, len(cells), threads)  # a wrong value is told even when nothing is left to do
+    if retry_failed:
+        forget_failures(cells, folder)
     settled: set[str | None] = set()
     while not worker.stop_requested():
         missing = [c for c in cells if c.run_id not in settled and not (folder / str(c.run_id) / RECORD_FILE).exists()]

@@ -42,6 +42,11 @@ class _Loader(yaml.SafeLoader):
                 seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):  # a few lines of aliases can stand for billions of values
+            raise yaml.MarkedYAMLError(problem="aliases are not used here", problem_mark=self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         value = super().construct_yaml_int(node)
         if abs(value) >= 2**63:
@@ -171,6 +176,8 @@ def _sentences(
             sentences.append(f"{where}: key `{shown}` is missing. Add it.")
         elif fault["type"] == "value_error":
             at = f"`{shown}`: " if key else ""
+            changed = sorted({place for place in origin.values() if place.startswith("ARGS")})
+            where = f"{source} with {', '.join(changed)}" if changed and not key else where
             sentences.append(f"{where}: {at}{fault['ctx']['error']!s}.")
         else:
             reason = fault["msg"].replace("Input should be", "must be")

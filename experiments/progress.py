@@ -9,12 +9,18 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 LOCK_FILE = "run.lock"
 PROGRESS_FILE = "progress.json"
 BEAT_SECONDS = 1.0
+
+
+def now() -> str:
+    """The time, in ISO 8601 with seconds, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Busy(Exception):
@@ -81,6 +87,8 @@ class Heartbeat:
         self._seconds = 0.0
         self._working_since: float | None = None
         before = read_progress(folder)
+        self.started: str = before.get("started") or now()
+        """When the first attempt began."""
         self.earlier: list[dict[str, Any]] = before.get("earlier", [])
         last = before.get("attempt")
         if last:
@@ -102,6 +110,10 @@ class Heartbeat:
         self.step = step
         if time.monotonic() - self._beaten >= BEAT_SECONDS:
             self._write("running")
+
+    def saved(self) -> None:
+        """A checkpoint was written: what was worked up to it is not lost from the list of attempts."""
+        self._write("running")
 
     def end(self, reason: str) -> list[dict[str, Any]]:
         """The attempt ends. Returns all attempts, this one last."""
@@ -127,6 +139,7 @@ class Heartbeat:
             "val_top1": self.val_top1,
             "images_per_second": (self.step - self.start_step) * self.batch_size / seconds if seconds > 0 else None,
             "attempt": attempt,
+            "started": self.started,
             "earlier": self.earlier,
         }
         temporary = self.folder / f".{PROGRESS_FILE}.{os.getpid()}"

@@ -121,6 +121,8 @@ class Record(BaseModel):
     n_train: int
     n_val: int
     n_test: int
+    test_split: Literal["its own", "stratified 20% cut"] | None = None
+    """Whether the data came with its test set, or the harness cut one, the same for every seed."""
     steps: int
     samples_seen: int
     metrics: dict[str, float | None]

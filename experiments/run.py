@@ -39,6 +39,7 @@ class Splits(NamedTuple):
     val: Images
     test: SealedTest
     class_names: tuple[str, ...]
+    test_was_cut: bool
 
 
 def resolve_device() -> torch.device:
@@ -79,7 +80,7 @@ def load_splits(cell: Cell) -> Splits:
     train, val, test = dataset.pool.take(subset.train), dataset.pool.take(subset.val), dataset.seal()
     if split_hash(train.ids, val.ids, test.ids) != cell.split_hash:
         raise ConfigError([f"{cell.data.title}: its files changed after this command began. Start the command again."])
-    return Splits(train, val, test, dataset.class_names)
+    return Splits(train, val, test, dataset.class_names, dataset.test_was_cut)
 
 
 def build_model(cell: Cell, n_classes: int) -> tuple[nn.Module, dict[str, Any]]:
@@ -116,7 +117,7 @@ def run(
     stop_requested : callable
         Asked before every step; true makes the run write a checkpoint and raise `experiments.fit.Interrupted`.
     """
-    started, trials = artifacts.now(), list[Record]()
+    trials = list[Record]()
     if cell.tuning and cell.trial is None:
         cell, trials = chosen(cell, folder.parent)
     recipe = cell.recipe
@@ -183,6 +184,7 @@ def run(
         predictions,
         n_train=len(splits.train),
         n_test=len(splits.test),
+        test_was_cut=splits.test_was_cut,
         rows=log.rows,
         trials=trials,
         training=training,
@@ -190,7 +192,7 @@ def run(
         gmacs=gmacs,
         attempts=attempts,
         environment=environment,
-        started=started,
+        started=heartbeat.started,
     )
     write_record(folder, record)
     tracker.finish(json.loads(record.to_json()))

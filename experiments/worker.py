@@ -68,6 +68,11 @@ def stop_requested() -> bool:
     return _stop_asked.is_set() or _stop_shared() or os.getppid() != _parent
 
 
+def warm_up() -> None:
+    """Import what a cell needs, while another worker checks the grid."""
+    import experiments.run  # noqa: F401
+
+
 def check(cells: list[Cell]) -> list[str]:
     """Faults that only torch and timm can tell, before any cell runs: device, precision, models."""
     from experiments.run import build_model, check_precision, resolve_device
@@ -97,6 +102,8 @@ def work(cell: Cell, experiment_folder: Path) -> Outcome:
         with locked(folder):
             if (folder / RECORD_FILE).exists():
                 return Outcome(read_record(folder / RECORD_FILE).status)
+            for left_over in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+                left_over.unlink(missing_ok=True)
             return _run(cell, folder, began, says)
     except Busy:
         return Outcome("busy")

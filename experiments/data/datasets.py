@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def _digits(config: DataConfig) -> Dataset:
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
     everything = _images(pixels, bunch.target, "digits")
     pool, test = cut_test(everything.labels)
-    return Dataset(tuple(str(digit) for digit in range(10)), everything.take(pool), everything.take(test))
+    return Dataset(tuple(str(digit) for digit in range(10)), everything.take(pool), everything.take(test), True)
 
 
 def _offline_advice(name: str, place: Path, files: str, error: Exception) -> ConfigError:
@@ -131,7 +132,8 @@ def _load(config_json: str) -> Dataset:
         raise ConfigError(
             [f"`data.channels`: {config.title} has {channels}, got {config.channels}. Set data.channels={channels}."]
         )
-    return Dataset(dataset.class_names, _resized(dataset.pool, config.image_size), _resized(dataset.test, config.image_size))
+    pool, test = (_resized(images, config.image_size) for images in (dataset.pool, dataset.test))
+    return replace(dataset, pool=pool, test=test)
 
 
 def load(config: DataConfig) -> Dataset:

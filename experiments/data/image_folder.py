@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
     """Image files by class, both sorted by name; hidden files and other suffixes are passed over."""
     return {
         entry.name: sorted(
-            file for file in entry.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+            file
+            for file in entry.iterdir()
+            if file.suffix.lower() in SUFFIXES and file.name[0] != "." and not file.is_fifo()
         )
         for entry in sorted(folder.iterdir())
         if entry.is_dir() and not entry.name.startswith(".")
@@ -61,9 +64,19 @@ def _tree(root: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]] | No
     if test is not None and set(test) != set(pool):
         odd = ", ".join(sorted(set(test) ^ set(pool)))
         faults.append(f"{root}: train and test must hold the same classes; only one of them has {odd}.")
+    files = [file for classes in splits.values() for members in classes.values() for file in members]
+    faults += [f"{str(file)!a}: its name is not valid UTF-8. Rename it." for file in files if not _is_unicode(str(file))]
     if faults:
         raise ConfigError(faults)
     return pool, test
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
@@ -137,7 +150,8 @@ def _pixels(root: Path, files: list[Path], size: int, channels: int) -> NDArray[
     key = canonical_hash([_DECODER, size, channels, stats])
     cache = data_dir() / "cache" / f"{root.name}-{size}px-{key[:16]}.npy"
     if cache.is_file():
-        return np.load(cache, mmap_mode="r", allow_pickle=False)
+        with contextlib.suppress(OSError, ValueError):  # a broken cache is made again
+            return np.load(cache, mmap_mode="r", allow_pickle=False)
     pixels = _decode_all(files, size, channels)
     with contextlib.suppress(OSError):  # a read-only or full disk costs the cache, not the run
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -155,11 +169,18 @@ def load(config: DataConfig) -> Dataset:
     def gather(split: dict[str, list[Path]]) -> Images:
         files = [file for members in split.values() for file in members]
         labels = np.repeat(np.arange(len(split)), [len(members) for members in split.values()]).astype(np.int64)
-        ids = np.array([file.relative_to(root).as_posix() for file in files])
-        return Images(_pixels(root, files, config.image_size, config.channels), labels, ids)
+        pixels = _pixels(root, files, config.image_size, config.channels)
+        # The content is part of the name: other photos under the same file names are other samples, and other runs.
+        ids = np.array(
+            [
+                f"{file.relative_to(root).as_posix()}#{zlib.crc32(image):08x}"
+                for file, image in zip(files, pixels, strict=True)
+            ]
+        )
+        return Images(pixels, labels, ids)
 
     pool = gather(pool_files)
     if test_files is not None:
         return Dataset(tuple(pool_files), pool, gather(test_files))
     pool_index, test_index = cut_test(pool.labels)
-    return Dataset(tuple(pool_files), pool.take(pool_index), pool.take(test_index))
+    return Dataset(tuple(pool_files), pool.take(pool_index), pool.take(test_index), test_was_cut=True)

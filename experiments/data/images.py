@@ -78,6 +78,8 @@ class Dataset:
     class_names: tuple[str, ...]
     pool: Images
     test: Images
+    test_was_cut: bool = False
+    """Whether the data came without a test split, and a stratified fifth of it was cut."""
 
     def seal(self) -> SealedTest:
         """The test set under a fresh seal, for one run."""

@@ -60,15 +60,16 @@ def test_folder_with_its_own_test_split(tmp_path: Path) -> None:
     dataset = datasets.load(folder_config(make_tree(tmp_path / "photos", ("train", "test"))))
     assert dataset.class_names == ("cat", "dog")
     assert dataset.pool.pixels.shape == (20, 3, 16, 16)
-    assert dataset.pool.ids[0] == "train/cat/0.png"
-    assert dataset.test.ids[-1] == "test/dog/9.png"
+    assert dataset.pool.ids[0].startswith("train/cat/0.png#")
+    assert dataset.test.ids[-1].startswith("test/dog/9.png#")
+    assert not dataset.test_was_cut
     assert (dataset.pool.pixels[dataset.pool.labels == 1, 0] > 200).all()  # labels follow their images
 
 
 @pytest.mark.parametrize("split", ["", "train"])
 def test_folder_without_test_split_gets_one(tmp_path: Path, split: str) -> None:
     dataset = datasets.load(folder_config(make_tree(tmp_path / "photos", (split,))))
-    assert len(dataset.pool) == 16
+    assert len(dataset.pool) == 16 and dataset.test_was_cut
     assert np.bincount(dataset.test.labels).tolist() == [2, 2]
 
 
@@ -81,10 +82,12 @@ def test_folder_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_changed_file_is_decoded_again(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "photos", ("train", "test"))
-    before = image_folder.load(folder_config(root)).pool.pixels.copy()
+    loaded = image_folder.load(folder_config(root)).pool
+    before, first_id = loaded.pixels.copy(), loaded.ids[0]
     Image.new("RGB", (40, 40), (1, 2, 3)).save(root / "train" / "cat" / "0.png")
     after = image_folder.load(folder_config(root)).pool.pixels
     assert not np.array_equal(before[0], after[0])
+    assert image_folder.load(folder_config(root)).pool.ids[0] != first_id
     assert np.array_equal(before[1], after[1])
 
 
