@@ -83,6 +83,8 @@ def _truncate(runs, run_id, name):
         (lambda r, i: r.edit_record(i, status="failed"), ["`status` is 'failed'"]),
         (lambda r, i: r.edit_record(i, metrics={"test/nll": float("nan")}), ["`metrics.test/nll` is nan"]),
         (lambda r, i: r.edit_record(i, metrics={"test/top1": None}), ["`metrics.test/top1` is missing"]),
+        (lambda r, i: r.edit_record(i, metrics={"test/macro_f1": 5.0}), ["`metrics.test/macro_f1` is 5", "from the logits"]),
+        (lambda r, i: r.edit_record(i, compute={"device_hours": -5.0}), ["`compute.device_hours`", "negative"]),
         (lambda r, i: r.edit_record(i, metrics={"test/top1": 0.999}), ["does not match its record", "0.999"]),
         (lambda r, i: (r.folder / i / "predictions.npz").unlink(), ["predictions.npz", "missing"]),
         (lambda r, i: _truncate(r, i, "predictions.npz"), ["predictions.npz", "truncated"]),
