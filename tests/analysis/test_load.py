@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from analysis.load import NothingDone, load, table_order
+from experiments.metrics import classification_metrics
 
 
 def _load(synthetic_runs):
@@ -55,7 +56,9 @@ def test_half_precision_logits_are_accepted_and_ties_forgiven(synthetic_runs):
     logits[0] = [1.0001, 1.0002, 0, 0]
     labels = logits.argmax(1)
     synthetic_runs.edit_predictions(run_id, logits=logits.astype(np.float16), labels=labels)
-    synthetic_runs.edit_record(run_id, metrics={"test/top1": 1.0})
+    claims = {f"test/{name}": value for name, value in classification_metrics(logits, labels).items()}
+    assert claims["test/top1"] == 1.0  # before the rounding, which ties the first image's two largest
+    synthetic_runs.edit_record(run_id, metrics=claims)
     assert _load(synthetic_runs).faults == []
     synthetic_runs.edit_record(run_id, metrics={"test/top1": 1.0 - 4 / 400})
     assert len(_load(synthetic_runs).faults) == 1
