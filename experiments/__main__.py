@@ -232,8 +232,8 @@ def bench(
     models: Annotated[list[str] | None, typer.Argument(help="Names of models; those of vit_small_data by default.")] = None,
     data: Annotated[str, typer.Option(help="Name of the data.")] = "digits",
     recipe: Annotated[str, typer.Option(help="Name of the recipe.")] = "digits",
-    steps: Annotated[int, typer.Option(help="Steps of one timed stretch.")] = 100,
-    repeats: Annotated[int, typer.Option(help="Timed stretches of each way.")] = 7,
+    steps: Annotated[int, typer.Option(help="Steps of one timed stretch.")] = 300,
+    repeats: Annotated[int, typer.Option(help="Timed stretches of each way.")] = 5,
 ) -> None:
     """Measure what the harness costs over bare computation, and what a DataLoader costs over the harness."""
     from experiments.bench import table, write_bench
