@@ -92,14 +92,10 @@ def build(
     words = verdict.sentences(results, summary, experiment)
     faults = [*results.faults, *certificate.faults]
 
-    out.mkdir(parents=True, exist_ok=True)
     texts = {f"{table.name}{suffix}": write(table) for table in made for suffix, write in FORMATS.items()}
     texts["certificate.json"] = _json(certificate.content)
     texts["ledger.json"] = _json(_without_paths(ledger, folder))
-    for suffix in FORMATS:
-        if f"datasets{suffix}" not in texts:
-            (out / f"datasets{suffix}").unlink(missing_ok=True)
-    drawn = figures.draw(results, summary, experiment, out / "figures")
+    drawn = figures.draw(results, summary, experiment)
     texts["report.html"] = page.render(
         page.Content(
             experiment=experiment,
@@ -117,14 +113,25 @@ def build(
             runs_from_page=Path(os.path.relpath(folder, out)),
         )
     )
-    paths = []
-    for name, text in texts.items():
-        with atomic_write(out / name) as file:
-            file.write(text)
-        paths.append(out / name)
-    paths += [path for figure in drawn for path in sorted((out / "figures").glob(f"{figure.name}.*"))]
+    paths = _write(out, texts, drawn)
     overview = render.plain(tables.overview(summary, facts))
     return Report(out, paths, overview, words, faults, certificate.equal)
+
+
+def _write(out: Path, texts: Mapping[str, str], drawn: list[figures.Figure]) -> list[Path]:
+    """Write all files at the end, when nothing can fail any more but the disk; remove those that older results left."""
+    contents = {out / name: text.encode() for name, text in texts.items()}
+    contents |= {
+        out / "figures" / f"{figure.name}{suffix}": data for figure in drawn for suffix, data in figure.files.items()
+    }
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    for path, content in contents.items():
+        with atomic_write(path, "wb") as file:
+            file.write(content)
+    for stale in {*(out / "figures").glob("*.*"), *out.glob("datasets.*")} - set(contents):
+        if stale.stem in (*figures.TITLES, "datasets"):
+            stale.unlink()
+    return list(contents)
 
 
 def _json(values: Any) -> str:

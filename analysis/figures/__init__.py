@@ -1,4 +1,4 @@
-"""Figures of a report: vector files for a paper and the same specification for an interactive page.
+"""Figures of a report: files for a paper and the same specification for an interactive page.
 
 Figures carry no title inside the picture, as in a paper: the report sets title and caption beside it. The same frames give
 the same bytes in every file.
@@ -7,8 +7,9 @@ the same bytes in every file.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from altair.utils.schemapi import debug_mode
 
 from analysis.figures import cost, curves, errors, files, forest, style
 
@@ -41,16 +42,19 @@ class Figure:
         Plain text.
     spec : dict
         Vega-Lite specification with its data inside.
+    files : dict of str to bytes
+        What it is saved as: ``.svg``, ``.pdf`` and ``.png``.
     """
 
     name: str
     title: str
     caption: str
     spec: dict[str, Any]
+    files: dict[str, bytes]
 
 
-def draw(results: Results, summary: Summary, experiment: Experiment, folder: Path) -> list[Figure]:
-    """Draw every figure that the results allow and save each as ``.svg``, ``.pdf`` and ``.png`` (at twice its size).
+def draw(results: Results, summary: Summary, experiment: Experiment) -> list[Figure]:
+    """Draw every figure that the results allow. Nothing is written.
 
     Parameters
     ----------
@@ -60,8 +64,6 @@ def draw(results: Results, summary: Summary, experiment: Experiment, folder: Pat
         Means, intervals and paired differences.
     experiment : experiments.config.Experiment
         Names the reference.
-    folder : Path
-        Made where absent. Files of a figure that can no longer be drawn are removed, so that none stays from older results.
 
     Returns
     -------
@@ -71,24 +73,20 @@ def draw(results: Results, summary: Summary, experiment: Experiment, folder: Pat
     """
     summary = replace(summary, cells=summary.cells[summary.cells["n_seeds"] > 0])
     looks = style.styles(summary.cells)
-    charts = {
-        "learning_curves": curves.learning_curves(results, summary, experiment, looks),
-        "accuracy_vs_pflops": cost.accuracy_against("train_pflops", results, summary, looks),
-        "accuracy_vs_device_hours": cost.accuracy_against("device_hours", results, summary, looks),
-        "forest": forest.forest(summary, experiment, looks),
-        "training_curves": curves.training_curves(results, summary, experiment, looks),
-        "calibration": errors.calibration(results, summary, looks),
-        "confusion": errors.confusion(results, summary, experiment, looks),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    figures = []
-    for name, title in TITLES.items():
-        drawn = charts[name]
-        if drawn is None:
-            files.remove(folder / name)
-            continue
-        chart, caption = drawn
-        spec = style.specification(chart, title)
-        files.save(spec, folder / name)
-        figures.append(Figure(name, title, caption, spec))
+    with debug_mode(False):  # Altair would check every part against its schema: the tests do that
+        charts = {
+            "learning_curves": curves.learning_curves(results, summary, experiment, looks),
+            "accuracy_vs_pflops": cost.accuracy_against("train_pflops", results, summary, looks),
+            "accuracy_vs_device_hours": cost.accuracy_against("device_hours", results, summary, looks),
+            "forest": forest.forest(summary, experiment, looks),
+            "training_curves": curves.training_curves(results, summary, experiment, looks),
+            "calibration": errors.calibration(results, summary, looks),
+            "confusion": errors.confusion(results, summary, experiment, looks),
+        }
+        figures = []
+        for name, title in TITLES.items():
+            if (drawn := charts[name]) is not None:
+                chart, caption = drawn
+                spec = style.specification(chart, title)
+                figures.append(Figure(name, title, caption, spec, files.contents(spec)))
     return figures

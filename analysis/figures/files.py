@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import vl_convert
 
-from experiments.record import atomic_write
 
-SUFFIXES = (".svg", ".pdf", ".png")
-
-
-def save(spec: dict[str, Any], stem: Path) -> None:
-    """Write a Vega-Lite specification as ``.svg``, ``.pdf`` and ``.png`` (at twice its size); it is laid out once."""
+def contents(spec: dict[str, Any]) -> dict[str, bytes]:
+    """A Vega-Lite specification as the bytes of ``.svg``, ``.pdf`` and ``.png`` (at twice its size); it is laid out once."""
     svg = same_gradients(vl_convert.vegalite_to_svg(spec))
-    contents = {
+    return {
         ".svg": svg.encode(),
         ".pdf": same_order(vl_convert.svg_to_pdf(svg)),
         ".png": vl_convert.svg_to_png(svg, scale=2),
     }
-    for suffix, content in contents.items():
-        with atomic_write(stem.with_name(f"{stem.name}{suffix}"), "wb") as file:
-            file.write(content)
-
-
-def remove(stem: Path) -> None:
-    """Remove a figure's files where there are any."""
-    for suffix in SUFFIXES:
-        stem.with_name(f"{stem.name}{suffix}").unlink(missing_ok=True)
 
 
 def same_gradients(svg: str) -> str:

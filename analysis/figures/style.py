@@ -169,8 +169,11 @@ def _plain(value: Any) -> Any:
 
 
 def specification(chart: Any, title: str) -> dict[str, Any]:
-    """A chart as a Vega-Lite specification in this project's theme, with its data as lists of rows."""
-    spec: dict[str, Any] = chart.properties(description=title).configure(**THEME).to_dict()
+    """A chart as a Vega-Lite specification in this project's theme, with its data as lists of rows.
+
+    It is not checked against Vega-Lite's schema, which would take longer than the drawing; the tests check every figure.
+    """
+    spec: dict[str, Any] = chart.properties(description=title).configure(**THEME).to_dict(validate=False)
     spec["datasets"] = {name: json.loads(values) for name, values in spec["datasets"].items()}
     return spec
 

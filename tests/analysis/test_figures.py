@@ -1,5 +1,6 @@
 """Figures: the numbers in them are those of the frames, files are reproducible, and what is unknown is not drawn."""
 
+import io
 import json
 import re
 from dataclasses import dataclass, replace
@@ -7,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import altair as alt
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,7 +29,6 @@ class Drawn:
     results: Results
     summary: Summary
     experiment: Experiment
-    folder: Path
     figures: dict[str, figures.Figure]
 
     def rows(self, name: str, *fields: str) -> list[dict[str, Any]]:
@@ -41,18 +42,18 @@ class Drawn:
         return cells[(cells["model"] == model) & (cells["train_fraction"] == fraction)].iloc[0]
 
 
-def drawn(runs: SyntheticRuns, folder: Path) -> Drawn:
+def drawn(runs: SyntheticRuns) -> Drawn:
     results = load(runs.ledger, runs.folder, runs.experiment)
     summary = summarise(results, runs.experiment)
-    found = figures.draw(results, summary, runs.experiment, folder)
-    return Drawn(results, summary, runs.experiment, folder, {figure.name: figure for figure in found})
+    found = figures.draw(results, summary, runs.experiment)
+    return Drawn(results, summary, runs.experiment, {figure.name: figure for figure in found})
 
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
     """4 models × 3 fractions × 3 seeds of one data set."""
     root = tmp_path_factory.mktemp("figures")
-    return drawn(write_experiment(root / "synthetic", make_experiment()), root / "out")
+    return drawn(write_experiment(root / "synthetic", make_experiment()))
 
 
 def numbers(value: Any) -> list[float]:
@@ -67,23 +68,26 @@ def numbers(value: Any) -> list[float]:
 # ---------------------------------------------------------------------------------------------------------------- files
 def test_all_figures_are_drawn_in_order_in_three_formats(full: Drawn) -> None:
     assert list(full.figures) == list(figures.TITLES)
-    assert {path.name for path in full.folder.iterdir()} == {
-        f"{name}{suffix}" for name in figures.TITLES for suffix in (".svg", ".pdf", ".png")
-    }
-    for name in full.figures:
-        svg = (full.folder / f"{name}.svg").read_text(encoding="utf-8")
+    for figure in full.figures.values():
+        assert list(figure.files) == [".svg", ".pdf", ".png"]
+        svg = figure.files[".svg"].decode()
         width, height = (float(re.search(rf'<svg[^>]* {side}="([\d.]+)"', svg)[1]) for side in ("width", "height"))
-        with Image.open(full.folder / f"{name}.png") as image:
+        with Image.open(io.BytesIO(figure.files[".png"])) as image:
             assert image.size == (round(2 * width), round(2 * height))
         assert width <= 345, "wider than one column can show legibly"
-        assert (full.folder / f"{name}.pdf").read_bytes().startswith(b"%PDF-")
+        assert figure.files[".pdf"].startswith(b"%PDF-")
 
 
-def test_second_drawing_gives_the_same_bytes(full: Drawn, tmp_path: Path) -> None:
-    again = figures.draw(full.results, full.summary, full.experiment, tmp_path)
+def test_second_drawing_gives_the_same_bytes(full: Drawn) -> None:
+    again = figures.draw(full.results, full.summary, full.experiment)
     assert [json.dumps(figure.spec) for figure in again] == [json.dumps(figure.spec) for figure in full.figures.values()]
-    for path in sorted(tmp_path.iterdir()):
-        assert path.read_bytes() == (full.folder / path.name).read_bytes(), path.name
+    for figure in again:
+        assert figure.files == full.figures[figure.name].files, figure.name
+
+
+@pytest.mark.parametrize("name", figures.TITLES)
+def test_specifications_keep_to_the_schema_of_vega_lite(full: Drawn, name: str) -> None:
+    alt.Root.validate(full.figures[name].spec)
 
 
 def test_files_lose_what_depends_on_the_process() -> None:
@@ -94,9 +98,9 @@ def test_files_lose_what_depends_on_the_process() -> None:
     assert files.same_order(pdf) == b"<<\n  /XObject <<\n    /xo0 8 0 R\n    /xo2 9 0 R\n  >>\n  /Contents 6 0 R\n>>\n"
 
 
-def test_drawing_changes_no_frame(full: Drawn, tmp_path: Path) -> None:
+def test_drawing_changes_no_frame(full: Drawn) -> None:
     before = full.summary.cells.copy(deep=True)
-    figures.draw(full.results, full.summary, full.experiment, tmp_path)
+    figures.draw(full.results, full.summary, full.experiment)
     pd.testing.assert_frame_equal(full.summary.cells, before)
 
 
@@ -151,9 +155,9 @@ def test_arrow_runs_from_the_vits_last_point_to_the_references_curve(full: Drawn
     )
 
 
-def test_no_arrow_where_the_multiplier_is_no_number(full: Drawn, tmp_path: Path) -> None:
+def test_no_arrow_where_the_multiplier_is_no_number(full: Drawn) -> None:
     efficiency = full.summary.efficiency.assign(multiplier=np.nan, multiplier_text="> 10×")
-    found = figures.draw(full.results, replace(full.summary, efficiency=efficiency), full.experiment, tmp_path)
+    found = figures.draw(full.results, replace(full.summary, efficiency=efficiency), full.experiment)
     assert "Arrow" not in found[0].caption
     assert not any("multiplier" in rows[0] for rows in found[0].spec["datasets"].values())
 
@@ -190,13 +194,11 @@ def test_equal_costs_stand_side_by_side() -> None:
     assert places == pytest.approx([1.0, 8.0, 4.0])
 
 
-def test_unknown_cost_is_left_out_and_its_old_files_removed(full: Drawn, tmp_path: Path) -> None:
-    figures.draw(full.results, full.summary, full.experiment, tmp_path)
+def test_unknown_cost_is_left_out(full: Drawn) -> None:
     cells = full.summary.cells.assign(device_hours=np.nan)
     cells.loc[cells["model"] == "convnext", "train_pflops"] = np.nan
-    found = figures.draw(full.results, replace(full.summary, cells=cells), full.experiment, tmp_path)
+    found = figures.draw(full.results, replace(full.summary, cells=cells), full.experiment)
     assert "accuracy_vs_device_hours" not in [figure.name for figure in found]
-    assert not list(tmp_path.glob("accuracy_vs_device_hours.*"))
     assert found[1].name == "accuracy_vs_pflops"
     assert found[1].caption.endswith("Left out, cost unknown: ConvNeXt.")
 
@@ -260,7 +262,7 @@ def test_many_classes_give_bars_of_the_most_confused_pairs(tmp_path: Path) -> No
         for s in (0, 1)
     ]
     ledger = {"experiment": experiment.name, "counts": {}, "cells": cells, "other": []}
-    found = drawn(SyntheticRuns(tmp_path / "r", experiment, ledger), tmp_path / "out")
+    found = drawn(SyntheticRuns(tmp_path / "r", experiment, ledger))
     assert "learning_curves" not in found.figures, "one fraction is no curve"
     rows = found.rows("confusion", "pair")
     assert len(rows) == 15 * 2
@@ -276,16 +278,16 @@ def test_one_seed_has_points_without_intervals_and_lost_runs_are_named(tmp_path:
     runs = write_experiment(tmp_path / "r", make_experiment(models=models, seeds=[0], train_fractions=[0.1, 1.0], expect=[]))
     runs.lose(runs.run_id("vit_timm"), "failed", "out of memory")
     runs.lose(runs.run_id("vit_timm", 0.1), "failed", "out of memory")
-    found = drawn(runs, tmp_path / "out")
+    found = drawn(runs)
     assert "1 seed per point." in found.figures["learning_curves"].caption
     assert {row["interval"] for row in found.rows("learning_curves", "runs")} == {"–"}
     assert not any("ViT (timm)" in row["model"] for row in found.rows("learning_curves", "runs"))
     assert {row["low"] for row in found.rows("accuracy_vs_pflops", "cost", "low")} == {None}
 
 
-def test_incomplete_cells_are_named_in_the_caption(synthetic_runs: SyntheticRuns, tmp_path: Path) -> None:
+def test_incomplete_cells_are_named_in_the_caption(synthetic_runs: SyntheticRuns) -> None:
     synthetic_runs.lose(synthetic_runs.run_id("convnext", 0.3, 1))
-    caption = drawn(synthetic_runs, tmp_path).figures["learning_curves"].caption
+    caption = drawn(synthetic_runs).figures["learning_curves"].caption
     assert "2 to 3 seeds per point. Incomplete: ConvNeXt, Shapes at 30%: 2 of 3." in caption
 
 
@@ -307,7 +309,7 @@ def test_data_sets_and_settings_are_panels(tmp_path: Path) -> None:
         for model in experiment.models for fraction in (0.3, 1.0) for seed in (0, 1)
     ]  # fmt: skip
     ledger = {"experiment": experiment.name, "counts": {}, "cells": cells, "other": []}
-    found = drawn(SyntheticRuns(tmp_path / "r", experiment, ledger), tmp_path / "out")
+    found = drawn(SyntheticRuns(tmp_path / "r", experiment, ledger))
     titles = [panel["title"] for panel in found.figures["learning_curves"].spec["concat"]]
     assert titles == [f"{name}, recipe.learning_rate={rate}" for name in ("Shapes", "Letters") for rate in (0.001, 0.002)]
     assert len(found.figures["confusion"].spec["vconcat"]) == 4

@@ -270,3 +270,22 @@ def test_the_page_in_a_browser(whole, tmp_path, width):
     assert seen["shown"] == 1
     assert seen["drawn"] == seen["plots"] >= 5
     assert seen["overflow"] <= 0
+
+
+def test_files_that_can_no_longer_be_made_are_removed(synthetic_runs, tmp_path, monkeypatch):
+    _build(synthetic_runs, tmp_path / "out")
+    (tmp_path / "out" / "figures" / "mine.png").write_bytes(b"")
+    (tmp_path / "out" / "datasets.md").write_text("of an older experiment")
+    draw = figures.draw
+    monkeypatch.setattr(figures, "draw", lambda *arguments: [f for f in draw(*arguments) if f.name != "forest"])
+    _build(synthetic_runs, tmp_path / "out")
+    left = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    assert not left & {"forest.svg", "forest.pdf", "forest.png"} and {"mine.png", "calibration.pdf"} <= left
+    assert not (tmp_path / "out" / "datasets.md").exists()
+
+
+def test_a_fault_on_the_way_writes_nothing(synthetic_runs, tmp_path, monkeypatch, no_figures):
+    monkeypatch.setattr(page, "render", lambda content: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        _build(synthetic_runs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
