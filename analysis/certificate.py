@@ -6,7 +6,7 @@ Settings are compared by the hash that each run was recorded with, and that hash
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class Difference:
     values: dict[str, list[str]]
 
     def __str__(self) -> str:
-        found = "; ".join(f"{value} in {_some(run_ids)}" for value, run_ids in self.values.items())
+        found = "; ".join(f"{value} in {_some(run_ids)}" if run_ids else value for value, run_ids in self.values.items())
         return f"{self.where}: `{self.key}` differs: {found}"
 
 
@@ -54,12 +54,13 @@ class Unequal(Exception):
     differences : list of Difference
     """
 
-    def __init__(self, differences: list[Difference]) -> None:
+    def __init__(self, differences: list[Difference], advice: str = "") -> None:
         self.differences = differences
         lines = "\n".join(f"- {difference}" for difference in differences)
         super().__init__(
             f"The runs were not made under equal settings, so they do not belong in one table:\n{lines}\n"
             "Run the cells that differ again under one setting, or give --allow-unequal for tables with a warning."
+            + (f"\n{advice}" if advice else "")
         )
 
 
@@ -91,12 +92,13 @@ def table_label(data: str, setting: str) -> str:
     return f"{data} ({setting})" if setting else data
 
 
-def certify(results: Results) -> Certificate:
-    """Compare the settings of all runs of a report.
+def certify(results: Results, known: Sequence[Difference] = ()) -> Certificate:
+    """Compare the settings of all runs of a report; `known` are differences that were found before.
 
-    Equal in each (data, setting) table: the settings' hash and precision. Equal among models at one (data, fraction, seed):
-    the hash of the split. Equal for each dataset: the test images and their labels, and a model's geometry. Equal over the
-    report: the protocol. Different devices are listed but allowed.
+    Equal in each (data, setting) table: the settings' hash, precision, steps and images seen. Equal among models at one
+    (data, fraction, seed): the hash of the split and the numbers of images. Equal for each dataset: the test images and
+    their labels, and a model's geometry, parameters and forward pass. Equal over the report: the protocol. Different
+    devices are listed but allowed.
     """
     requested, faults = _requested(results)
     differences: list[Difference] = []
@@ -109,15 +111,23 @@ def certify(results: Results) -> Certificate:
         settings[table] = next((requested[i] for i in runs["run_id"] if i in requested), None)
         hashes[table] = sorted(set(runs["settings_hash"]))
         precision[table] = sorted({str(value) for value in runs["precision"]})
-        differences += _settings_differences(table, runs, requested)
-        differences += _unequal(runs, "precision", table)
+        of_settings = _settings_differences(table, runs, requested)
+        differences += of_settings
+        for column in ("precision",) if of_settings else ("precision", "steps", "samples_seen"):
+            differences += _unequal(runs, column, table)
         for (fraction, seed), cell in runs.groupby(["train_fraction", "seed"]):
-            differences += _unequal(cell, "split_hash", f"{table}, train fraction {fraction:g}, seed {seed}")
+            for column in ("split_hash", "n_train", "n_val"):
+                differences += _unequal(cell, column, f"{table}, train fraction {fraction:g}, seed {seed}")
+        for model, own in runs.groupby("model", sort=False):
+            for column in ("n_params", "forward_gmacs"):
+                differences += _unequal(own, column, f"{table}, model {model}")
     for data, runs in results.runs.groupby("data", sort=False):
         differences += _unequal(runs, "test_digest", str(data), key="test images and labels")
     differences += _unequal(results.runs, "protocol", "report")
     geometry, unequal_geometry = _geometry(results)
     differences += unequal_geometry
+    found = {(difference.key, difference.where) for difference in differences}
+    differences += [difference for difference in known if (difference.key, difference.where) not in found]
     content = {
         "equal": not differences,
         "settings_hash": {table: found[0] if len(found) == 1 else found for table, found in hashes.items()},
@@ -133,14 +143,17 @@ def certify(results: Results) -> Certificate:
     return Certificate(differences, faults, content)
 
 
+def read_config(path: Path) -> Any:
+    """A run's ``config.yaml``; errors of reading and parsing are the caller's."""
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=_SafeLoader)  # noqa: S506 - a safe loader
+
+
 def _requested(results: Results) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """The requested settings of every run from its ``config.yaml``, and the runs without."""
     found, faults = {}, []
     for run_id in results.runs["run_id"]:
         try:
-            text = (results.folder / run_id / CONFIG_FILE).read_text(encoding="utf-8")
-            values = yaml.load(text, Loader=_SafeLoader)  # noqa: S506 - a safe loader
-            found[run_id] = dict(values["requested"])
+            found[run_id] = dict(read_config(results.folder / run_id / CONFIG_FILE)["requested"])
         except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
             path = Path(results.folder.parent.name, results.folder.name, run_id, CONFIG_FILE)
             reason = " ".join(str(getattr(error, "strerror", None) or error).split())
@@ -162,7 +175,7 @@ def _settings_differences(table: str, runs: pd.DataFrame, requested: Mapping[str
                 f"{canonical_hash(values)} (of its {CONFIG_FILE})": [run_id],
             }
             differences.append(Difference("settings_hash", f"{table}, tampered run {run_id}", values_found))
-    flat = {run_id: _flatten(requested[run_id]) for run_id in recorded if run_id in requested}
+    flat = {run_id: flatten(requested[run_id]) for run_id in recorded if run_id in requested}
     named = []
     for key in sorted({key for values in flat.values() for key in values}):
         found = _collect({run_id: values.get(key, "absent") for run_id, values in flat.items()})
@@ -212,11 +225,11 @@ def _collect(values: Mapping[str, Hashable]) -> dict[str, list[str]]:
     return found
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
 
 

@@ -322,11 +322,13 @@ def _texts(
 ) -> tuple[str, str]:
     """An estimate and its interval as text."""
     known = _known_text(value, number, outer="low")
-    estimate = f"{known}{unit}" if known else "not measurable"
+    if not known:
+        return "not measurable", ""
+    estimate = f"{known}{unit}"
     if limits is None:
         return estimate, ""
-    low = _known_text(limits[0], number, outer="low") or "?"
-    high = _known_text(limits[1], number, outer="high") or "?"
+    low = _known_text(limits[0], number, outer="low") or "0"
+    high = _known_text(limits[1], number, outer="high") or "∞"
     bound_alone = known == low == high and value.low != value.high
     return estimate, "" if bound_alone else f"[{low}, {high}]"
 

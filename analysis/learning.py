@@ -78,7 +78,10 @@ def _row(results: Results, experiment: Experiment, data: str, setting: str, mode
         "note": "",
     }
     notes = [f"curve over {len(own)} of {len(experiment.seeds)} seeds"] if len(own) < len(experiment.seeds) else []
-    if own and len(experiment.train_fractions) > 1:
+    sizes = runs.groupby("train_fraction")["n"]
+    if (sizes.nunique() > 1).any() or not sizes.first().is_monotonic_increasing:
+        notes.append("runs of one train fraction differ in their number of images: no learning curve")
+    elif own and len(experiment.train_fractions) > 1:
         n, curve, answers = _curve(results, runs[runs["model"] == model], own)
         row["aulc"], row["aulc_std"] = stats.mean_std([efficiency.aulc(n, line) for line in curve])
         if answers is not None:

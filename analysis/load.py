@@ -8,7 +8,7 @@ incomplete cell, never as a smaller mean.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +92,7 @@ def table_order(models: Mapping[str, ModelConfig]) -> list[str]:
     return sorted(models, key=position)
 
 
-def load(ledger: Mapping[str, Any], folder: Path, experiment: Experiment) -> Results:
+def load(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, known_faults: Sequence[str] = ()) -> Results:
     """Read and check every run that the ledger calls done.
 
     Parameters
@@ -103,6 +103,8 @@ def load(ledger: Mapping[str, Any], folder: Path, experiment: Experiment) -> Res
         Folder that holds one folder per run.
     experiment : Experiment
         Gives the titles and the order of models and datasets.
+    known_faults : sequence of str
+        Sentences on what was found before, which stand first among the faults.
 
     Raises
     ------
@@ -114,7 +116,7 @@ def load(ledger: Mapping[str, Any], folder: Path, experiment: Experiment) -> Res
         raise NothingDone(f"{folder}: the grid of experiment {experiment.name!r} has no cell; list models, data and seeds.")
     cells["setting"] = [setting_label(varied or {}) for varied in cells["varied"]]
     done = [cell for cell in ledger["cells"] if cell["run_id"] and (cell["status"] == "done" or _unreadable(cell, folder))]
-    faults = _strangers(folder, sorted(ledger.get("other", [])))
+    faults = list(known_faults)
 
     rows: list[dict[str, Any]] = []
     records: dict[str, Record] = {}
@@ -144,14 +146,6 @@ def load(ledger: Mapping[str, Any], folder: Path, experiment: Experiment) -> Res
     cells.loc[refused, "reason"] = cells.loc[refused, "run_id"].map(unusable)
     faults = [fault.replace(f"{folder.parent.parent}{os.sep}", "") for fault in faults]
     return Results(folder, _frame(rows, experiment), cells, records, outcomes, labels, class_names, faults, curves)
-
-
-def _strangers(folder: Path, names: list[str]) -> list[str]:
-    """One sentence on run folders that belong to another grid, such as one with other settings."""
-    if not names:
-        return []
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return [f"{folder}: {len(names)} run folder{'s' * (len(names) > 1)} not of this grid, left out: {shown}."]
 
 
 def _nothing_done(folder: Path, experiment: Experiment, cells: pd.DataFrame, faults: list[str]) -> NothingDone:

@@ -12,6 +12,7 @@ from typing import Any
 from analysis import captions, figures, mistakes, page, render, tables, verdict
 from analysis.certificate import Unequal, certify
 from analysis.load import load
+from analysis.strangers import examine
 from analysis.summary import summarise
 from experiments.config import Experiment
 from experiments.record import atomic_write
@@ -82,8 +83,12 @@ def build(
     analysis.certificate.Unequal
         If settings differ and `allow_unequal` is not given. Nothing is written then.
     """
-    results = load(ledger, folder, experiment)
-    certificate = certify(results)
+    strangers = examine(ledger, folder, experiment)
+    if strangers.differences and not allow_unequal:
+        raise Unequal(strangers.differences, strangers.advice)
+    ledger = strangers.adopt(ledger)
+    results = load(ledger, folder, experiment, strangers.sentences)
+    certificate = certify(results, strangers.differences)
     if not certificate.equal and not allow_unequal:
         raise Unequal(certificate.differences)
     summary = summarise(results, experiment)

@@ -139,7 +139,10 @@ def images_needed(row: Any) -> str:
     """The data multiplier with its direction: ``4.2× [3.1, 5.6] more`` than the reference, or fewer."""
     if not row.multiplier_text:
         return UNKNOWN
-    return f"{row.multiplier_text} {'fewer' if row.multiplier_ahead == row.model else 'more'}"
+    direction = "fewer" if row.multiplier_ahead == row.model else "more"
+    measurable = "×" in row.multiplier_text
+    without_interval = " (one seed)" if measurable and math.isnan(row.multiplier_low) else ""
+    return f"{row.multiplier_text} {direction}{without_interval}" if measurable else row.multiplier_text
 
 
 def data_efficiency(summary: Summary, experiment: Experiment, facts: Facts) -> Table:

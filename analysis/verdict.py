@@ -56,7 +56,8 @@ def _leader(block: pd.DataFrame) -> str:
     fraction = percent(float(block["train_fraction"].iloc[0]))
     if present.empty:
         return f"With {fraction} of the training data there is no run yet."
-    where = f"With {fraction} of the training data (n = {int(present['n'].iloc[0])})"
+    sizes = present["n"].dropna().unique()
+    where = f"With {fraction} of the training data" + (f" (n = {int(sizes[0])})" if len(sizes) == 1 else "")
     if not present["best"].any():
         top = _row(present, present["mean"].idxmax())
         return (
@@ -72,6 +73,8 @@ def _leader(block: pd.DataFrame) -> str:
         else "; every other tested model is significantly below it"
     )
     left_out = f"; too few seeds to be tested: {', '.join(untested)}" if untested else ""
+    absent = block[block["n_seeds"] == 0]["model_title"].tolist()
+    left_out += f"; no run of {', '.join(absent)}" if absent else ""
     return f"{where}, {best.model_title} is best at {_accuracy(best)}{rest}{left_out}."
 
 
@@ -102,8 +105,10 @@ def _images(curve: pd.DataFrame, experiment: Experiment) -> str:
     factor = factor.replace("> ", "more than ").replace("< ", "less than ")
     text = f"To reach {target}, {first} needs {factor} fewer images"
     text += f" (95% CI {interval.rstrip(']').replace(',', ' to')})" if interval else ""
+    if not known(row.multiplier_low):
+        return f"{text}, by one seed: that this is more than chance is not tested."
     if known(row.multiplier_low) and row.multiplier_low <= 1 <= row.multiplier_high:
-        return f"{text}; the interval includes 1, so that either may need fewer."
+        return f"{text}; the interval does not exclude 1, so that either may need fewer."
     return f"{text}."
 
 

@@ -159,6 +159,14 @@ class ModelConfig(_Strict):
 
 
 # ------------------------------------------------------------------------------------------------------------ experiment
+METRICS = (
+    *(f"{split}/{name}" for split in ("test", "val") for name in ("top1", "top5", "nll", "brier", "macro_f1", "ece")),
+    "val_best/top1",
+    "val_best/nll",
+)
+"""Metrics of a record that an expectation may speak of; `experiments.metrics` computes them."""
+
+
 class Expectation(_Strict):
     """A claim made before the run, which the report then checks: ``at_least`` ≤ value ≤ ``at_most``."""
 
@@ -177,6 +185,8 @@ class Expectation(_Strict):
     def _bounded(self) -> Expectation:
         if self.at_least is None and self.at_most is None:
             raise ValueError("an expectation needs `at_least` or `at_most`")
+        if self.metric not in METRICS:
+            raise ValueError(f"`metric` must be one of {', '.join(METRICS)}, got {self.metric!r}")
         return self
 
 

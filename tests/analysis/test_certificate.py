@@ -79,6 +79,10 @@ def test_record_and_configuration_edited_alike_still_differ_from_the_rest(synthe
     ("changes", "key", "where"),
     [
         ({"split_hash": "other"}, "split_hash", "shapes, train fraction 0.3, seed 1"),
+        ({"n_train": 271}, "n_train", "shapes, train fraction 0.3, seed 1"),
+        ({"steps": 99}, "steps", "shapes"),
+        ({"samples_seen": 31, "compute": {"train_pflops": 31 * 6e-6 * 0.0123}}, "samples_seen", "shapes"),
+        ({"compute": {"n_params": 1}}, "n_params", "shapes, model vit"),
         ({"environment": {"precision": "bf16"}}, "precision", "shapes"),
         ({"protocol": 2}, "protocol", "report"),
         ({"geometry": {"patch_size": 4}}, "geometry", "shapes, model vit"),

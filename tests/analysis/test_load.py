@@ -87,7 +87,12 @@ def _truncate(runs, run_id, name):
         (lambda r, i: r.edit_record(i, metrics={"test/nll": float("nan")}), ["`metrics.test/nll` is nan"]),
         (lambda r, i: r.edit_record(i, metrics={"test/top1": None}), ["`metrics.test/top1` is missing"]),
         (lambda r, i: r.edit_record(i, metrics={"test/macro_f1": 5.0}), ["`metrics.test/macro_f1` is 5", "from the logits"]),
-        (lambda r, i: r.edit_record(i, compute={"device_hours": -5.0}), ["`compute.device_hours`", "negative"]),
+        (lambda r, i: r.edit_record(i, compute={"device_hours": -5.0}), ["`compute.device_hours` is -5", "below zero"]),
+        (lambda r, i: r.edit_record(i, compute={"device_hours": 1e-4}), ["`compute.device_hours`", "attempts took 0.001"]),
+        (lambda r, i: r.edit_record(i, compute={"train_pflops": 1e-4}), ["`compute.train_pflops`", "3200 images"]),
+        (lambda r, i: r.edit_record(i, metrics={"val/top1": 0.9}), ["`metrics.val/top1` is 0.9", "it is 0.8"]),
+        (lambda r, i: r.edit_record(i, metrics={"val/nll": 0.1}), ["`metrics.val/nll` is 0.1"]),
+        (lambda r, i: r.edit_record(i, n_val=7), ["`n_val` is 7", "30 validation images"]),
         (lambda r, i: r.edit_record(i, metrics={"test/top1": 0.999}), ["does not match its record", "0.999"]),
         (lambda r, i: (r.folder / i / "predictions.npz").unlink(), ["predictions.npz", "missing"]),
         (lambda r, i: _truncate(r, i, "predictions.npz"), ["predictions.npz", "truncated"]),
@@ -129,11 +134,6 @@ def test_a_broken_curve_costs_the_curve_only(synthetic_runs):
     results = _load(synthetic_runs)
     assert len(results.runs) == 36 and results.curves(run_id).empty
     assert "metrics.jsonl" in results.faults[0] and run_id in results.faults[0]
-
-
-def test_folders_of_another_grid_are_named(synthetic_runs):
-    synthetic_runs.ledger["other"] = ["stray"]
-    assert "stray" in _load(synthetic_runs).faults[0]
 
 
 def test_nothing_done(synthetic_runs):

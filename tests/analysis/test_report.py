@@ -175,6 +175,7 @@ def test_one_seed(tmp_path, no_figures):
     made = _build(runs, tmp_path / "out")
     assert "has the highest mean accuracy, 89.5%" in made.verdict[0] and "not tested" in made.verdict[0]
     assert any("one seed" in sentence for sentence in made.verdict)
+    assert any("fewer images, by one seed: that this is more than chance is not tested." in text for text in made.verdict)
     assert "**" not in re.sub(r"\*\*\d+% of.*\*\*", "", (tmp_path / "out" / "accuracy.md").read_text())
     assert "Seed 0 alone" in (tmp_path / "out" / "accuracy.tex").read_text()
 
@@ -193,6 +194,19 @@ def test_an_absent_reference(synthetic_runs, tmp_path, no_figures):
     made = _build(synthetic_runs, tmp_path / "out")
     assert "ConvNeXt is best at 88.0%" in made.verdict[0]
     assert "no run of the reference" in (tmp_path / "out" / "accuracy.csv").read_text()
+
+
+def test_a_rival_without_a_run_is_named(synthetic_runs, tmp_path, no_figures):
+    for seed in (0, 1, 2):
+        synthetic_runs.lose(synthetic_runs.run_id("convnext", 1.0, seed), status="failed", reason="diverged")
+    made = _build(synthetic_runs, tmp_path / "out")
+    assert made.verdict[0].endswith("; no run of ConvNeXt.")
+
+
+def test_numbers_of_images_that_differ_stop_no_report(synthetic_runs, tmp_path, no_figures):
+    synthetic_runs.edit_record(synthetic_runs.run_id("vit"), n_train=7)
+    made = _build(synthetic_runs, tmp_path / "out", allow_unequal=True)
+    assert "n_train" in (made.folder / "accuracy.csv").read_text()
 
 
 def test_nothing_done_writes_nothing(synthetic_runs, tmp_path):

@@ -105,7 +105,7 @@ def test_images_needed_turns_with_the_reference(tmp_path):
 def test_compute_rows_and_unknowns(synthetic_runs):
     tables_ = _tables(synthetic_runs)
     rows = _texts(tables_["compute"])
-    assert rows[3] == ["ViT (ours)", "1.23", "0.0123", "0.000240", "0.00100", "1\u202f001", "1.50", "–", "–", "80.0 ± 0.5"]
+    assert rows[3] == ["ViT (ours)", "1.23", "0.0123", "0.000236", "0.00100", "1\u202f001", "1.50", "–", "–", "80.0 ± 0.5"]
     frame = pd.read_csv(io.StringIO(render.csv(tables_["compute"])))
     assert frame["mfu"].isna().all() and frame["n_params"].iloc[-1] == 1_234_567
 

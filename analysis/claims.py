@@ -1,0 +1,74 @@
+"""What a record says that can be computed again: its metrics from its predictions, its costs from what it did."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from scipy.special import logsumexp
+
+from experiments.metrics import brier_per_image, macro_f1
+from experiments.record import Record
+
+ROUNDING = 1e-4
+"""Relative difference between a metric and its second computation that rounding may make."""
+HALF_PRECISION = 2e-2
+"""The same where logits were stored in half precision."""
+
+
+def false(record: Record, predictions: Mapping[str, np.ndarray], nll: float) -> Iterator[str]:
+    """Whatever a record says that does not follow from its run folder, one clause each.
+
+    Parameters
+    ----------
+    record : Record
+    predictions : mapping of str to ndarray
+        As in ``predictions.npz``.
+    nll : float
+        Mean negative log-likelihood on the test set, in nats, which the caller has computed anyway.
+    """
+    yield from _metrics(record, predictions, nll)
+    yield from _counts(record, predictions)
+    yield from _costs(record)
+
+
+def _metrics(record: Record, predictions: Mapping[str, np.ndarray], nll: float) -> Iterator[str]:
+    logits, labels = predictions["logits"], predictions["labels"]
+    computed = {
+        "test/nll": nll,
+        "test/brier": float(brier_per_image(logits, labels).mean()),
+        "test/macro_f1": macro_f1(logits, labels),
+    }
+    if len(predictions["val_labels"]):
+        val, val_labels = predictions["val_logits"].astype(np.float64), predictions["val_labels"]
+        computed["val/top1"] = float((val.argmax(axis=1) == val_labels).mean())
+        computed["val/nll"] = float((logsumexp(val, axis=1) - val[np.arange(len(val)), val_labels]).mean())
+    tolerance = HALF_PRECISION if np.float16 in (logits.dtype, predictions["val_logits"].dtype) else ROUNDING
+    for key, value in computed.items():
+        claimed = record.metrics.get(key)
+        if claimed is not None and abs(claimed - value) > tolerance * max(1.0, abs(value)):
+            yield f"`metrics.{key}` is {claimed:.6g}, from the logits it is {value:.6g}"
+
+
+def _counts(record: Record, predictions: Mapping[str, np.ndarray]) -> Iterator[str]:
+    n_val = len(predictions["val_labels"])
+    if record.n_val != n_val:
+        yield f"`n_val` is {record.n_val}, there are predictions of {n_val} validation images"
+
+
+def _costs(record: Record) -> Iterator[str]:
+    cost = record.compute
+    for key, value in cost.model_dump().items():
+        if isinstance(value, int | float) and value < 0:
+            yield f"`compute.{key}` is {value:g}, below zero"
+    operations = 3 * 2 * cost.forward_gmacs * 1e-6 * record.samples_seen
+    follows = cost.train_pflops is None or math.isclose(cost.train_pflops, operations, rel_tol=1e-3)
+    if record.init == "from_scratch" and not follows:
+        yield (
+            f"`compute.train_pflops` is {cost.train_pflops:.6g}, 3 × the forward pass × {record.samples_seen} images is "
+            f"{operations:.6g}"
+        )
+    hours = sum(attempt.seconds for attempt in record.attempts) / 3600
+    if cost.device_hours is not None and cost.device_hours < 0.999 * hours:
+        yield f"`compute.device_hours` is {cost.device_hours:.6g}, the attempts took {hours:.6g}"
