@@ -122,7 +122,8 @@ def compute(facts: Facts) -> str:
         "FLOPs × images seen, in units of 1e15. Device-hours are net of evaluation and summed over attempts. Images/s: "
         "end to end, net of evaluation. Peak memory: of the device's allocator, on a CPU of the process. MFU: model FLOPs "
         f"over the dense peak of the device. {UNKNOWN}: not known, on this device or for one of the seeds. Time to "
-        "target: training seconds to the validation accuracy that was fixed in advance, median, with the share of runs that reached it. "
+        "target: training seconds to the validation accuracy that was fixed in advance, median, with the share of runs that "
+        "reached it. "
         f"Top-1 accuracy (%) is mean ± sample standard deviation, bold as in the accuracy table. {facts.common}"
     )
 
