@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from experiments.config import (
     PROTOCOL,
@@ -54,6 +54,9 @@ class Cell:
     """Split of the tuning seed, on track B."""
     trial: int | None = None
     """Number of a tuning trial, which never sees the test set; None for a run that is reported."""
+    micro_batch_size: int | None = None
+    on_oom: Literal["fail", "split"] = "fail"
+    deterministic: bool = False
 
     @property
     def track(self) -> str:
@@ -131,6 +134,9 @@ def expand(experiment: Experiment, splits: Mapping[str, str]) -> list[Cell]:
                         target_val_top1=experiment.target_val_top1,
                         tuning=tuning,
                         trial_split_hash=trial_split,
+                        micro_batch_size=experiment.micro_batch_size,
+                        on_oom=experiment.on_oom,
+                        deterministic=experiment.deterministic,
                     )
                     for model_name, model in experiment.models.items()
                 ]

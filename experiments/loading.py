@@ -280,6 +280,9 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
                 "vary",
                 "threads",
                 "checkpoint_every_steps",
+                "micro_batch_size",
+                "on_oom",
+                "deterministic",
                 "target_val_top1",
             }
         ),

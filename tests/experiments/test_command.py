@@ -19,7 +19,7 @@ from experiments.__main__ import main
 from experiments.config import ROOT
 from experiments.engine import Observer
 from experiments.grid import Cell, ledger
-from experiments.record import read_record
+from experiments.record import RecordError, read_record
 from experiments.worker import Outcome
 
 TINY = ["recipe.steps=4", "recipe.evaluations=2", "seeds=[0]", "train_fractions=[0.1]"]
@@ -302,3 +302,44 @@ def test_two_commands_on_one_grid_run_every_cell_once(tmp_path: Path) -> None:
     records = [read_record(path) for path in (tmp_path / "runs_dir").rglob("record.json")]
     assert len(records) == 2
     assert all(len(record.attempts) == 1 for record in records)  # nobody ran a cell a second time
+
+
+def test_a_failed_record_says_what_is_known_and_invents_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from experiments import fit
+
+    def diverge(*arguments: object) -> None:
+        raise fit.Diverged(2)
+
+    monkeypatch.setattr(fit, "_evaluation_row", diverge)
+    cells, folder = tiny_cells("models=[resnet_micro]")
+    assert worker.work(cells[0], folder).status == "failed"
+    path = folder / str(cells[0].run_id) / "record.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("n_classes", "n_train", "n_val", "n_test"):
+        assert values[name] is None
+    assert values["compute"]["n_params"] is None and values["compute"]["forward_gmacs"] is None
+    assert values["compute"]["device_hours"] == values["attempts"][0]["seconds"] / 3600 > 0
+    assert values["attempts"][0]["reason"] == "failed"
+    assert values["environment"]["versions"]["torch"] and values["environment"]["device_type"] == "cpu"
+    assert "convolution" in values["geometry"]["stem"]
+    assert values["started"] <= values["finished"]
+
+    # Those of earlier versions hold zeros, and are read.
+    old = values | dict.fromkeys(("n_classes", "n_train", "n_val", "n_test"), 0)
+    old["compute"] |= {"n_params": 0, "forward_gmacs": 0.0}
+    path.write_text(json.dumps(old), encoding="utf-8")
+    assert read_record(path).n_train == 0
+    path.write_text(json.dumps(values | {"status": "done"}), encoding="utf-8")
+    with pytest.raises(RecordError, match="`n_classes` is missing, which every finished run knows"):
+        read_record(path)
+
+
+def test_a_death_is_recorded_with_what_its_folder_tells(tmp_path: Path) -> None:
+    cells, folder = tiny_cells("models=[resnet_micro]")
+    assert worker.work(cells[0], folder).status == "done"
+    run_folder = folder / str(cells[0].run_id)
+    (run_folder / "record.json").unlink()
+    worker.record_death(cells[0], folder, "died")
+    record = read_record(run_folder / "record.json")
+    assert record.environment["threads"] == 1 and "geometry" not in record.environment
+    assert record.geometry and record.attempts
