@@ -19,6 +19,7 @@ from experiments.__main__ import main
 from experiments.config import ROOT
 from experiments.engine import Observer
 from experiments.grid import Cell, ledger
+from experiments.progress import locked
 from experiments.record import RecordError, read_record
 from experiments.worker import Outcome
 
@@ -120,6 +121,15 @@ def test_a_failed_cell_stops_no_other_and_runs_again_only_when_asked(
 
     monkeypatch.setattr(worker, "_run", real)
     assert call(monkeypatch, "run", "smoke", *TINY, "--jobs", "1") == 1  # failed stays failed
+    failed = next(folder.glob("vit_micro_p2*"))
+    retry = ["run", "smoke", *TINY, "--jobs", "1", "--retry-failed"]
+    monkeypatch.setenv("DEVICE", "cuda:9")
+    assert call(monkeypatch, *retry) == 2
+    assert (failed / "record.json").exists()  # nothing is deleted before everything is found to be there
+    monkeypatch.setenv("DEVICE", "cpu")
+    with locked(failed):
+        launch.forget_failures(cells, folder)
+    assert (failed / "record.json").exists()  # nor while another process has it
     assert call(monkeypatch, "run", "smoke", *TINY, "--jobs", "1", "--retry-failed") == 0
 
 
@@ -130,7 +140,9 @@ def test_a_failed_cell_stops_no_other_and_runs_again_only_when_asked(
         (("run", "smoke", "recipe.stepz=5"), ["recipe.stepz", "Did you mean 'steps'"]),
         (("run", "smoke", "--jobs", "many"), ["JOBS", "'many'"]),
         (("run", "smoke", "--engine", "slurm"), ["ENGINE", "'slurm'"]),
-        (("run", "smoke", "train_fractions=[0.001]"), ["0.001 leaves class 0", "smoke.yaml"]),
+        (("run", "smoke", "train_fractions=[0.001]"), ["0.001 leaves class 0", "experiment smoke"]),
+        (("run", "smoke", "threads=1000"), ["`threads`: must be at most", "got 1000"]),
+        (("run", "smoke", *TINY, "micro_batch_size=8", "--jobs", "1"), ["`micro_batch_size`: resnet_micro"]),
         (("run", "vit_photos", "data.path=/does/not/exist"), ["no folder /does/not/exist"]),
         (("run",), ["Missing argument"]),
         (("runn", "smoke"), ["No such command"]),
@@ -152,6 +164,7 @@ def test_bad_input_is_exit_2_and_one_message(
     for word in words:
         assert word in told
     assert "Traceback" not in captured.err + captured.out
+    assert "Does everything work here" not in captured.out  # a fault comes before any other line
     assert not list(tmp_path.rglob("record.json"))
 
 
@@ -173,7 +186,8 @@ def test_unknown_timm_model_is_told_before_anything_runs(
 def test_missing_device_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("DEVICE", "cuda:9")
     assert call(monkeypatch, "run", "smoke", *TINY, "--jobs", "1") == 2
-    assert "'cuda:9' is not there" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert "'cuda:9' is not there" in captured.err and captured.out == ""
 
 
 def command(*arguments: str) -> list[str]:

@@ -337,6 +337,19 @@ def test_damaged_checkpoint_falls_back_with_a_warning(tmp_path: Path, damage: st
     assert not (tmp_path / "pwned").exists()
 
 
+def test_a_folder_in_the_place_of_a_checkpoint_is_moved_aside(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, STATE)
+    checkpoint.save(tmp_path, STATE | {"step": 4})
+    (tmp_path / "last.pt").unlink()
+    (tmp_path / "last.pt").mkdir()
+    (tmp_path / "last.pt" / "note").write_text("mine", encoding="utf-8")
+    state, warnings = checkpoint.load(tmp_path, CPU)
+    assert state is not None and state["step"] == 3
+    assert "was a folder" in warnings[0]
+    assert [path.read_text() for path in tmp_path.glob("last.pt.aside-*/note")] == ["mine"]
+    checkpoint.save(tmp_path, STATE)
+
+
 def test_no_checkpoint_is_no_state(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path, CPU) == (None, [])
 
