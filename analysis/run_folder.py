@@ -257,7 +257,7 @@ def _row(record: Record, experiment: Experiment) -> dict[str, Any]:
         "data_title": experiment.data[record.data].title,
         "setting": setting_label(record.varied),
         "model_title": experiment.models[record.model].title,
-        "n": record.n_train + record.n_val,
+        "n": (record.n_train or 0) + (record.n_val or 0),
         "precision": record.environment.get("precision"),
         "device": " + ".join(devices(record)),
         **record.metrics,

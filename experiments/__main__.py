@@ -59,15 +59,16 @@ def run(
     folder = experiment_folder(experiment)
     cells = plan(experiment)
     trials = trials_for(cells)
-    out.print(f"[bold]{escape(name)}[/]: {escape(experiment.question)}", soft_wrap=True)
+    headline = [f"[bold]{escape(name)}[/]: {escape(experiment.question)}"]
     for batch, kind in ((trials, "tuning trials"), (cells, "cells")):
         if not batch or stop_requested():
             continue
         counts = ledger(experiment, batch, folder)["counts"]
         ended = 0 if retry_failed else counts["failed"]
-        out.print(f"{len(batch)} {kind}, {counts['done']} done before, {len(batch) - counts['done'] - ended} to run.")
-        with display.Progress(out, folder, total=len(batch), done=counts["done"] + ended) as progress:
+        headline.append(f"{len(batch)} {kind}, {counts['done']} done before, {len(batch) - counts['done'] - ended} to run.")
+        with display.Progress(out, folder, total=len(batch), done=counts["done"] + ended, headline=headline) as progress:
             launch(batch, folder, jobs=jobs, observer=progress, retry_failed=retry_failed)
+        headline = []
     after = ledger(experiment, cells, folder, trials)
     if stop_requested() and after["counts"]["done"] < len(cells):
         out.print(f"Stopped: {after['counts']['done']} of {len(cells)} cells are done. The same command goes on from here.")

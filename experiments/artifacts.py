@@ -99,6 +99,7 @@ def make_record(
             device_hours=sum(attempt["seconds"] for attempt in attempts) / 3600,
             peak_memory_bytes=meter.peak_bytes,
             reserved_memory_bytes=meter.reserved_bytes,
+            micro_batches=training.micro_batches,
             mfu=compute.mfu(gmacs, rate, environment["device"]) if rate and environment["precision"] == "bf16" else None,
             energy_joules=meter.energy_joules,
             bare_images_per_second=bare_rate(
@@ -132,23 +133,27 @@ def seconds_to_target(rows: list[dict[str, Any]], target: float | None) -> float
     return next((row["train_seconds"] for row in rows if row["val/top1"] >= target), None)
 
 
-def failed_record(cell: Cell, failure: Failure, attempts: list[dict[str, Any]], environment: dict[str, Any]) -> Record:
+def failed_record(
+    cell: Cell,
+    failure: Failure,
+    *,
+    attempts: list[dict[str, Any]],
+    environment: dict[str, Any],
+    geometry: dict[str, Any],
+    started: str | None,
+) -> Record:
     """The record of a run that ended without a result. It has no metrics, so that it can enter no mean."""
     return Record(
         **identity(cell),
         status="failed",
-        n_classes=0,
-        n_train=0,
-        n_val=0,
-        n_test=0,
         steps=failure.step or 0,
         samples_seen=(failure.step or 0) * cell.recipe.batch_size,
         metrics={},
-        compute=Compute(n_params=0, forward_gmacs=0.0),
+        compute=Compute(device_hours=sum(attempt["seconds"] for attempt in attempts) / 3600 if attempts else None),
         environment=environment,
-        geometry={},
+        geometry=geometry,
         attempts=[Attempt(**attempt) for attempt in attempts],
-        started=now(),
+        started=started,
         finished=now(),
         failure=failure,
     )
@@ -178,7 +183,8 @@ def identity(cell: Cell) -> dict[str, Any]:
 
 def write_config(cell: Cell, folder: Path, geometry: dict[str, Any], environment: dict[str, Any]) -> None:
     """``config.yaml``: what was requested and what it resolved to, complete."""
-    about = identity(cell) | {"threads": cell.threads, "checkpoint_every_steps": cell.checkpoint_every_steps}
+    execution = ("threads", "checkpoint_every_steps", "micro_batch_size", "on_oom", "deterministic")
+    about = identity(cell) | {name: getattr(cell, name) for name in execution}
     about.pop("schema_")
     values = {
         "experiment": cell.experiment,
@@ -191,6 +197,15 @@ def write_config(cell: Cell, folder: Path, geometry: dict[str, Any], environment
     }
     with atomic_write(folder / CONFIG_FILE) as file:
         yaml.safe_dump(values, file, sort_keys=False, allow_unicode=True)
+
+
+def read_resolved(folder: Path) -> dict[str, Any]:
+    """What a run's ``config.yaml`` says under ``resolved``; empty where there is none."""
+    try:
+        resolved = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))["resolved"]
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return {}
+    return resolved if isinstance(resolved, dict) else {}
 
 
 def write_predictions(folder: Path, predictions: Predictions, class_names: tuple[str, ...]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,11 @@ def load(folder: Path, device: torch.device) -> tuple[dict[str, Any] | None, lis
     warnings: list[str] = []
     for name in (CHECKPOINT_FILE, PREVIOUS_FILE):
         path = folder / name
+        if path.is_dir():
+            aside = tempfile.mkdtemp(prefix=f"{name}.aside-", dir=folder)
+            os.replace(path, aside)
+            warnings.append(f"{path}: was a folder, no checkpoint; moved to {aside}.")
+            continue
         if not path.exists():
             continue
         try:

@@ -230,6 +230,9 @@ class ExperimentFile(_Strict):
     expect: list[Expectation] = []
     threads: int = Field(1, ge=1, le=1024)
     checkpoint_every_steps: int | None = Field(None, ge=1)
+    micro_batch_size: int | None = Field(None, ge=1)
+    on_oom: Literal["fail", "split"] = "fail"
+    deterministic: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> ExperimentFile:
@@ -279,7 +282,14 @@ class Experiment(_Strict):
     threads: int = 1
     """CPU threads of one run: a recorded setting, so that every engine gives the same bits."""
     checkpoint_every_steps: int | None = None
-    """Optimiser steps between checkpoints; by default they are taken at evaluations. Never hashed."""
+    """Optimiser steps between checkpoints; by default they are taken by time. Never hashed."""
+    micro_batch_size: int | None = None
+    """Most images of one forward and backward pass; a larger batch is trained in parts (gradient accumulation), whose result
+    is the whole batch's up to rounding. Never hashed."""
+    on_oom: Literal["fail", "split"] = "fail"
+    """Out of memory, end the cell as failed, or train its batches in twice as many parts. Never hashed."""
+    deterministic: bool = False
+    """Have torch take deterministic algorithms alone, so that a GPU too gives the same bits again. Never hashed."""
 
 
 # --------------------------------------------------------------------------------------------------------------- hashing

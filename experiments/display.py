@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,13 @@ class Progress(Observer):
         Folder of the experiment's runs, where heartbeats are read.
     total, done : int
         Cells of the grid, and those that had ended before.
+    headline : sequence of str
+        Lines for the moment when everything was found fit to run.
     """
 
-    def __init__(self, console: Console, folder: Path, *, total: int, done: int) -> None:
+    def __init__(self, console: Console, folder: Path, *, total: int, done: int, headline: Sequence[str] = ()) -> None:
         self.console, self.folder, self.total, self.ended_cells = console, folder, total, done
-        self._at_start, self._begun = done, time.monotonic()
+        self._at_start, self._begun, self._headline = done, time.monotonic(), headline
         self._active: dict[str, Cell] = {}
         self._said: set[str] = set()
         self._lock = threading.Lock()
@@ -64,6 +66,11 @@ class Progress(Observer):
     def __exit__(self, *exception: object) -> None:
         if self.console.is_terminal:
             self._live.stop()
+
+    def checked(self) -> None:
+        """Nothing was found to be wrong: say what is done."""
+        for line in self._headline:
+            self.console.print(line, soft_wrap=True)
 
     def started(self, cell: Cell) -> None:
         """A cell begins."""

@@ -46,8 +46,11 @@ def resolve_jobs(jobs: str, cells: int, threads: int) -> int:
     Raises
     ------
     ConfigError
-        If `jobs` is neither ``auto`` nor a whole number from 1.
+        If `jobs` is neither ``auto`` nor a whole number from 1, or `threads` is more than the machine has cores.
     """
+    cores = max(usable_cores(), os.cpu_count() or 1)
+    if threads > cores:
+        raise ConfigError([f"`threads`: must be at most {cores}, the cores of this machine, got {threads}."])
     if jobs != "auto":
         if not (jobs.isascii() and jobs.isdigit()) or int(jobs) < 1:
             raise ConfigError([f"JOBS: must be `auto` or a whole number from 1, got {jobs!r}."])
@@ -59,6 +62,9 @@ def resolve_jobs(jobs: str, cells: int, threads: int) -> int:
 class Observer:
     """What a display is told. The base class says nothing."""
 
+    def checked(self) -> None:
+        """Nothing was found to be wrong; what follows is work."""
+
     def started(self, cell: Cell) -> None:
         """A cell begins."""
 
@@ -66,7 +72,9 @@ class Observer:
         """A cell ended in this way."""
 
 
-def execute(cells: list[Cell], folder: Path, *, jobs: int, observer: Observer) -> dict[str | None, Outcome]:
+def execute(
+    cells: list[Cell], folder: Path, *, jobs: int, observer: Observer, on_checked: Callable[[], None] = lambda: None
+) -> dict[str | None, Outcome]:
     """Run cells that are not done, `jobs` at a time. One failed cell never stops the others.
 
     Parameters
@@ -77,6 +85,8 @@ def execute(cells: list[Cell], folder: Path, *, jobs: int, observer: Observer) -
     jobs : int
         1 runs in this process, more in as many worker processes.
     observer : Observer
+    on_checked : callable
+        Called once device, precision and models were found to be there, before the first cell.
 
     Returns
     -------
@@ -95,10 +105,11 @@ def execute(cells: list[Cell], folder: Path, *, jobs: int, observer: Observer) -
         observer.ended(cell, outcome)
 
     run = _in_this_process if jobs == 1 else _in_workers
-    run(cells, folder, jobs, observer.started, ended)
+    run(cells, folder, jobs, on_checked, observer.started, ended)
     return outcomes
 
 
+Checked = Callable[[], None]
 Started = Callable[[Cell], None]
 Ended = Callable[[Cell, Outcome], None]
 
@@ -108,9 +119,12 @@ def _refuse(faults: list[str]) -> None:
         raise ConfigError(faults)
 
 
-def _in_this_process(cells: list[Cell], folder: Path, jobs: int, started: Started, ended: Ended) -> None:
+def _in_this_process(
+    cells: list[Cell], folder: Path, jobs: int, on_checked: Checked, started: Started, ended: Ended
+) -> None:
     with worker.stop_signals_caught():
         _refuse(worker.check(cells))
+        on_checked()
         for cell in cells:
             if worker.stop_requested():
                 return
@@ -118,7 +132,7 @@ def _in_this_process(cells: list[Cell], folder: Path, jobs: int, started: Starte
             ended(cell, worker.work(cell, folder))
 
 
-def _in_workers(cells: list[Cell], folder: Path, jobs: int, started: Started, ended: Ended) -> None:
+def _in_workers(cells: list[Cell], folder: Path, jobs: int, on_checked: Checked, started: Started, ended: Ended) -> None:
     context = multiprocessing.get_context("spawn")  # torch and CUDA do not survive a fork
     stop = context.Event()
     waiting, checked = deque(cells), False
@@ -134,6 +148,7 @@ def _in_workers(cells: list[Cell], folder: Path, jobs: int, started: Started, en
                     check, *_ = [pool.submit(worker.check, cells), *(pool.submit(worker.warm_up) for _ in range(jobs - 1))]
                     _refuse(check.result())
                     checked = True
+                    on_checked()
                 lost = _until_broken(pool, waiting, folder, jobs, started, ended, stop.is_set)
             # When a worker dies, all cells in the pool are lost with it; alone, a second death has one culprit.
             for cell in lost:

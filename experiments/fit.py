@@ -10,17 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from experiments import checkpoint
+from experiments import checkpoint, memory
 from experiments.compute import Meter
 from experiments.config import Recipe
 from experiments.data.batches import EvaluationBatches, TrainBatches
 from experiments.metrics import classification_metrics
 from experiments.optim import learning_rate
 from experiments.progress import Heartbeat
-from experiments.record import METRICS_FILE, read_rows
+from experiments.record import METRICS_FILE, RecordError, atomic_write, read_rows
 from experiments.train import evaluate, train_steps
 
 CHECKPOINT_SECONDS = 30.0
@@ -43,11 +45,10 @@ class Diverged(Exception):
         Where that was seen.
     """
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, *, clipped: bool = True) -> None:
         self.step = step
-        super().__init__(
-            f"the training loss is not finite at step {step}; lower `recipe.learning_rate` or `recipe.clip_grad_norm`"
-        )
+        clip = "lower `recipe.clip_grad_norm`" if clipped else "set `recipe.clip_grad_norm`, such as to 1.0"
+        super().__init__(f"the training loss is not finite at step {step}; lower `recipe.learning_rate` or {clip}")
 
 
 def evaluation_steps(steps: int, evaluations: int) -> list[int]:
@@ -69,6 +70,10 @@ class Training:
         Steps taken, and steps taken at the last evaluation.
     val_best : dict
         Metrics of the best evaluation so far, by validation accuracy.
+    micro_batches : int
+        Parts that each batch is cut into.
+    ledger, rows
+        What the checkpoint held that the run went on from: the list of attempts, and the rows of ``metrics.jsonl``.
     """
 
     run_id: str
@@ -79,15 +84,21 @@ class Training:
     step: int = 0
     loss_from: int = 0
     val_best: dict[str, float] = field(default_factory=dict)
+    micro_batches: int = 1
+    ledger: dict[str, Any] | None = None
+    rows: list[dict[str, Any]] | None = None
 
-    def save(self, folder: Path) -> None:
-        """Write a checkpoint."""
+    def save(self, folder: Path, ledger: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        """Write a checkpoint, with the list of attempts and the rows of ``metrics.jsonl`` up to it."""
         state = {
+            "ledger": ledger,
+            "rows": rows,
             "run_id": self.run_id,
             "step": self.step,
             "loss_from": self.loss_from,
             "loss_sum": self.loss_sum,
             "val_best": self.val_best,
+            "micro_batches": self.micro_batches,
             "meter": self.meter.state(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -106,6 +117,8 @@ class Training:
         self.meter.restore(state["meter"])
         self.loss_sum.copy_(state["loss_sum"])
         self.step, self.loss_from, self.val_best = state["step"], state["loss_from"], state["val_best"]
+        self.micro_batches = max(self.micro_batches, state.get("micro_batches", 1))
+        self.ledger, self.rows = state.get("ledger"), state.get("rows")
         return warnings
 
 
@@ -118,12 +131,38 @@ class MetricsLog:
         The run folder.
     step : int
         Where the run goes on; rows beyond it are of an attempt that was lost, and are made again.
+    kept : list of dict, optional
+        The rows up to there as the checkpoint holds them, from which a file that was lost or changed is made again.
+
+    Attributes
+    ----------
+    rows : list of dict
+    warnings : list of str
+        A sentence if the file had to be made again.
+
+    Raises
+    ------
+    experiments.record.RecordError
+        If the file is damaged and no checkpoint holds its rows.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int, kept: list[dict[str, Any]] | None = None) -> None:
         self.path = folder / METRICS_FILE
-        self.rows = [row for row in read_rows(self.path) if row["step"] <= step]
-        self.path.write_text("".join(map(self._line, self.rows)), encoding="utf-8")
+        self.warnings: list[str] = []
+        try:
+            on_disk = [row for row in read_rows(self.path) if row["step"] <= step]
+        except RecordError:
+            if kept is None:
+                raise
+            on_disk = []
+        self.rows = on_disk if kept is None else list(kept)
+        if self.rows != on_disk:
+            lost = sum(row not in on_disk for row in self.rows)
+            self.warnings = [
+                f"{self.path}: {lost} of {len(self.rows)} evaluations were lost or changed; restored from the checkpoint."
+            ]
+        with atomic_write(self.path) as file:
+            file.writelines(map(self._line, self.rows))
 
     @staticmethod
     def _line(row: dict[str, Any]) -> str:
@@ -148,9 +187,9 @@ class _Checkpoints:
             return step > 0 and step % self.every_steps == 0
         return time.monotonic() - self._last >= max(CHECKPOINT_SECONDS, self._cost / CHECKPOINT_SHARE)
 
-    def save(self, training: Training, folder: Path) -> None:
+    def save(self, training: Training, folder: Path, heartbeat: Heartbeat, log: MetricsLog) -> None:
         start = time.monotonic()
-        training.save(folder)
+        training.save(folder, heartbeat.ledger(), log.rows)
         self._last = time.monotonic()
         self._cost = self._last - start
 
@@ -167,6 +206,8 @@ def fit(
     on_row: Callable[[dict[str, Any]], None],
     heartbeat: Heartbeat,
     checkpoint_every_steps: int | None = None,
+    on_oom: str = "fail",
+    say: Callable[[str], None] = lambda sentence: None,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train to the last step of the recipe. Test data is no argument of this function.
@@ -177,6 +218,8 @@ def fit(
         After a checkpoint, if `stop_requested` turned true.
     Diverged
         If a training loss is not finite at an evaluation.
+    experiments.memory.DoesNotFit
+        If there is no room for a step, in the smallest parts that `on_oom` allows.
     """
     evaluate_at = evaluation_steps(recipe.steps, recipe.evaluations)
     checkpoints = _Checkpoints(checkpoint_every_steps)
@@ -194,6 +237,13 @@ def fit(
         heartbeat.beat(step)
         return stop_requested() or (step != training.step and checkpoints.due(step))
 
+    def more_parts(error: BaseException, parts: int) -> int:
+        training.micro_batches = memory.more_parts(
+            error, parts, batch_size=recipe.batch_size, on_oom=on_oom, model=training.model
+        )
+        return training.micro_batches
+
+    told = training.micro_batches
     while training.step < recipe.steps:
         boundary = next(step for step in evaluate_at if step > training.step)
         heartbeat.work_begins()
@@ -209,33 +259,58 @@ def fit(
                 precision=recipe.precision,
                 label_smoothing=recipe.label_smoothing,
                 clip_grad_norm=recipe.clip_grad_norm,
+                micro_batches=training.micro_batches,
+                more_parts=more_parts,
                 should_stop=pause_before,
             )
         heartbeat.work_ends(training.step)
+        if training.micro_batches != told:
+            told = training.micro_batches
+            say(_split_sentence(recipe.batch_size, told))
         if training.step == boundary:
-            row = _evaluation_row(training, recipe, val, rate)
+            row = _evaluation_row(training, recipe, val, rate, on_oom)
             log.append(row)
             on_row(row)
             heartbeat.val_top1 = row["val/top1"]
         if stop_requested():
-            checkpoints.save(training, folder)
+            checkpoints.save(training, folder, heartbeat, log)
             raise Interrupted(f"stopped at step {training.step} of {recipe.steps}")
         if training.step < recipe.steps and checkpoints.due(training.step):
-            checkpoints.save(training, folder)
-            heartbeat.saved()
-    checkpoints.save(training, folder)
+            checkpoints.save(training, folder, heartbeat, log)
+    checkpoints.save(training, folder, heartbeat, log)
+
+
+def _split_sentence(batch_size: int, parts: int) -> str:
+    largest = math.ceil(batch_size / parts)
+    return (
+        f"out of memory with the whole batch of {batch_size}; it is trained in {parts} parts, with an equal result. "
+        f"`micro_batch_size={largest}` begins so."
+    )
+
+
+def logits_of(
+    model: nn.Module, batches: EvaluationBatches, *, device: torch.device, precision: str, on_oom: str
+) -> NDArray[np.float32]:
+    """Logits of a set, float32 of shape (N, classes); out of memory, in smaller chunks where `on_oom` is ``split``."""
+
+    def smaller(error: BaseException) -> None:
+        if on_oom != "split" or batches.batch_size == 1:
+            raise error
+        batches.batch_size = math.ceil(batches.batch_size / 2)
+
+    return memory.until_it_fits(lambda: evaluate(model, batches, device=device, precision=precision), smaller)
 
 
 def _evaluation_row(
-    training: Training, recipe: Recipe, val: EvaluationBatches, rate: Callable[[int], float]
+    training: Training, recipe: Recipe, val: EvaluationBatches, rate: Callable[[int], float], on_oom: str
 ) -> dict[str, Any]:
     """Evaluate validation, close the running loss, keep the best, and make the row of ``metrics.jsonl``."""
     device = training.loss_sum.device
     loss = training.loss_sum.item() / (training.step - training.loss_from)
     if not math.isfinite(loss):
-        raise Diverged(training.step)
+        raise Diverged(training.step, clipped=recipe.clip_grad_norm is not None)
     with training.meter.evaluating():
-        logits = evaluate(training.model, val, device=device, precision=recipe.precision)
+        logits = logits_of(training.model, val, device=device, precision=recipe.precision, on_oom=on_oom)
         metrics = classification_metrics(logits, val.labels.cpu().numpy())
     training.loss_sum.zero_()
     training.loss_from = training.step

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from experiments.config import (
     PROTOCOL,
@@ -54,6 +54,9 @@ class Cell:
     """Split of the tuning seed, on track B."""
     trial: int | None = None
     """Number of a tuning trial, which never sees the test set; None for a run that is reported."""
+    micro_batch_size: int | None = None
+    on_oom: Literal["fail", "split"] = "fail"
+    deterministic: bool = False
 
     @property
     def track(self) -> str:
@@ -131,6 +134,9 @@ def expand(experiment: Experiment, splits: Mapping[str, str]) -> list[Cell]:
                         target_val_top1=experiment.target_val_top1,
                         tuning=tuning,
                         trial_split_hash=trial_split,
+                        micro_batch_size=experiment.micro_batch_size,
+                        on_oom=experiment.on_oom,
+                        deterministic=experiment.deterministic,
                     )
                     for model_name, model in experiment.models.items()
                 ]
@@ -152,7 +158,8 @@ def compute_splits(experiment: Experiment, folder: Path) -> dict[str, str]:
     Raises
     ------
     ConfigError
-        For each data set that cannot be had and each fraction that leaves a class without a sample, all at once.
+        For each data set that cannot be had and each fraction that leaves a class without a sample, all at once; if the
+        cache cannot be written.
     """
     from experiments.data import datasets
     from experiments.data.splits import nested_subset, split_hash
@@ -173,18 +180,26 @@ def compute_splits(experiment: Experiment, folder: Path) -> dict[str, str]:
                     try:
                         train, val = nested_subset(pool.labels, fraction, seed)
                     except ConfigError as error:
-                        source = f"configs/experiments/{experiment.name}.yaml with data {name}"
+                        source = f"experiment {experiment.name} with data {name}"
                         faults += [f"{source}: {fault}" for fault in error.faults]
                         break
                     splits[split_key(data, fraction, seed)] = split_hash(pool.ids[train], pool.ids[val], dataset.test.ids)
     if faults:
         raise ConfigError(faults)
-    folder.mkdir(parents=True, exist_ok=True)
-    merged = read_splits(folder) | splits
-    if merged != read_splits(folder):
-        with atomic_write(folder / SPLITS_FILE) as file:
-            json.dump(merged, file, indent=0, sort_keys=True)
+    try:
+        _keep(splits, folder)
+    except OSError as error:
+        raise ConfigError([f"RUNS_DIR: {folder} cannot be written ({error.strerror}). Choose another folder."]) from error
     return splits
+
+
+def _keep(splits: dict[str, str], folder: Path) -> None:
+    """Add to the cache what it does not hold."""
+    folder.mkdir(parents=True, exist_ok=True)
+    before = read_splits(folder)
+    if before | splits != before:
+        with atomic_write(folder / SPLITS_FILE) as file:
+            json.dump(before | splits, file, indent=0, sort_keys=True)
 
 
 def cell_status(cell: Cell, folder: Path) -> tuple[str, str | None]:

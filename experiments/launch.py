@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from pathlib import Path
 
 from experiments import engine, worker
-from experiments.config import ConfigError, Experiment, runs_dir
+from experiments.config import Experiment, runs_dir
 from experiments.grid import Cell, cell_status, compute_splits, expand, read_splits
+from experiments.progress import LOCK_FILE, Busy, locked
 from experiments.record import RECORD_FILE
 from experiments.tuning import trials_of
 
@@ -30,10 +32,7 @@ def plan(experiment: Experiment) -> list[Cell]:
     published = all(data.source != "image_folder" for data in experiment.data.values())
     if published and all(cell_status(cell, folder)[0] in ("done", "failed") for cell in known):
         return known
-    try:
-        return expand(experiment, compute_splits(experiment, folder))
-    except OSError as error:
-        raise ConfigError([f"RUNS_DIR: {folder} cannot be written ({error.strerror}). Choose another folder."]) from error
+    return expand(experiment, compute_splits(experiment, folder))
 
 
 def trials_for(cells: list[Cell]) -> list[Cell]:
@@ -41,12 +40,21 @@ def trials_for(cells: list[Cell]) -> list[Cell]:
     return list({trial.run_id: trial for cell in cells for trial in trials_of(cell)}.values())
 
 
-def forget_failures(cells: list[Cell], folder: Path) -> int:
-    """Delete the records of failed cells, so that they run again from the start. Returns their number."""
-    failed = [cell for cell in cells if cell_status(cell, folder)[0] == "failed"]
+def forget_failures(failed: list[Cell], folder: Path) -> None:
+    """Empty the folders of failed cells, so that they run again from the start. One that another process has is left."""
     for cell in failed:
-        shutil.rmtree(folder / str(cell.run_id))
-    return len(failed)
+        run_folder = folder / str(cell.run_id)
+        with contextlib.suppress(Busy), locked(run_folder):
+            if cell_status(cell, folder)[0] != "failed":
+                continue
+            for path in run_folder.iterdir():
+                if path.name in (LOCK_FILE, RECORD_FILE):
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+            (run_folder / RECORD_FILE).unlink()  # last: killed before it, the cell is still known as failed
 
 
 def launch(cells: list[Cell], folder: Path, *, jobs: str, observer: engine.Observer, retry_failed: bool = False) -> None:
@@ -71,17 +79,31 @@ def launch(cells: list[Cell], folder: Path, *, jobs: str, observer: engine.Obser
     """
     threads = cells[0].threads
     engine.resolve_jobs(jobs, len(cells), threads)  # a wrong value is told even when nothing is left to do
-    if retry_failed:
-        forget_failures(cells, folder)
+    again = {cell.run_id: cell for cell in cells if retry_failed and cell_status(cell, folder)[0] == "failed"}
+    begun = False
+
+    def begin() -> None:
+        """Nothing was found wrong: from here on files change."""
+        nonlocal begun
+        if not begun:
+            begun = True
+            observer.checked()
+            forget_failures(list(again.values()), folder)
+            again.clear()
+
+    def is_missing(cell: Cell) -> bool:
+        return cell.run_id in again or not (folder / str(cell.run_id) / RECORD_FILE).exists()
+
     settled: set[str | None] = set()
     while not worker.stop_requested():
-        missing = [c for c in cells if c.run_id not in settled and not (folder / str(c.run_id) / RECORD_FILE).exists()]
-        if not missing:
-            return
+        missing = [cell for cell in cells if cell.run_id not in settled and is_missing(cell)]
         free = [cell for cell in missing if cell_status(cell, folder)[0] != "running"]
         if not free:
+            begin()
+            if not missing:
+                return
             time.sleep(WAIT_SECONDS)
             continue
         workers = engine.resolve_jobs(jobs, len(free), threads)
-        outcomes = engine.execute(free, folder, jobs=workers, observer=observer)
+        outcomes = engine.execute(free, folder, jobs=workers, observer=observer, on_checked=begin)
         settled |= {run_id for run_id, outcome in outcomes.items() if outcome.status != "busy"}

@@ -7,6 +7,7 @@ all faults are reported at once, each with the file, the key, the value and the 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -103,7 +104,9 @@ _KINDS = {"experiments": "experiment", "models": "model", "data": "data set", "r
 
 def names(kind: str) -> list[str]:
     """Names of the files of one kind (``experiments``, ``models``, ``data``, ``recipes``), sorted."""
-    return sorted(path.stem for path in (configs_dir() / kind).glob("*.yaml"))
+    if not configs_dir().is_dir():
+        raise ConfigError([f"CONFIGS_DIR: no folder {configs_dir()}. Set it to a folder like configs/, or leave it unset."])
+    return sorted(path.stem for path in (configs_dir() / kind).glob("*.yaml") if path.is_file())
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -111,7 +114,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(repr(match) for match in close)}? " if close else ""
-    return f"{hint}Known: {', '.join(known)}."
+    return f"{hint}Known: {', '.join(known)}." if known else "There is none."
 
 
 def _shown(path: Path) -> str:
@@ -119,13 +122,22 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
-def read_file(kind: str, name: str) -> tuple[dict[str, Any], str]:
-    """Read one file of ``configs/``. Returns its mapping, dotted keys still flat, and the path to show in messages."""
+def read_file(kind: str, name: str, asked_by: str | None = None) -> tuple[dict[str, Any], str]:
+    """Read one file of ``configs/``. Returns its mapping, dotted keys still flat, and the path to show in messages.
+
+    `asked_by` is the place that names the file, for the message that there is none.
+    """
     path = configs_dir() / kind / f"{name}.yaml"
     if not isinstance(name, str) or not _NAME.fullmatch(name) or not path.is_file():
-        raise ConfigError(
-            [f"{_shown(configs_dir() / kind)}: no {_KINDS[kind]} named {name!r}. {nearest(str(name), names(kind))}"]
+        if _NAME.fullmatch(str(name)) and os.path.lexists(path):
+            raise ConfigError([f"{_shown(path)}: not a file that can be read. Put a YAML file there, or delete it."])
+        known, folder = names(kind), _shown(configs_dir() / kind)
+        where = (
+            f"{asked_by}: no {_KINDS[kind]} named {name!r} in {folder}"
+            if asked_by
+            else f"{folder}: no {_KINDS[kind]} named {name!r}"
         )
+        raise ConfigError([f"{where}. {nearest(str(name), known)}"])
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -179,6 +191,12 @@ def _sentences(
             changed = sorted({place for place in origin.values() if place.startswith("ARGS")})
             where = f"{source} with {', '.join(changed)}" if changed and not key else where
             sentences.append(f"{where}: {at}{fault['ctx']['error']!s}.")
+        elif fault["type"] in ("too_short", "too_long"):
+            bound = fault["ctx"].get("min_length", fault["ctx"].get("max_length"))
+            some = "at least" if fault["type"] == "too_short" else "at most"
+            sentences.append(
+                f"{where}: `{shown}` must have {some} {bound} value{'s' * (bound != 1)}, got {fault['input']!r}."
+            )
         else:
             reason = fault["msg"].replace("Input should be", "must be")
             sentences.append(f"{where}: `{shown}` {reason}, got {fault['input']!r}.")
@@ -210,12 +228,14 @@ class _Faults(list[str]):
             return None
 
 
-def load_part(kind: str, name: str, overrides: Mapping[str, tuple[Any, str]] | None = None) -> Any:
-    """Load one `Recipe`, `DataConfig` or `ModelConfig` by the stem of its file."""
+def load_part(
+    kind: str, name: str, overrides: Mapping[str, tuple[Any, str]] | None = None, asked_by: str | None = None
+) -> Any:
+    """Load one `Recipe`, `DataConfig` or `ModelConfig` by the stem of its file; `asked_by` is the place that names it."""
     types: dict[str, type[BaseModel]] = {"recipes": Recipe, "data": DataConfig, "models": ModelConfig}
     model = types[kind]
     prefix = {"recipes": "recipe.", "data": "data.", "models": ""}[kind] if overrides else ""
-    values, source = read_file(kind, name)
+    values, source = read_file(kind, name, asked_by)
     return _validated(model, values, source, overrides or {}, prefix)
 
 
@@ -256,11 +276,17 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
         found = value if isinstance(value, list) else [value]
         return [entry for entry in found if isinstance(entry, str)]
 
-    models = {entry: faults.attempt(partial(load_part, "models", entry)) for entry in named("models")}
-    data = {entry: faults.attempt(partial(load_part, "data", entry, inside("data"))) for entry in named("data")}
-    recipes = [faults.attempt(partial(load_part, "recipes", entry, inside("recipe"))) for entry in named("recipe")]
+    def load(kind: str, key: str, entry: str) -> Any:
+        asked_by = own[key][1] if key in own else source
+        overrides = {} if key == "models" else inside(key)
+        return faults.attempt(partial(load_part, kind, entry, overrides, asked_by))
+
+    models = {entry: load("models", "models", entry) for entry in named("models")}
+    data = {entry: load("data", "data", entry) for entry in named("data")}
+    recipes = [load("recipes", "recipe", entry) for entry in named("recipe")]
     known_models = {key: model for key, model in models.items() if model}
-    faults.extend(_geometry_faults(known_models, [entry for entry in data.values() if entry]))
+    resized = changes.get("data.image_size", (None, ""))[1]
+    faults.extend(_geometry_faults(known_models, [entry for entry in data.values() if entry], resized))
     if faults:
         raise ConfigError(faults)
 
@@ -280,24 +306,28 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
                 "vary",
                 "threads",
                 "checkpoint_every_steps",
+                "micro_batch_size",
+                "on_oom",
+                "deterministic",
                 "target_val_top1",
             }
         ),
         expect=file.expect,
         tuning=file.tuning,
     )
+    varied_by = next((place for key, (_, place) in own.items() if key.partition(".")[0] == "vary"), None)
     for setting in varied_settings(experiment):
-        faults.attempt(partial(with_settings, experiment, setting))
+        faults.attempt(partial(with_settings, experiment, setting, varied_by))
     if faults:
         raise ConfigError(faults)
     return experiment
 
 
-def _geometry_faults(models: Mapping[str, ModelConfig], data: Iterable[DataConfig]) -> list[str]:
-    """Patches that do not divide the images."""
+def _geometry_faults(models: Mapping[str, ModelConfig], data: Iterable[DataConfig], resized: str) -> list[str]:
+    """Patches that do not divide the images; `resized` is the place that set another image size, if one did."""
     return [
-        f"configs/models/{model_name}.yaml: `geometry.patch_size` must divide the image size, got "
-        f"{model.geometry.patch_size} for images of {dataset.image_size} pixels. Set another patch size, or set "
+        f"{f'{resized}: ' if resized else ''}configs/models/{model_name}.yaml: `geometry.patch_size` must divide the image "
+        f"size, got {model.geometry.patch_size} for images of {dataset.image_size} pixels. Set another patch size, or set "
         f"`data.image_size` to a multiple of it."
         for dataset in data
         for model_name, model in models.items()
@@ -314,7 +344,9 @@ def varied_settings(experiment: Experiment) -> list[dict[str, Any]]:
     return combinations
 
 
-def with_settings(experiment: Experiment, setting: Mapping[str, Any]) -> tuple[Recipe, dict[str, DataConfig]]:
+def with_settings(
+    experiment: Experiment, setting: Mapping[str, Any], source: str | None = None
+) -> tuple[Recipe, dict[str, DataConfig]]:
     """The recipe and data of one combination of ``vary``.
 
     Raises
@@ -322,7 +354,7 @@ def with_settings(experiment: Experiment, setting: Mapping[str, Any]) -> tuple[R
     ConfigError
         If a key is not of the form ``recipe.…`` or ``data.…``, is unknown, or a value does not fit.
     """
-    source = f"configs/experiments/{experiment.name}.yaml"
+    source = source or f"configs/experiments/{experiment.name}.yaml"
     changes: dict[str, dict[str, tuple[Any, str]]] = {"recipe": {}, "data": {}}
     for key, value in setting.items():
         part, _, inner = key.partition(".")
@@ -341,6 +373,9 @@ def first_lines(kind: str) -> dict[str, str]:
     """The first comment of each file of a kind, by name."""
     lines = {}
     for name in names(kind):
-        with open(configs_dir() / kind / f"{name}.yaml", encoding="utf-8", errors="replace") as file:
-            lines[name] = file.readline().lstrip("# ").rstrip()
+        try:
+            with open(configs_dir() / kind / f"{name}.yaml", encoding="utf-8", errors="replace") as file:
+                lines[name] = file.readline(1000).lstrip("# ").rstrip()
+        except OSError as error:
+            lines[name] = f"cannot be read ({error.strerror})"
     return lines

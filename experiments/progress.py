@@ -7,11 +7,16 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
+
+from experiments.record import Attempt
 
 LOCK_FILE = "run.lock"
 PROGRESS_FILE = "progress.json"
@@ -65,6 +70,29 @@ def read_progress(folder: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
+def attempts_of(progress: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All attempts that a progress file tells of, the last one as it stood at its last beat; entries that are none are left
+    out."""
+    earlier = progress.get("earlier")
+    found = [*(earlier if isinstance(earlier, list) else []), progress.get("attempt")]
+    attempts = []
+    for entry in found:
+        with contextlib.suppress(ValidationError, TypeError):
+            attempts.append(Attempt.model_validate(entry).model_dump())
+    return attempts
+
+
+def ended_attempts(progress: Mapping[str, Any], kept: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """All attempts of a run that nobody works on; one that never said how it ended was killed.
+
+    A progress file is newer than the checkpoint by up to the time between checkpoints, but may have been lost: of each
+    attempt the account counts that saw more of it.
+    """
+    both = zip_longest(attempts_of(progress), kept or [])
+    attempts = [max((seen for seen in same if seen), key=lambda seen: seen["seconds"]) for same in both]
+    return [{**attempt, "reason": "killed"} if attempt["reason"] == "running" else attempt for attempt in attempts]
+
+
 class Heartbeat:
     """Writes how far a run is, at most once a second, and remembers the attempts before this one.
 
@@ -78,21 +106,29 @@ class Heartbeat:
         Length of the run and images per step.
     start_step : int
         Where this attempt begins, counted from 0.
+    kept : mapping, optional
+        What `ledger` gave to the checkpoint that the run goes on from. It stands in for a progress file that was lost.
     """
 
-    def __init__(self, folder: Path, *, device: str, steps: int, batch_size: int, start_step: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: str,
+        steps: int,
+        batch_size: int,
+        start_step: int,
+        kept: Mapping[str, Any] | None = None,
+    ) -> None:
         self.folder, self.device, self.steps, self.batch_size = folder, device, steps, batch_size
         self.start_step = self.step = start_step
         self.val_top1: float | None = None
         self._seconds = 0.0
         self._working_since: float | None = None
-        before = read_progress(folder)
-        self.started: str = before.get("started") or now()
+        before, kept = read_progress(folder), kept or {}
+        self.started: str = before.get("started") or kept.get("started") or now()
         """When the first attempt began."""
-        self.earlier: list[dict[str, Any]] = before.get("earlier", [])
-        last = before.get("attempt")
-        if last:
-            self.earlier.append({**last, "reason": "killed"} if last["reason"] == "running" else last)
+        self.earlier = ended_attempts(before, kept.get("attempts", []))
         self._write("running")
 
     def work_begins(self) -> None:
@@ -111,13 +147,22 @@ class Heartbeat:
         if time.monotonic() - self._beaten >= BEAT_SECONDS:
             self._write("running")
 
-    def saved(self) -> None:
-        """A checkpoint was written: what was worked up to it is not lost from the list of attempts."""
-        self._write("running")
+    def ledger(self) -> dict[str, Any]:
+        """What a checkpoint keeps: when the run began, and all attempts, this one as it stands."""
+        return {"started": self.started, "attempts": [*self.earlier, self._attempt("running")]}
 
     def end(self, reason: str) -> list[dict[str, Any]]:
         """The attempt ends. Returns all attempts, this one last."""
         return [*self.earlier, self._write(reason)]
+
+    def _attempt(self, reason: str) -> dict[str, Any]:
+        return {
+            "start_step": self.start_step,
+            "end_step": self.step,
+            "device": self.device,
+            "seconds": self._worked(),
+            "reason": reason,
+        }
 
     def _worked(self) -> float:
         since = self._working_since
@@ -125,14 +170,8 @@ class Heartbeat:
 
     def _write(self, reason: str) -> dict[str, Any]:
         self._beaten = time.monotonic()
-        seconds = self._worked()
-        attempt = {
-            "start_step": self.start_step,
-            "end_step": self.step,
-            "device": self.device,
-            "seconds": seconds,
-            "reason": reason,
-        }
+        attempt = self._attempt(reason)
+        seconds = attempt["seconds"]
         values = {
             "step": self.step,
             "steps": self.steps,
@@ -142,7 +181,7 @@ class Heartbeat:
             "started": self.started,
             "earlier": self.earlier,
         }
-        temporary = self.folder / f".{PROGRESS_FILE}.{os.getpid()}"
+        temporary = self.folder / f".{PROGRESS_FILE}.{os.getpid()}.tmp"
         with contextlib.suppress(OSError):  # a full disk must not end the run that a heartbeat only reports on
             temporary.write_text(json.dumps(values), encoding="utf-8")
             os.replace(temporary, self.folder / PROGRESS_FILE)

@@ -38,7 +38,7 @@ def git_facts() -> dict[str, Any]:
     return {"commit": commit, "dirty": None if status is None else bool(status)}
 
 
-def environment_facts(device: torch.device, *, precision: str, threads: int) -> dict[str, Any]:
+def environment_facts(device: torch.device, *, precision: str, threads: int, deterministic: bool) -> dict[str, Any]:
     """The resolved values of a run that are not requested: device, precision, threads, versions, commit."""
     return {
         "device": device_name(device),
@@ -46,6 +46,7 @@ def environment_facts(device: torch.device, *, precision: str, threads: int) -> 
         "precision": precision,
         "compile": "off",
         "threads": threads,
+        "deterministic": deterministic,
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},
         "git": git_facts(),

@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 SCHEMA = 1
-"""Version of the record's layout. Raised when a field changes meaning or is removed, never when one is added."""
+"""Version of the record's layout. Raised when a field changes meaning or is removed, never when one is added, nor when a
+value that was invented becomes ``null``: failed records of earlier versions say 0 where these say ``null``."""
 
 RECORD_FILE = "record.json"
 CONFIG_FILE = "config.yaml"
@@ -39,8 +40,8 @@ class Compute(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    n_params: int
-    forward_gmacs: float
+    n_params: int | None = None
+    forward_gmacs: float | None = None
     """Multiply–accumulates of one forward pass on one image, in units of 1e9."""
     train_pflops: float | None = None
     """3 × forward FLOPs × images seen, in units of 1e15."""
@@ -54,6 +55,9 @@ class Compute(BaseModel):
     """Training time × devices, net of evaluation, summed over attempts."""
     peak_memory_bytes: int | None = None
     reserved_memory_bytes: int | None = None
+    micro_batches: int | None = None
+    """Parts that a batch was cut into at the end of the run (gradient accumulation); 1 is the plain batch. It stands here,
+    beside the rate and the peak of memory that it explains."""
     mfu: float | None = None
     energy_joules: float | None = None
     seconds_to_target: float | None = None
@@ -117,10 +121,11 @@ class Record(BaseModel):
     """On track B the values that validation chose."""
     varied: dict[str, Any] = {}
     """Values of the experiment's ``vary`` keys in this run; empty for most experiments."""
-    n_classes: int
-    n_train: int
-    n_val: int
-    n_test: int
+    n_classes: int | None = None
+    n_train: int | None = None
+    n_val: int | None = None
+    n_test: int | None = None
+    """Classes and images of the three sets; ``null`` only in the record of a failed run."""
     test_split: Literal["its own", "stratified 20% cut"] | None = None
     """Whether the data came with its test set, or the harness cut one, the same for every seed."""
     steps: int
@@ -130,9 +135,19 @@ class Record(BaseModel):
     environment: dict[str, Any]
     geometry: dict[str, Any]
     attempts: list[Attempt]
-    started: str
+    started: str | None
+    """When the first attempt began; ``null`` where a failed run did not come so far."""
     finished: str
     failure: Failure | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Record:
+        needed = {name: getattr(self, name) for name in ("n_classes", "n_train", "n_val", "n_test", "started")}
+        needed |= {f"compute.{name}": getattr(self.compute, name) for name in ("n_params", "forward_gmacs")}
+        unknown = [name for name, value in needed.items() if value is None]
+        if self.status == "done" and unknown:
+            raise ValueError(f"`{unknown[0]}` is missing, which every finished run knows")
+        return self
 
     def to_json(self) -> str:
         """Serialise with the contract's key ``schema`` and a trailing newline."""

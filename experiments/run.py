@@ -20,15 +20,15 @@ from experiments.data import datasets
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
 from experiments.data.images import Images, SealedTest
 from experiments.data.splits import nested_subset, split_hash
-from experiments.fit import Interrupted, MetricsLog, Training, fit
+from experiments.fit import Interrupted, MetricsLog, Training, fit, logits_of
 from experiments.grid import Cell
+from experiments.memory import parts_for
 from experiments.optim import adamw
 from experiments.progress import Heartbeat
 from experiments.provenance import environment_facts
 from experiments.record import Record, write_record
 from experiments.seeding import integer_seed
 from experiments.tracking import Tracker
-from experiments.train import evaluate
 from experiments.tuning import chosen
 
 
@@ -71,6 +71,18 @@ def check_precision(precision: str, device: torch.device) -> None:
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         name = compute.device_name(device)
         raise ConfigError([f'`recipe.precision`: {name} has no bf16 units; use ARGS="recipe.precision=fp32".'])
+
+
+def set_deterministic(wanted: bool) -> None:
+    """Have torch and the libraries below it take deterministic algorithms alone, or any; on a CPU the bits are the same.
+
+    An operation that has no such algorithm then fails with its name.
+    """
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrix product is made
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.deterministic = wanted
+    torch.backends.cudnn.benchmark = False
 
 
 def load_splits(cell: Cell) -> Splits:
@@ -122,6 +134,7 @@ def run(
         cell, trials = chosen(cell, folder.parent)
     recipe = cell.recipe
     torch.set_num_threads(cell.threads)
+    set_deterministic(cell.deterministic)
     splits = load_splits(cell)
     model, geometry = build_model(cell, len(splits.class_names))
     gmacs = compute.forward_gmacs(model, cell.data.channels, cell.data.image_size)
@@ -137,12 +150,15 @@ def run(
     )
     val = EvaluationBatches(splits.val, normalise, device=device)
 
-    environment = environment_facts(device, precision=recipe.precision, threads=cell.threads)
+    environment = facts_of(cell, device)
     artifacts.write_config(cell, folder, geometry, environment)
     training = Training(str(cell.run_id), model, optimizer, compute.Meter(device), torch.zeros((), device=device))
+    training.micro_batches = parts_for(recipe.batch_size, cell.micro_batch_size)
     for warning in training.restore(folder):
         say(warning)
-    log = MetricsLog(folder, training.step)
+    log = MetricsLog(folder, training.step, training.rows)
+    for warning in log.warnings:
+        say(warning)
     tracker = open_tracker(cell, folder, environment, log)
     if tracker.message:
         say(tracker.message)
@@ -152,6 +168,7 @@ def run(
         steps=recipe.steps,
         batch_size=recipe.batch_size,
         start_step=training.step,
+        kept=training.ledger,
     )
     try:
         fit(
@@ -165,9 +182,11 @@ def run(
             on_row=tracker.log,
             heartbeat=heartbeat,
             checkpoint_every_steps=cell.checkpoint_every_steps,
+            on_oom=cell.on_oom,
+            say=lambda sentence: say(f"{cell.model_name}: {sentence}"),
             stop_requested=stop_requested,
         )
-        predictions = predict(model, splits, normalise, device, recipe.precision, with_test=cell.trial is None)
+        predictions = predict(cell, model, splits, normalise, device)
     except (Interrupted, KeyboardInterrupt):
         heartbeat.end("interrupted")
         tracker.interrupt()
@@ -201,20 +220,23 @@ def run(
     return record
 
 
-def predict(
-    model: nn.Module, splits: Splits, normalise: Normalise, device: torch.device, precision: str, *, with_test: bool
-) -> Predictions:
+def facts_of(cell: Cell, device: torch.device) -> dict[str, Any]:
+    """What a record says about the machine and the resolved settings of a cell."""
+    return environment_facts(device, precision=cell.recipe.precision, threads=cell.threads, deterministic=cell.deterministic)
+
+
+def predict(cell: Cell, model: nn.Module, splits: Splits, normalise: Normalise, device: torch.device) -> Predictions:
     """Predict validation; break the seal of the test set and predict that too, unless this is a tuning trial."""
 
-    def logits_of(images: Images) -> NDArray[np.float32]:
+    def predicted(images: Images) -> NDArray[np.float32]:
         batches = EvaluationBatches(images, normalise, device=device)
-        return evaluate(model, batches, device=device, precision=precision)
+        return logits_of(model, batches, device=device, precision=cell.recipe.precision, on_oom=cell.on_oom)
 
-    val = (logits_of(splits.val), splits.val.labels, splits.val.ids)
-    if not with_test:
+    val = (predicted(splits.val), splits.val.labels, splits.val.ids)
+    if cell.trial is not None:
         return Predictions(None, None, None, *val)
     test = splits.test.open()
-    return Predictions(logits_of(test), test.labels, test.ids, *val)
+    return Predictions(predicted(test), test.labels, test.ids, *val)
 
 
 def open_tracker(cell: Cell, folder: Path, environment: dict[str, Any], log: MetricsLog) -> Tracker:

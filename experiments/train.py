@@ -11,12 +11,45 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from experiments.memory import until_it_fits
 from experiments.seeding import integer_seed
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
     """Mixed precision where the recipe asks for bf16, plain fp32 otherwise."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def accumulate(
+    model: nn.Module, images: Tensor, labels: Tensor, parts: int, *, precision: str, label_smoothing: float
+) -> Tensor:
+    """Add the gradients of the mean loss over a batch to the parameters, one part of the batch after another.
+
+    Parts are as equal as possible, and each counts by its share of the images, so that the sum is the whole batch's.
+
+    Parameters
+    ----------
+    images, labels : Tensor of shapes (B, C, H, W) and (B,)
+    parts : int
+        From 1 to B.
+
+    Returns
+    -------
+    Tensor of shape ()
+        The mean loss over the batch, detached.
+    """
+    total = torch.zeros((), device=images.device)
+    for inputs, targets in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
+        with autocast(images.device, precision):
+            loss = cross_entropy(model(inputs), targets, label_smoothing=label_smoothing)
+        loss = loss * (len(targets) / len(labels))
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
+def _no_more_parts(error: BaseException, parts: int) -> int:
+    raise error
 
 
 def train_steps(
@@ -31,6 +64,8 @@ def train_steps(
     precision: str = "fp32",
     label_smoothing: float = 0.0,
     clip_grad_norm: float | None = None,
+    micro_batches: int = 1,
+    more_parts: Callable[[BaseException, int], int] = _no_more_parts,
     should_stop: Callable[[int], bool] = lambda step: False,
 ) -> int:
     """Take optimiser steps, without waiting for the device in any of them.
@@ -49,6 +84,11 @@ def train_steps(
         Keys the random numbers inside the model (dropout, stochastic depth) together with the step.
     loss_sum : Tensor of shape ()
         Sum of the losses, on the device; added to in place.
+    micro_batches : int
+        Parts that each batch is cut into (gradient accumulation).
+    more_parts : callable
+        Out of memory, takes the error and the number of parts that was tried, and returns the number for the same step's
+        second start, or raises.
     should_stop : callable
         Asked before each step; true ends the function.
 
@@ -58,23 +98,28 @@ def train_steps(
         The step after the last one taken.
     """
     model.train()
-    device = loss_sum.device
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for step in steps:
         if should_stop(step):
             return step
-        torch.manual_seed(integer_seed(seed, "model", step))
         for group in optimizer.param_groups:
             group["lr"] = rate(step)
         images, labels = batches(step)
-        with autocast(device, precision):
-            loss = cross_entropy(model(images), labels, label_smoothing=label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+
+        def gradients(step: int = step, images: Tensor = images, labels: Tensor = labels) -> Tensor:
+            torch.manual_seed(integer_seed(seed, "model", step))
+            optimizer.zero_grad(set_to_none=True)
+            return accumulate(model, images, labels, micro_batches, precision=precision, label_smoothing=label_smoothing)
+
+        def smaller(error: BaseException) -> None:
+            nonlocal micro_batches
+            micro_batches = more_parts(error, micro_batches)
+
+        loss = until_it_fits(gradients, smaller)
         if clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(parameters, clip_grad_norm)
         optimizer.step()
-        loss_sum += loss.detach()
+        loss_sum += loss
     return steps.stop
 
 

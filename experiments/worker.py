@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -14,8 +15,8 @@ from typing import Any, Literal, NamedTuple
 
 from experiments.config import ConfigError
 from experiments.grid import Cell
-from experiments.progress import Busy, locked, read_progress
-from experiments.record import METRICS_FILE, RECORD_FILE, Failure, read_record, read_rows, write_record
+from experiments.progress import Busy, ended_attempts, locked, read_progress
+from experiments.record import METRICS_FILE, RECORD_FILE, Failure, RecordError, read_record, read_rows, write_record
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Ctrl-C, and what batch systems send before a time limit."""
@@ -75,6 +76,7 @@ def warm_up() -> None:
 
 def check(cells: list[Cell]) -> list[str]:
     """Faults that only torch and timm can tell, before any cell runs: device, precision, models."""
+    from experiments.memory import has_batch_statistics, parts_for
     from experiments.run import build_model, check_precision, resolve_device
 
     faults: list[str] = []
@@ -87,9 +89,16 @@ def check(cells: list[Cell]) -> list[str]:
     first_of_each = {(cell.model_name, cell.data.image_size, cell.data.channels): cell for cell in cells}
     for cell in first_of_each.values():
         try:
-            build_model(cell, n_classes=10)
+            model, _ = build_model(cell, n_classes=10)
         except ConfigError as error:
             faults += [fault for fault in error.faults if fault not in faults]
+            continue
+        largest = max(other.recipe.batch_size for other in cells if other.model_name == cell.model_name)
+        if parts_for(largest, cell.micro_batch_size) > 1 and has_batch_statistics(model):
+            faults.append(
+                f"`micro_batch_size`: {cell.model_name} normalises by the statistics of its batch (BatchNorm), which parts "
+                f"of {cell.micro_batch_size} images would change. Leave `micro_batch_size` out, or choose other models."
+            )
     return faults
 
 
@@ -113,6 +122,7 @@ def work(cell: Cell, experiment_folder: Path) -> Outcome:
 
 def _run(cell: Cell, folder: Path, began: float, says: list[str]) -> Outcome:
     from experiments.fit import Interrupted
+    from experiments.memory import is_out_of_memory
     from experiments.run import resolve_device, run
 
     try:
@@ -123,9 +133,9 @@ def _run(cell: Cell, folder: Path, began: float, says: list[str]) -> Outcome:
         return Outcome("failed", f"{_sentence(error)} Make space or mend the folder, then run the command again.")
     except Exception as error:
         (folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             error = OutOfMemory(cell, error)
-        _record_failure(cell, folder, error)
+        _record_failure(cell, folder, error, _facts(cell))
         return Outcome("failed", _sentence(error), time.monotonic() - began, says=tuple(says))
     return Outcome(
         "done",
@@ -141,21 +151,13 @@ class OutOfMemory(Exception):
     """A batch that the device has no room for, with the size that was tried and what to lower."""
 
     def __init__(self, cell: Cell, error: Exception) -> None:
-        size = cell.data.image_size
+        size, parts, hint = cell.data.image_size, getattr(error, "parts", 1), getattr(error, "hint", "")
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         super().__init__(
-            f"out of memory with batches of {cell.recipe.batch_size} images of {size} × {size} pixels "
-            f"({str(error).splitlines()[0].rstrip('.')}); lower `recipe.batch_size`, `data.image_size` or JOBS, "
-            f"then run with FLAGS=--retry-failed"
+            f"{cell.model_name}: out of memory with batches of {cell.recipe.batch_size} images of {size} × {size} pixels"
+            f"{f' in {parts} parts' if parts > 1 else ''} ({reason}){f'; {hint}' if hint else ''}; "
+            f"lower `recipe.batch_size`, `data.image_size` or JOBS, then run with FLAGS=--retry-failed"
         )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether host or device ran out; on the host torch has no type of its own for it."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "not enough memory" in str(error))
-    )
 
 
 def _sentence(error: BaseException) -> str:
@@ -163,19 +165,39 @@ def _sentence(error: BaseException) -> str:
     return text if type(error).__module__.startswith("experiments.") else f"{type(error).__name__}: {text}"
 
 
-def _record_failure(cell: Cell, folder: Path, error: Exception) -> None:
-    """A failed cell ends with a record too: it stays failed until it is asked for again."""
-    from experiments.artifacts import failed_record
+def _facts(cell: Cell) -> dict[str, Any]:
+    """The machine and the resolved settings, for the record of a failure; nothing where even they cannot be had."""
+    from experiments.run import facts_of, resolve_device
 
-    progress = read_progress(folder)
-    attempt = progress.get("attempt")
-    attempts = [*progress.get("earlier", []), *([attempt] if attempt else [])]
-    step = getattr(error, "step", progress.get("step"))
-    rows = read_rows(folder / METRICS_FILE)
+    with contextlib.suppress(Exception):
+        return facts_of(cell, resolve_device())
+    return {}
+
+
+def _record_failure(cell: Cell, folder: Path, error: Exception, environment: dict[str, Any] | None = None) -> None:
+    """A failed cell ends with a record too: it stays failed until it is asked for again."""
+    from experiments.artifacts import failed_record, read_resolved
+
+    progress, resolved = read_progress(folder), read_resolved(folder)
+    geometry = resolved.pop("geometry", {})
+    rows = list[dict[str, Any]]()
+    with contextlib.suppress(RecordError, OSError):  # damaged rows are often why the run failed
+        rows = read_rows(folder / METRICS_FILE)
     failure = Failure(
-        kind=type(error).__name__, message=_sentence(error), step=step, last_metrics=rows[-1] if rows else None
+        kind=type(error).__name__,
+        message=_sentence(error),
+        step=getattr(error, "step", progress.get("step")),
+        last_metrics=rows[-1] if rows else None,
     )
-    write_record(folder, failed_record(cell, failure, attempts, {}))
+    record = failed_record(
+        cell,
+        failure,
+        attempts=ended_attempts(progress),
+        environment=environment or resolved,
+        geometry=geometry,
+        started=progress.get("started"),
+    )
+    write_record(folder, record)
 
 
 def record_death(cell: Cell, experiment_folder: Path, message: str) -> Outcome:

@@ -41,6 +41,7 @@ LAYERS = [  # each may import those below it, never those above
     {
         "experiments.compute",
         "experiments.data.image_folder",
+        "experiments.memory",
         "experiments.data.splits",
         "experiments.data.images",
     },

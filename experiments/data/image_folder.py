@@ -43,8 +43,14 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
     }
 
 
-def _tree(root: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]] | None]:
-    """Files of the pool and of the test split, if there is one, after checks of the layout."""
+def _tree(root: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]] | None, list[str]]:
+    """Files of the pool and of the test split, if there is one, without those that cannot be opened, and all faults.
+
+    Raises
+    ------
+    ConfigError
+        If there is no folder.
+    """
     if not root.is_dir():
         raise ConfigError([f"`data.path`: no folder {root}. Set it to a folder that holds train/<class>/* or <class>/*."])
     base = root / "train" if (root / "train").is_dir() else root
@@ -60,23 +66,28 @@ def _tree(root: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]] | No
         for name, files in classes.items()
         if not files
     ]
+    for classes in splits.values():
+        for name, files in classes.items():
+            told = {file: fault for file in files if (fault := _fault(file))}
+            faults += told.values()
+            classes[name] = [file for file in files if file not in told]
     pool, test = splits[base], splits.get(root / "test")
     if test is not None and set(test) != set(pool):
         odd = ", ".join(sorted(set(test) ^ set(pool)))
         faults.append(f"{root}: train and test must hold the same classes; only one of them has {odd}.")
-    files = [file for classes in splits.values() for members in classes.values() for file in members]
-    faults += [f"{str(file)!a}: its name is not valid UTF-8. Rename it." for file in files if not _is_unicode(str(file))]
-    if faults:
-        raise ConfigError(faults)
-    return pool, test
+    return pool, test, faults
 
 
-def _is_unicode(name: str) -> bool:
+def _fault(file: Path) -> str | None:
+    """Why a file cannot even be looked at."""
     try:
-        name.encode()
+        str(file).encode()
+        file.stat()
     except UnicodeEncodeError:
-        return False
-    return True
+        return f"{str(file)!a}: its name is not valid UTF-8. Rename it."
+    except OSError as error:  # a link that leads nowhere, or in a circle
+        return f"{file}: not a readable image ({error.strerror}). Mend or delete it."
+    return None
 
 
 def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
@@ -164,7 +175,7 @@ def load(config: DataConfig) -> Dataset:
     """Load a folder of images. Without a test split, a stratified fifth of it is cut, the same for every seed."""
     root = Path(config.path or "").expanduser()
     root = root if root.is_absolute() else data_dir() / root
-    pool_files, test_files = _tree(root)
+    pool_files, test_files, faults = _tree(root)
 
     def gather(split: dict[str, list[Path]]) -> Images:
         files = [file for members in split.values() for file in members]
@@ -179,8 +190,16 @@ def load(config: DataConfig) -> Dataset:
         )
         return Images(pixels, labels, ids)
 
-    pool = gather(pool_files)
-    if test_files is not None:
-        return Dataset(tuple(pool_files), pool, gather(test_files))
+    gathered = []
+    for split in (pool_files, test_files) if test_files is not None else (pool_files,):
+        try:
+            gathered.append(gather(split))
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+    pool, *test = gathered
+    if test:
+        return Dataset(tuple(pool_files), pool, test[0])
     pool_index, test_index = cut_test(pool.labels)
     return Dataset(tuple(pool_files), pool.take(pool_index), pool.take(test_index), test_was_cut=True)

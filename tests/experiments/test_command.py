@@ -19,7 +19,8 @@ from experiments.__main__ import main
 from experiments.config import ROOT
 from experiments.engine import Observer
 from experiments.grid import Cell, ledger
-from experiments.record import read_record
+from experiments.progress import locked
+from experiments.record import RecordError, read_record
 from experiments.worker import Outcome
 
 TINY = ["recipe.steps=4", "recipe.evaluations=2", "seeds=[0]", "train_fractions=[0.1]"]
@@ -120,6 +121,15 @@ def test_a_failed_cell_stops_no_other_and_runs_again_only_when_asked(
 
     monkeypatch.setattr(worker, "_run", real)
     assert call(monkeypatch, "run", "smoke", *TINY, "--jobs", "1") == 1  # failed stays failed
+    failed = next(folder.glob("vit_micro_p2*"))
+    retry = ["run", "smoke", *TINY, "--jobs", "1", "--retry-failed"]
+    monkeypatch.setenv("DEVICE", "cuda:9")
+    assert call(monkeypatch, *retry) == 2
+    assert (failed / "record.json").exists()  # nothing is deleted before everything is found to be there
+    monkeypatch.setenv("DEVICE", "cpu")
+    with locked(failed):
+        launch.forget_failures(cells, folder)
+    assert (failed / "record.json").exists()  # nor while another process has it
     assert call(monkeypatch, "run", "smoke", *TINY, "--jobs", "1", "--retry-failed") == 0
 
 
@@ -130,7 +140,9 @@ def test_a_failed_cell_stops_no_other_and_runs_again_only_when_asked(
         (("run", "smoke", "recipe.stepz=5"), ["recipe.stepz", "Did you mean 'steps'"]),
         (("run", "smoke", "--jobs", "many"), ["JOBS", "'many'"]),
         (("run", "smoke", "--engine", "slurm"), ["ENGINE", "'slurm'"]),
-        (("run", "smoke", "train_fractions=[0.001]"), ["0.001 leaves class 0", "smoke.yaml"]),
+        (("run", "smoke", "train_fractions=[0.001]"), ["0.001 leaves class 0", "experiment smoke"]),
+        (("run", "smoke", "threads=1000"), ["`threads`: must be at most", "got 1000"]),
+        (("run", "smoke", *TINY, "micro_batch_size=8", "--jobs", "1"), ["`micro_batch_size`: resnet_micro"]),
         (("run", "vit_photos", "data.path=/does/not/exist"), ["no folder /does/not/exist"]),
         (("run",), ["Missing argument"]),
         (("runn", "smoke"), ["No such command"]),
@@ -152,6 +164,7 @@ def test_bad_input_is_exit_2_and_one_message(
     for word in words:
         assert word in told
     assert "Traceback" not in captured.err + captured.out
+    assert "Does everything work here" not in captured.out  # a fault comes before any other line
     assert not list(tmp_path.rglob("record.json"))
 
 
@@ -173,7 +186,8 @@ def test_unknown_timm_model_is_told_before_anything_runs(
 def test_missing_device_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("DEVICE", "cuda:9")
     assert call(monkeypatch, "run", "smoke", *TINY, "--jobs", "1") == 2
-    assert "'cuda:9' is not there" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert "'cuda:9' is not there" in captured.err and captured.out == ""
 
 
 def command(*arguments: str) -> list[str]:
@@ -302,3 +316,44 @@ def test_two_commands_on_one_grid_run_every_cell_once(tmp_path: Path) -> None:
     records = [read_record(path) for path in (tmp_path / "runs_dir").rglob("record.json")]
     assert len(records) == 2
     assert all(len(record.attempts) == 1 for record in records)  # nobody ran a cell a second time
+
+
+def test_a_failed_record_says_what_is_known_and_invents_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from experiments import fit
+
+    def diverge(*arguments: object) -> None:
+        raise fit.Diverged(2)
+
+    monkeypatch.setattr(fit, "_evaluation_row", diverge)
+    cells, folder = tiny_cells("models=[resnet_micro]")
+    assert worker.work(cells[0], folder).status == "failed"
+    path = folder / str(cells[0].run_id) / "record.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("n_classes", "n_train", "n_val", "n_test"):
+        assert values[name] is None
+    assert values["compute"]["n_params"] is None and values["compute"]["forward_gmacs"] is None
+    assert values["compute"]["device_hours"] == values["attempts"][0]["seconds"] / 3600 > 0
+    assert values["attempts"][0]["reason"] == "failed"
+    assert values["environment"]["versions"]["torch"] and values["environment"]["device_type"] == "cpu"
+    assert "convolution" in values["geometry"]["stem"]
+    assert values["started"] <= values["finished"]
+
+    # Those of earlier versions hold zeros, and are read.
+    old = values | dict.fromkeys(("n_classes", "n_train", "n_val", "n_test"), 0)
+    old["compute"] |= {"n_params": 0, "forward_gmacs": 0.0}
+    path.write_text(json.dumps(old), encoding="utf-8")
+    assert read_record(path).n_train == 0
+    path.write_text(json.dumps(values | {"status": "done"}), encoding="utf-8")
+    with pytest.raises(RecordError, match="`n_classes` is missing, which every finished run knows"):
+        read_record(path)
+
+
+def test_a_death_is_recorded_with_what_its_folder_tells(tmp_path: Path) -> None:
+    cells, folder = tiny_cells("models=[resnet_micro]")
+    assert worker.work(cells[0], folder).status == "done"
+    run_folder = folder / str(cells[0].run_id)
+    (run_folder / "record.json").unlink()
+    worker.record_death(cells[0], folder, "died")
+    record = read_record(run_folder / "record.json")
+    assert record.environment["threads"] == 1 and "geometry" not in record.environment
+    assert record.geometry and record.attempts

@@ -118,6 +118,19 @@ def test_every_unreadable_image_is_named(tmp_path: Path) -> None:
     assert "test/dog/2.png: not a readable image" in faults_of(folder_config(root))
 
 
+def test_all_faults_of_a_tree_are_told_at_once(tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "photos", ("train", "test"))
+    for split in ("train", "test"):
+        (root / split / "empty").mkdir()
+    (root / "train" / "cat" / "1.png").write_bytes(b"no image")
+    (root / "test" / "dog" / "2.png").write_bytes(b"no image")
+    (root / "train" / "dog" / "circle.png").symlink_to(root / "train" / "dog" / "circle.png")
+    (root / "train" / "dog" / "nowhere.png").symlink_to(tmp_path / "absent.png")
+    text = faults_of(folder_config(root))
+    for place in ("train/empty", "test/empty", "train/cat/1.png", "test/dog/2.png", "dog/circle.png", "dog/nowhere.png"):
+        assert place in text, place
+
+
 def test_decompression_bomb_is_refused(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "photos", ("train", "test"))
     Image.new("1", (10_000, 10_000)).save(root / "train" / "cat" / "bomb.png")

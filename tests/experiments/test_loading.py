@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -84,12 +85,38 @@ def test_all_faults_at_once() -> None:
         ("smoke", ("data=image_folder",), ["`path` is missing", "data.path"]),
         ("smoke", ("vary.recipe=[1]",), ["`vary` takes keys that begin with"]),
         ("../../etc/passwd", (), ["no experiment named"]),
+        ("smoke", ("seeds=[]",), ["ARGS seeds=[]", "`seeds` must have at least 1 value, got []"]),
+        ("smoke", ("models=[vit_micr]", "reference=vit_micr"), ["ARGS models=['vit_micr']: no model named 'vit_micr'"]),
+        ("smoke", ("recipe=digts",), ["ARGS recipe=digts: no recipe named 'digts' in configs/recipes"]),
+        ("smoke", ("data.image_size=9",), ["ARGS data.image_size=9: configs/models/vit_micro_p2.yaml"]),
+        ("smoke", ("vary={recipe.step: [1]}",), ["ARGS vary", "unknown key `recipe.step`"]),
+        ("smoke", ("micro_batch_size=0",), ["ARGS micro_batch_size=0", "greater than or equal to 1"]),
+        ("smoke", ("on_oom=halve",), ["`on_oom` must be 'fail' or 'split'", "'halve'"]),
     ],
 )
 def test_bad_input_is_named(name: str, arguments: tuple[str, ...], words: list[str]) -> None:
     text = "\n".join(faults_of(name, *arguments))
     for word in words:
         assert word in text
+
+
+def test_what_is_no_file_is_passed_over_in_lists_and_named_when_asked_for(configs: Path) -> None:
+    folder = configs / "experiments"
+    (folder / "folder.yaml").mkdir()
+    (folder / "dangling.yaml").symlink_to(configs / "absent.yaml")
+    os.mkfifo(folder / "pipe.yaml")
+    assert not {"folder", "dangling", "pipe"} & set(loading.first_lines("experiments"))
+    for name in ("folder", "dangling", "pipe"):
+        assert f"{name}.yaml: not a file that can be read" in faults_of(name)[0]
+
+
+def test_a_missing_folder_of_configs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONFIGS_DIR", str(tmp_path / "absent"))
+    assert "CONFIGS_DIR: no folder" in faults_of("smoke")[0]
+    with pytest.raises(ConfigError, match="CONFIGS_DIR"):
+        loading.names("models")
+    (tmp_path / "absent").mkdir()
+    assert "There is none." in faults_of("smoke")[0]
 
 
 def test_a_word_that_is_no_override() -> None:

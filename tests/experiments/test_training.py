@@ -99,8 +99,10 @@ class Bench:
         self.training = Training("run", model, optimizer, compute.Meter(CPU), torch.zeros(()))
         self.warnings = self.training.restore(folder)
         self.start = self.training.step
-        self.log = MetricsLog(folder, self.start)
-        self.heartbeat = Heartbeat(folder, device="cpu", steps=recipe.steps, batch_size=8, start_step=self.start)
+        self.log = MetricsLog(folder, self.start, self.training.rows)
+        self.heartbeat = Heartbeat(
+            folder, device="cpu", steps=recipe.steps, batch_size=8, start_step=self.start, kept=self.training.ledger
+        )
 
     def fit(self, stop_at: int | None = None, every: int | None = None) -> None:
         asked = iter(range(10**6))
@@ -211,6 +213,77 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     assert equal_weights(whole.training.model, again.training.model)
 
 
+def killed_after(folder: Path, step: int, every: int) -> Bench:
+    """A run that died right after the row of a step, with checkpoints every so many steps."""
+    bench = Bench(folder)
+
+    def die(row: dict[str, float]) -> None:
+        if row["step"] == step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            bench.training, RECIPE, bench.train, bench.val, seed=0, folder=folder, log=bench.log, on_row=die,
+            heartbeat=bench.heartbeat, checkpoint_every_steps=every,
+        )  # fmt: skip
+    return bench
+
+
+def test_a_lost_progress_file_loses_no_attempt_and_no_second(tmp_path: Path) -> None:
+    killed_after(tmp_path, 8, 5)
+    (tmp_path / "progress.json").unlink()
+    again = Bench(tmp_path)
+    (before,) = again.heartbeat.earlier
+    assert (before["start_step"], before["end_step"], before["reason"]) == (0, 5, "killed")
+    assert before["seconds"] > 0
+    started = again.heartbeat.started
+    again.fit()
+    (tmp_path / "progress.json").write_text('{"earlier": 3, "attempt": [], "started": ""}', encoding="utf-8")
+    third = Bench(tmp_path).heartbeat
+    assert [attempt["start_step"] for attempt in third.earlier] == [0, 5] and third.started == started
+
+
+def test_of_two_accounts_of_an_attempt_the_longer_counts(tmp_path: Path) -> None:
+    killed_after(tmp_path, 8, 5)
+    seconds = read_progress(tmp_path)["attempt"] | {"seconds": 1000.0, "end_step": 8}
+    (tmp_path / "progress.json").write_text(json.dumps({"attempt": seconds}), encoding="utf-8")
+    (before,) = Bench(tmp_path).heartbeat.earlier
+    assert before["seconds"] == 1000.0 and before["end_step"] == 8
+
+
+@pytest.mark.parametrize("damage", ["deleted", "truncated", "a row less", "broken", "changed"])
+def test_lost_rows_are_restored_from_the_checkpoint_and_named(tmp_path: Path, damage: str) -> None:
+    whole = Bench(tmp_path / "whole")
+    whole.fit()
+    killed_after(tmp_path / "parts", 12, 9)
+    path = tmp_path / "parts" / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    if damage == "deleted":
+        path.unlink()
+    else:
+        changed = {
+            "truncated": lines[0][:30],
+            "a row less": lines[1],
+            "broken": "{}\n" + "".join(lines),
+            "changed": lines[0] + lines[1].replace('"step": 8', '"step": 7'),
+        }
+        path.write_text(changed[damage], encoding="utf-8")
+    again = Bench(tmp_path / "parts")
+    assert len(again.log.warnings) == 1 and "restored from the checkpoint" in again.log.warnings[0]
+    again.fit()
+    assert again.rows() == whole.rows()
+
+
+def test_whole_rows_are_not_named(tmp_path: Path) -> None:
+    killed_after(tmp_path, 12, 9)
+    assert Bench(tmp_path).log.warnings == []
+
+
+def test_advice_on_a_diverged_loss_fits_the_recipe() -> None:
+    assert "set `recipe.clip_grad_norm`" in str(Diverged(3, clipped=False))
+    assert "lower `recipe.clip_grad_norm`" in str(Diverged(3))
+
+
 def test_diverging_loss_ends_the_run(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     with torch.no_grad():
@@ -262,6 +335,19 @@ def test_damaged_checkpoint_falls_back_with_a_warning(tmp_path: Path, damage: st
     assert state is not None and state["step"] == 3
     assert len(warnings) == 1 and "last.pt" in warnings[0]
     assert not (tmp_path / "pwned").exists()
+
+
+def test_a_folder_in_the_place_of_a_checkpoint_is_moved_aside(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, STATE)
+    checkpoint.save(tmp_path, STATE | {"step": 4})
+    (tmp_path / "last.pt").unlink()
+    (tmp_path / "last.pt").mkdir()
+    (tmp_path / "last.pt" / "note").write_text("mine", encoding="utf-8")
+    state, warnings = checkpoint.load(tmp_path, CPU)
+    assert state is not None and state["step"] == 3
+    assert "was a folder" in warnings[0]
+    assert [path.read_text() for path in tmp_path.glob("last.pt.aside-*/note")] == ["mine"]
+    checkpoint.save(tmp_path, STATE)
 
 
 def test_no_checkpoint_is_no_state(tmp_path: Path) -> None:
