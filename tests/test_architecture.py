@@ -40,7 +40,11 @@ LAYERS = [  # each may import those below it, never those above
     },
     {
         "experiments.compute",
+        "experiments.data.archive",
+        "experiments.data.download",
         "experiments.data.image_folder",
+        "experiments.data.pizza_steak_sushi",
+        "experiments.pretrained",
         "experiments.data.splits",
         "experiments.data.images",
     },
