@@ -55,7 +55,8 @@ def from_hub(name: str, cache: Path) -> dict[str, Tensor]:
     ValueError
         If timm knows no such weights, or they are not in `cache` and cannot be downloaded.
     """
-    if name not in timm.list_models(pretrained=True) and name not in timm.list_pretrained():
+    published = timm.list_pretrained()
+    if name not in published and not any(known.startswith(f"{name}.") for known in published):
         raise ValueError(f"timm publishes no weights as {name!r}; timm.list_pretrained() lists them")
     try:
         model = timm.create_model(name, pretrained=True, cache_dir=str(cache))

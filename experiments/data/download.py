@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,5 +143,5 @@ def _reason(error: Exception) -> str:
     cause: BaseException = error
     while isinstance(inner := getattr(cause, "reason", None) or (cause.args[0] if cause.args else None), BaseException):
         cause = inner
-    text = " ".join(str(cause).split())
-    return text.rpartition(": ")[2] if "object at 0x" in text else text or type(error).__name__
+    text = re.sub(r"^[\w.<]*\w+\(.*?\)>?: ", "", " ".join(str(cause).split()))
+    return text or type(error).__name__
