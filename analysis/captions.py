@@ -8,7 +8,7 @@ from analysis.certificate import Certificate
 from analysis.load import Results
 from analysis.numbers import UNKNOWN
 from analysis.summary import Summary
-from experiments.config import Experiment
+from experiments.config import INIT_TITLES, Experiment
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def gather(results: Results, summary: Summary, experiment: Experiment, certifica
         seeds=seeds,
         test=f"{images} test images; checkpoint: the last of a fixed schedule, tested once.",
         conditions=(
-            f"{_track(experiment)} Trained on {', '.join(certificate.content['devices'])} in {', '.join(precisions)}. "
+            f"{_track(experiment)} {_starts(experiment)}"
+            f"Trained on {', '.join(certificate.content['devices'])} in {', '.join(precisions)}. "
             "Training FLOPs are 3 × forward."
         ),
         certificate=proof,
@@ -83,6 +84,20 @@ def _track(experiment: Experiment) -> str:
         f"Tracks in blocks: identical, one recipe for all; tuned, for each model and fraction the best of "
         f"{experiment.tuning.trials} trials of one space, chosen on validation with a seed of its own, their cost charged."
     )
+
+
+def _starts(experiment: Experiment) -> str:
+    """What the endings of titles mean, with a blank after it; empty where every model starts from scratch."""
+    labels = {model.init_label for model in experiment.models.values()}
+    sentences = {
+        "pretrained": f"'{INIT_TITLES['pretrained']}': started from published weights, then trained in full. ",
+        "linear_probe": f"'{INIT_TITLES['linear_probe']}': published weights, only a new linear head trained. ",
+        "random_features": f"'{INIT_TITLES['random_features']}': random weights, only the head trained. ",
+    }
+    said = "".join(sentence for label, sentence in sentences.items() if label in labels)
+    frozen = labels & {"linear_probe", "random_features"}
+    cost = "With frozen features the FLOPs are 1 × forward. " if frozen else ""
+    return f"Not all models start from scratch; their titles say which do not. {said}{cost}" if said else ""
 
 
 def accuracy(facts: Facts) -> str:

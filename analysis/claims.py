@@ -62,13 +62,13 @@ def _costs(record: Record) -> Iterator[str]:
     for key, value in cost.model_dump().items():
         if isinstance(value, int | float) and value < 0:
             yield f"`compute.{key}` is {value:g}, below zero"
-    operations = 3 * 2 * cost.forward_gmacs * 1e-6 * record.samples_seen
-    follows = cost.train_pflops is None or math.isclose(cost.train_pflops, operations, rel_tol=1e-3)
-    if record.init == "from_scratch" and not follows:
-        yield (
-            f"`compute.train_pflops` is {cost.train_pflops:.6g}, 3 × the forward pass × {record.samples_seen} images is "
-            f"{operations:.6g}"
-        )
+    if record.init == "from_scratch" and cost.train_pflops is not None and cost.forward_gmacs is not None:
+        operations = 3 * 2 * cost.forward_gmacs * 1e-6 * record.samples_seen
+        if not math.isclose(cost.train_pflops, operations, rel_tol=1e-3):
+            yield (
+                f"`compute.train_pflops` is {cost.train_pflops:.6g}, 3 × the forward pass × {record.samples_seen} images is "
+                f"{operations:.6g}"
+            )
     hours = sum(attempt.seconds for attempt in record.attempts) / 3600
     if cost.device_hours is not None and cost.device_hours < 0.999 * hours:
         yield f"`compute.device_hours` is {cost.device_hours:.6g}, the attempts took {hours:.6g}"

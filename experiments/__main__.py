@@ -1,4 +1,4 @@
-"""The command line: ``python -m experiments run|status|list|show|report|sync``.
+"""The command line: ``python -m experiments run|status|list|show|report|sync|predict|export …``.
 
 Exit codes of ``run``: 0 all cells done; 1 some cells failed, the rest done, the report made; 2 bad input, nothing was run;
 130 stopped by the user, to be continued by the same command.
@@ -183,11 +183,52 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="For programs.")]
 def show(run_folder: Annotated[Path, typer.Argument(help="A run folder, or a run id.")]) -> None:
     """Show one run's record."""
     from experiments.record import RECORD_FILE, read_record
+    from experiments.run_folder import find_run
 
-    found = [run_folder] if (run_folder / RECORD_FILE).is_file() else sorted(runs_dir().glob(f"*/{run_folder.name}"))
-    if not found:
-        raise ConfigError([f"show: no run folder {run_folder}, and no run of that name below {runs_dir()}."])
-    out.print_json(read_record(found[0] / RECORD_FILE).to_json())
+    out.print_json(read_record(find_run(run_folder) / RECORD_FILE).to_json())
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="A run folder, or a run id.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    top: Annotated[int, typer.Option(help="How many classes to show.", min=1)] = 3,
+    attention: Annotated[Path | None, typer.Option(help="Picture to write: where the project's own ViT looked.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Classify images with a trained model."""
+    from experiments import predict as prediction
+    from experiments.trained import load_run
+
+    trained = load_run(run)
+    guesses = prediction.predict(trained, images, top)
+    if attention:
+        prediction.draw_attention(trained, images, attention)
+    if as_json:
+        typer.echo(json.dumps(prediction.as_json(images, guesses), indent=2, ensure_ascii=False))
+        return
+    for path, own in zip(images, guesses, strict=True):
+        shown = ", ".join(f"{guess.name} {guess.probability:.1%}" for guess in own)
+        out.print(f"{path}: {shown}", markup=False, soft_wrap=True)
+    if attention:
+        out.print(f"\nAttention  {attention}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder, or a run id.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .safetensors, .npz or .pt2.")],
+    form: Annotated[str, typer.Option("--format", help="safetensors (weights) or torch-export (program).")] = "safetensors",
+    layout: Annotated[
+        str | None, typer.Option(help="Names of the weights of the project's own ViT: timm, torchvision, hf or npz.")
+    ] = None,
+) -> None:
+    """Write a trained model to a file that needs nothing of this project."""
+    from experiments.export import export as write
+    from experiments.trained import load_run
+
+    write(load_run(run), form, output, layout)
+    out.print(f"Model    {output}", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -73,6 +73,8 @@ def make_record(
     val = classification_metrics(predictions.val_logits, predictions.val_labels)
     meter, samples = training.meter, training.step * cell.recipe.batch_size
     rate = samples / meter.train_seconds if meter.train_seconds > 0 else None
+    passes = compute.FORWARD_AND_BACKWARD if cell.model.train == "all" else compute.FORWARD
+    in_bf16 = environment["precision"] == "bf16"
     return Record(
         **identity(cell),
         status="done",
@@ -92,7 +94,7 @@ def make_record(
         compute=Compute(
             n_params=sum(parameter.numel() for parameter in training.model.parameters()),
             forward_gmacs=gmacs,
-            train_pflops=compute.train_pflops(gmacs, samples),
+            train_pflops=compute.train_pflops(gmacs, samples, passes),
             images_per_second=rate,
             train_seconds=meter.train_seconds,
             evaluation_seconds=meter.evaluation_seconds,
@@ -100,7 +102,7 @@ def make_record(
             peak_memory_bytes=meter.peak_bytes,
             reserved_memory_bytes=meter.reserved_bytes,
             micro_batches=training.micro_batches,
-            mfu=compute.mfu(gmacs, rate, environment["device"]) if rate and environment["precision"] == "bf16" else None,
+            mfu=compute.mfu(gmacs, rate, environment["device"], passes) if rate and in_bf16 else None,
             energy_joules=meter.energy_joules,
             bare_images_per_second=bare_rate(
                 describe(
@@ -171,6 +173,7 @@ def identity(cell: Cell) -> dict[str, Any]:
         "data": cell.data_name,
         "recipe": cell.recipe_name,
         "track": cell.track,
+        "init": cell.model.init_label,
         "settings_hash": cell.settings_hash,
         "split_hash": cell.split_hash,
         "protocol": PROTOCOL,

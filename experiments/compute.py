@@ -70,15 +70,19 @@ def forward_gmacs(model: nn.Module, in_channels: int, image_size: int) -> float:
     return _flops(twin, torch.empty(1, in_channels, image_size, image_size, device="meta")) / 2e9
 
 
-def train_pflops(gmacs: float, images: int) -> float:
-    """Training operations in 1e15: 3 × forward (one forward, a backward of twice its cost) × images, at 2 FLOPs a MAC."""
-    return 3 * 2 * gmacs * 1e9 * images / 1e15
+FORWARD, FORWARD_AND_BACKWARD = 1, 3
+"""Cost of an image in forward passes: a backward pass costs two of them, and frozen features have none."""
 
 
-def mfu(gmacs: float, images_per_second: float, device_name: str) -> float | None:
+def train_pflops(gmacs: float, images: int, passes: int = FORWARD_AND_BACKWARD) -> float:
+    """Training operations in 1e15: forward passes' worth × images, at 2 FLOPs a MAC."""
+    return passes * 2 * gmacs * 1e9 * images / 1e15
+
+
+def mfu(gmacs: float, images_per_second: float, device_name: str, passes: int = FORWARD_AND_BACKWARD) -> float | None:
     """Model FLOPs utilisation (Chowdhery et al., arXiv 2204.02311, app. B) against the dense bf16 peak; None if unknown."""
     peak = next((peak for name, peak in DENSE_BF16_PEAKS.items() if name in device_name), None)
-    return None if peak is None else 3 * 2 * gmacs * 1e9 * images_per_second / peak
+    return None if peak is None else passes * 2 * gmacs * 1e9 * images_per_second / peak
 
 
 def device_name(device: torch.device) -> str:

@@ -97,7 +97,9 @@ class DataConfig(_Strict):
 
     title: str
     """How tables and figures call it."""
-    source: Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder"]
+    source: Literal[
+        "digits", "fashion_mnist", "cifar10", "cifar100", "pizza_steak_sushi", "pizza_steak_sushi_20_percent", "image_folder"
+    ]
     path: str | None = None
     """Folder of the images below `DATA_DIR`, or an absolute path. Never hashed."""
     image_size: int = Field(ge=4, le=1024)
@@ -132,11 +134,20 @@ class Geometry(_Strict):
     """``small``: the family's stem for small images, as `baselines` describes it."""
 
 
+INIT_TITLES = {
+    "from_scratch": "",
+    "pretrained": "pretrained",
+    "linear_probe": "pretrained, frozen",
+    "random_features": "random, frozen",
+}
+"""How a run's start is labelled in its record, and what a model's title then says."""
+
+
 class ModelConfig(_Strict):
     """A model: the project's own (`scratch`) or a reference (`timm`)."""
 
     title: str
-    """How tables and figures call it."""
+    """How tables and figures call it. A model that does not start from scratch has that added to its title."""
     family: str
     """Tables are grouped by it: ViT, ResNet, ConvNeXt, …"""
     source: Literal["scratch", "timm"]
@@ -145,6 +156,47 @@ class ModelConfig(_Strict):
     geometry: Geometry = Geometry()
     arguments: dict[str, Any] = {}
     """Further named arguments of the model's constructor."""
+    init: Literal["from_scratch", "pretrained"] = "from_scratch"
+    """``pretrained``: all but the head begins with the values of `weights`, the head with zeros (paper, section 3.2)."""
+    weights: str | None = None
+    """A file below `DATA_DIR`, or an absolute path; ``timm:<name>`` takes those that timm publishes under a name."""
+    layout: Literal["timm", "torchvision", "hf", "npz"] | None = None
+    """`scratch`: whose names the file of weights has."""
+    train: Literal["all", "head"] = "all"
+    """``head``: a linear classifier on frozen features, which keep the behaviour of evaluation."""
+
+    @property
+    def init_label(self) -> str:
+        """What a record calls this start: a key of `INIT_TITLES`."""
+        if self.train == "head":
+            return "linear_probe" if self.init == "pretrained" else "random_features"
+        return self.init
+
+    @model_validator(mode="before")
+    @classmethod
+    def _title_says_the_start(cls, values: Any) -> Any:
+        """Add to the title what no table or figure may leave out; once, however often a config is read again."""
+        if not isinstance(values, dict) or not isinstance(values.get("title"), str):
+            return values
+        fields = {key: values.get(key, cls.model_fields[key].default) for key in ("init", "train")}
+        words = INIT_TITLES.get(cls.model_construct(**fields).init_label, "")
+        ending = f", {words}" if words else ""
+        return {**values, "title": values["title"].removesuffix(ending) + ending}
+
+    @model_validator(mode="after")
+    def _start_is_consistent(self) -> ModelConfig:
+        if self.init == "pretrained" and not self.weights:
+            raise ValueError(
+                "`weights` is missing: `init: pretrained` needs a file below DATA_DIR, an absolute path, or timm:<name>"
+            )
+        if self.init == "from_scratch" and (self.weights or self.layout):
+            raise ValueError("`weights` and `layout` are for `init: pretrained`; set that, or delete them")
+        from_file = self.weights is not None and not self.weights.startswith("timm:")
+        if self.source == "scratch" and from_file and self.layout is None:
+            raise ValueError("`layout` is missing: say whose names the file has: timm, torchvision, hf or npz")
+        if self.layout is not None and (self.source == "timm" or not from_file):
+            raise ValueError("`layout` is for files of weights of a scratch model; delete it")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
@@ -301,6 +353,29 @@ def canonical_hash(value: Any) -> str:
 
 TUNED_FIELDS = {"learning_rate", "weight_decay", "augmentation"}
 """Fields of a recipe that track B searches."""
+
+
+ADDED_FIELDS: dict[type[BaseModel], set[str]] = {
+    ModelConfig: {"init", "weights", "layout", "train"},
+}
+"""Fields that came after the first published records: hashed only where they differ from their default, so that a new
+option renames no run that does not use it."""
+
+
+def hashed_values(part: BaseModel, exclude: Iterable[str] = ()) -> dict[str, Any]:
+    """A part of a configuration as it is hashed: every field but `exclude` and the `ADDED_FIELDS` at their default."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, BaseModel):
+            return hashed_values(value)
+        return [plain(entry) for entry in value] if isinstance(value, list) else value
+
+    kind = type(part)
+    return {
+        name: plain(getattr(part, name))
+        for name, field in kind.model_fields.items()
+        if name not in exclude and not (name in ADDED_FIELDS.get(kind, ()) and getattr(part, name) == field.default)
+    }
 
 
 def requested_settings(recipe: Recipe, data: DataConfig, tuning: Tuning | None = None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from experiments.config import (
     Tuning,
     canonical_hash,
     fraction_label,
+    hashed_values,
     settings_hash,
 )
 from experiments.loading import varied_settings, with_settings
@@ -76,7 +77,7 @@ class Cell:
         identity = {
             "settings": self.settings_hash,
             "split": self.split_hash,
-            "model": self.model.model_dump(exclude={"title"}),
+            "model": hashed_values(self.model, exclude={"title"}),
             "protocol": PROTOCOL,
         }
         label = f"{self.model_name}-{self.data_name}-f{fraction_label(self.train_fraction)}-s{self.seed}"

@@ -9,6 +9,7 @@ from torch import nn
 
 import baselines
 import vit_scratch
+from experiments import pretrained
 from experiments.config import ConfigError, ModelConfig
 
 
@@ -57,9 +58,16 @@ def build(
     Raises
     ------
     ConfigError
-        Naming the model's file, if the library refuses the name or an argument.
+        Naming the model's file, if the library refuses the name or an argument, or weights to start from are not there.
     """
     try:
-        return BUILDERS[config.source](config, image_size=image_size, in_channels=in_channels, num_classes=num_classes)
+        model, geometry = BUILDERS[config.source](
+            config, image_size=image_size, in_channels=in_channels, num_classes=num_classes
+        )
     except (ValueError, TypeError) as error:
         raise ConfigError([f"configs/models/{name}.yaml: {str(error).rstrip('.')}."]) from error
+    if config.init == "pretrained":
+        geometry = geometry | pretrained.start(model, name, config)
+    if config.train == "head":
+        model, geometry = pretrained.FrozenFeatures(model), geometry | {"train": "head alone, features frozen"}
+    return model, geometry

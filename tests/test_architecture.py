@@ -15,7 +15,9 @@ from experiments.config import ROOT
 
 LAYERS = [  # each may import those below it, never those above
     {"experiments.__main__"},
-    {"experiments.bench", "experiments.display"},
+    {"experiments.bench", "experiments.display", "experiments.export"},
+    {"experiments.predict"},
+    {"experiments.trained"},
     {"experiments.launch"},
     {"experiments.engine"},
     {"experiments.worker"},
@@ -40,8 +42,13 @@ LAYERS = [  # each may import those below it, never those above
     },
     {
         "experiments.compute",
+        "experiments.data.archive",
+        "experiments.data.download",
         "experiments.data.image_folder",
         "experiments.memory",
+        "experiments.data.pizza_steak_sushi",
+        "experiments.pretrained",
+        "experiments.run_folder",
         "experiments.data.splits",
         "experiments.data.images",
     },

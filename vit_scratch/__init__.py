@@ -1,6 +1,6 @@
 """The Vision Transformer of arXiv:2010.11929, from its four equations; needs nothing of the rest of this project."""
 
-from . import layouts, weights
+from . import attention, layouts, weights
 from .variants import VARIANTS, Variant, build
 from .vit import MLP, EncoderBlock, MultiHeadSelfAttention, PatchEmbedding, StochasticDepth, VisionTransformer
 
@@ -13,6 +13,7 @@ __all__ = [
     "StochasticDepth",
     "Variant",
     "VisionTransformer",
+    "attention",
     "build",
     "layouts",
     "weights",

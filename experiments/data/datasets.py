@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.config import ConfigError, DataConfig, data_dir
-from experiments.data import image_folder
+from experiments.data import image_folder, pizza_steak_sushi
 from experiments.data.images import Dataset, Images
 from experiments.data.splits import cut_test
 
@@ -108,6 +108,7 @@ LOADERS: dict[str, Callable[[DataConfig], Dataset]] = {
     "fashion_mnist": _fashion_mnist,
     "cifar10": lambda config: _cifar(config, "CIFAR10", "CIFAR-10", "cifar-10-batches-py"),
     "cifar100": lambda config: _cifar(config, "CIFAR100", "CIFAR-100", "cifar-100-python"),
+    **dict.fromkeys(pizza_steak_sushi.ARCHIVES, pizza_steak_sushi.load),
     "image_folder": image_folder.load,
 }
 

@@ -1,0 +1,144 @@
+"""Photos of pizza, steak and sushi: fetched once, checked, unpacked, then read as any other folder of photos.
+
+300 (10%) or 600 (20%) photos of three classes of Food-101 (Bossard et al., ECCV 2014), about 512 × 512 pixels, as D. Bourke
+cut them for his course "Learn PyTorch for Deep Learning", with a training and a test split.
+"""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.config import ConfigError, DataConfig, canonical_hash, data_dir
+from experiments.data import image_folder
+from experiments.data.archive import unpack
+from experiments.data.download import DownloadError, Progress, download, exclusively, git_blob_id
+from experiments.data.images import Dataset
+
+ADDRESS = "https://github.com/mrdbourke/pytorch-deep-learning/raw/main/data"
+"""Where the archives lie."""
+
+MAX_BYTES = 200 * 2**20
+"""Bound on an archive and on what it unpacks to; the larger one has about 30 MB."""
+
+
+class Published(NamedTuple):
+    """What is known of an archive.
+
+    Attributes
+    ----------
+    blob_id : str
+        Git blob id of the file, by which a download is checked.
+    contents : str or None
+        `contents_digest` of it, by which a re-packed archive of the same photos is known; None where it is not known.
+    """
+
+    blob_id: str
+    contents: str | None
+
+
+ARCHIVES = {
+    "pizza_steak_sushi": Published(
+        "65f3915a380f5efd456a6a5750f0365350de8dd0", "336dbfe2ba03e278b4ef1632b34b2e30309b9fce119722372361fe56b807e78f"
+    ),
+    "pizza_steak_sushi_20_percent": Published("dfc8ad2ae9415304d69cc6a0ee443c340cb29049", None),
+}
+"""By source: the archive is the source's name with ``.zip``, in the address as in `DATA_DIR`."""
+
+
+def load(config: DataConfig) -> Dataset:
+    """Load the photos from ``data.path``, where it is set, else from `DATA_DIR`, where they are fetched to first."""
+    folder = config.path or str(fetched(config.source))
+    return image_folder.load(config.model_copy(update={"path": folder}))
+
+
+def fetched(source: str, address: str = ADDRESS) -> Path:
+    """The folder of unpacked photos below `DATA_DIR`, made from an archive that lies there or is downloaded now.
+
+    Parameters
+    ----------
+    source : str
+        A key of `ARCHIVES`.
+    address : str
+        Where the archive is downloaded from.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be downloaded, or an archive put there by hand is not the published one. The message says what to do.
+    """
+    folder = data_dir() / source
+    if folder.is_dir():
+        return folder
+    archive = data_dir() / f"{source}.zip"
+    with exclusively(data_dir() / f".{source}.lock"):
+        if archive.is_file():
+            _check(archive, ARCHIVES[source], address)
+        elif not folder.is_dir():
+            _download(archive, ARCHIVES[source], f"{address}/{archive.name}")
+        for left_over in data_dir().glob(f".{source}.*.tmp"):  # of a process that was killed while it unpacked
+            shutil.rmtree(left_over, ignore_errors=True)
+        unpack(archive, folder, max_files=5_000, max_bytes=MAX_BYTES)
+    return folder
+
+
+def contents_digest(archive: Path) -> str:
+    """Digest of an archive's files, whatever their order and compression: names, sizes and check sums, 64 hex digits.
+
+    Unpacking holds the sizes and check sums against the content.
+
+    Raises
+    ------
+    ConfigError
+        If the file is no zip archive.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            files = sorted((e.filename, e.file_size, e.CRC) for e in opened.infolist() if not e.is_dir())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise ConfigError([f"{archive}: not a whole zip archive ({error}). Delete it and get it again."]) from error
+    return canonical_hash(files)
+
+
+def _check(archive: Path, published: Published, address: str) -> None:
+    """Refuse an archive put there by hand that holds other photos than the published one."""
+    found = git_blob_id(archive)
+    if found == published.blob_id or contents_digest(archive) == published.contents:
+        return
+    raise ConfigError(
+        [
+            f"{archive}: not the published archive: its git blob id is {found}, expected {published.blob_id}. Delete it and "
+            f"get {address}/{archive.name}, or unpack it yourself and set `data.path` to the folder that holds train and "
+            f"test."
+        ]
+    )
+
+
+def _download(archive: Path, published: Published, url: str) -> None:
+    try:
+        with _shown(archive.name) as progress:
+            download(url, archive, blob_id=published.blob_id, max_bytes=MAX_BYTES, progress=progress)
+    except DownloadError as error:
+        raise ConfigError(
+            [
+                f"{archive.name} is not in {archive.parent} and could not be downloaded ({error}). Without a network, put "
+                f"the file {archive} there, or set `data.path` to a folder that holds its train and test."
+            ]
+        ) from error
+
+
+@contextmanager
+def _shown(name: str) -> Iterator[Progress]:
+    """A progress bar on the terminal, where there is one."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("Downloading {task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(name, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

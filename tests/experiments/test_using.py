@@ -1,0 +1,216 @@
+"""Using a trained model: predictions on photos, attention, exported files with equal logits."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import vit_scratch
+from experiments import launch, loading
+from experiments.__main__ import main
+from experiments.export import ABOUT
+from experiments.record import read_record
+from experiments.run import run
+from experiments.trained import Trained, load_run
+
+ARGUMENTS = ["recipe.steps=2", "recipe.evaluations=1", "seeds=[0]", "train_fractions=[0.1]"]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A runs folder with a ViT of ours and a ResNet, both hardly trained."""
+    root = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "disabled")
+        patch.setenv("RUNS_DIR", str(root))
+        experiment = loading.load_experiment("smoke", loading.parse_overrides(ARGUMENTS))
+        for cell in launch.plan(experiment):
+            folder = root / "smoke" / str(cell.run_id)
+            folder.mkdir(parents=True)
+            run(cell, folder, device=CPU)
+    yield root
+
+
+@pytest.fixture
+def vit(runs: Path) -> Path:
+    return next((runs / "smoke").glob("vit_micro_p2-*"))
+
+
+@pytest.fixture
+def resnet(runs: Path) -> Path:
+    return next((runs / "smoke").glob("resnet_micro-*"))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / "one.png", tmp_path / "two.jpg"]
+    for seed, path in enumerate(paths):
+        pixels = np.random.default_rng(seed).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    return paths
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["experiments", *map(str, arguments)])
+    return main()
+
+
+def logits(trained: Trained, n: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(1)
+    images = torch.randn(n, trained.data.channels, trained.data.image_size, trained.data.image_size)
+    with torch.inference_mode():
+        return images, trained.model(images)
+
+
+def test_loaded_model_gives_the_logits_that_the_run_saved(vit: Path, resnet: Path) -> None:
+    from experiments.data import datasets
+    from experiments.data.batches import EvaluationBatches, Normalise
+    from experiments.train import evaluate
+
+    for folder in (vit, resnet):
+        trained = load_run(folder)
+        test = datasets.load(trained.data).test
+        batches = EvaluationBatches(test, Normalise(trained.data.mean, trained.data.std, CPU), device=CPU)
+        with np.load(folder / "predictions.npz") as saved:
+            assert np.abs(evaluate(trained.model, batches, device=CPU) - saved["logits"]).max() < 1e-5
+        assert trained.class_names == tuple("0123456789")
+
+
+def test_predict_names_classes_with_probabilities(
+    vit: Path, runs: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "predict", vit, *photos, "--json", "--top", "10") == 0
+    values = json.loads(capsys.readouterr().out)
+    assert [entry["image"] for entry in values] == [str(path) for path in photos]
+    for entry in values:
+        probabilities = [guess["probability"] for guess in entry["top"]]
+        assert len(probabilities) == 10 and sum(probabilities) == pytest.approx(1, abs=1e-5)
+        assert probabilities == sorted(probabilities, reverse=True)
+    monkeypatch.setenv("RUNS_DIR", str(runs))
+    assert call(monkeypatch, "predict", vit.name, photos[0]) == 0  # by its id
+    shown = capsys.readouterr().out
+    best = values[0]["top"][0]
+    assert shown.startswith(f"{photos[0]}: {best['name']} {best['probability']:.1%}, ") and shown.count("%") == 3
+
+
+def test_attention_is_drawn_for_every_photo(
+    vit: Path, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "attention.png"
+    assert call(monkeypatch, "predict", vit, *photos, "--attention", target) == 0
+    with Image.open(target) as picture:
+        assert picture.size == (672, 672)
+        pixels = np.asarray(picture)
+    assert pixels[:336, 336:].mean() < pixels[:336, :336].mean()  # beside the photo, the photo lit in places
+    assert str(target) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("layout", ["timm", "torchvision", "hf", "npz"])
+def test_exported_weights_give_equal_logits_in_every_layout(
+    vit: Path, tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / ("model.npz" if layout == "npz" else "model.safetensors")
+    assert call(monkeypatch, "export", vit, "--layout", layout, "-o", target) == 0
+    images, expected = logits(load_run(vit))
+    fresh = vit_scratch.build("micro", image_size=8, patch_size=2, in_channels=1, num_classes=10)
+    vit_scratch.weights.load(fresh, target, layout)
+    assert torch.equal(fresh.eval()(images), expected)
+
+
+def test_exported_weights_carry_what_one_must_know(resnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "model.safetensors"
+    assert call(monkeypatch, "export", resnet, "-o", target) == 0
+    state = load_run(resnet).model.state_dict()
+    stored = load_file(target)
+    assert set(stored) == set(state) and all(torch.equal(stored[name], state[name]) for name in state)
+    with safe_open(target, "pt") as file:
+        facts = json.loads(file.metadata()["about"])
+    assert facts["class_names"] == list("0123456789") and facts["mean"] == [0.305]
+
+
+@pytest.mark.parametrize("name", ["vit", "resnet"])
+def test_exported_program_gives_equal_logits_for_any_batch(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    folder, target = request.getfixturevalue(name), tmp_path / "model.pt2"
+    assert call(monkeypatch, "export", folder, "--format", "torch-export", "-o", target) == 0
+    extra = {ABOUT: ""}
+    program = torch.export.load(target, extra_files=extra).module()
+    for n in (1, 5):
+        images, expected = logits(load_run(folder), n)
+        assert torch.allclose(program(images), expected, atol=1e-6)
+    assert json.loads(extra[ABOUT])["run_id"] == read_record(folder / "record.json").run_id
+
+
+def test_bad_input_is_named(
+    vit: Path,
+    resnet: Path,
+    photos: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    note, gone = tmp_path / "note.txt", tmp_path / "gone.jpg"
+    note.write_text("no image", encoding="utf-8")
+    cases: list[tuple[list[object], list[str]]] = [
+        (["predict", vit, photos[0], note, gone], ["note.txt: not a readable image", "gone.jpg: not a readable image"]),
+        (["predict", "nothing", photos[0]], ["nothing: no run folder, and no finished run of that name"]),
+        (["predict", resnet, photos[0], "--attention", tmp_path / "a.png"], ["not this project's own ViT"]),
+        (["predict", vit, photos[0], "--attention", tmp_path / "a.txt"], ["a.txt must end in"]),
+        (["predict", vit, photos[0], "--attention", tmp_path / "no" / "a.png"], ["Make it first"]),
+        (["export", vit, "-o", tmp_path / "m.bin"], ["m.bin must end in .safetensors"]),
+        (["export", vit, "--format", "onnx", "-o", tmp_path / "m.onnx"], ["one of safetensors, torch-export", "onnx"]),
+        (["export", vit, "--layout", "jax", "-o", tmp_path / "m.safetensors"], ["unknown layout 'jax'"]),
+        (["export", resnet, "--layout", "timm", "-o", tmp_path / "m.safetensors"], ["timm's models keep their own names"]),
+        (["export", vit, "--format", "torch-export", "--layout", "hf", "-o", tmp_path / "m.pt2"], ["--layout"]),
+        (["export", vit], ["--output"]),
+    ]
+    for arguments, said in cases:
+        assert call(monkeypatch, *arguments) == 2, arguments
+        shown = " ".join(capsys.readouterr().err.split())
+        assert all(words in shown for words in said), shown
+    assert not list(tmp_path.glob("m.*")) and not (tmp_path / "a.png").exists()
+
+
+def test_damaged_runs_are_told(vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    from experiments.config import ConfigError
+
+    copy = tmp_path / "copy"
+    shutil.copytree(vit, copy)
+    for name, content, said in (
+        ("model.safetensors", b"broken", "not the weights of this run"),
+        ("config.yaml", b"model: {}", "not the configuration of a run"),
+        ("record.json", b"{", "not valid JSON"),
+    ):
+        kept = (copy / name).read_bytes()
+        (copy / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=said):
+            load_run(copy)
+        (copy / name).write_bytes(kept)
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="Published records hold none"):
+        load_run(copy)
+
+
+def test_rollout_by_hand() -> None:
+    """Two tokens, two blocks: (A + I)/2 of each, multiplied."""
+    first = torch.tensor([[[[0.5, 0.5], [0.0, 1.0]]]])
+    second = torch.tensor([[[[0.0, 1.0], [1.0, 0.0]]]])
+    # (first + I)/2 = [[.75, .25], [0, 1]]; (second + I)/2 = [[.5, .5], [.5, .5]]; second @ first
+    expected = torch.tensor([[[0.375, 0.625], [0.375, 0.625]]])
+    assert torch.allclose(vit_scratch.attention.rollout([first, second]), expected)
+    assert torch.allclose(vit_scratch.attention.class_token_map([first, second], (1, 1)), torch.ones(1, 1, 1))
+    with pytest.raises(ValueError, match="at least one block"):
+        vit_scratch.attention.rollout([])

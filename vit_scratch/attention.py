@@ -1,0 +1,59 @@
+"""What a Vision Transformer looks at: attention followed through all blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def rollout(maps: Sequence[Tensor]) -> Tensor:
+    """Attention rollout: how much of every token's final state comes from each token of the input.
+
+    Heads are averaged, the residual connection is an identity of the same weight, rows are brought back to sum 1, and the
+    blocks' matrices are multiplied. Source: Abnar & Zuidema, arXiv:2005.00928, section 3; used for Figure 6 of
+    arXiv:2010.11929 (appendix D.7).
+
+    Parameters
+    ----------
+    maps : sequence of Tensor
+        Attention weights of the blocks in order, each B × H × N × N, as `VisionTransformer.attention_maps` gives them.
+
+    Returns
+    -------
+    Tensor
+        B × N × N, rows summing to 1.
+
+    Raises
+    ------
+    ValueError
+        If there is no map.
+    """
+    if not maps:
+        raise ValueError("rollout needs the attention weights of at least one block")
+    identity = torch.eye(maps[0].shape[-1], dtype=maps[0].dtype, device=maps[0].device)
+    total = identity.expand(maps[0].shape[0], -1, -1)
+    for weights in maps:
+        mixed = (weights.mean(dim=1) + identity) / 2  # B H N N → B N N; rows of both sum to 1
+        total = mixed @ total
+    return total
+
+
+def class_token_map(maps: Sequence[Tensor], grid_size: tuple[int, int]) -> Tensor:
+    """Where the class token's final state comes from, as an image of patches.
+
+    Parameters
+    ----------
+    maps : sequence of Tensor
+        Attention weights of the blocks in order, each B × H × N × N.
+    grid_size : (int, int)
+        Rows and columns of patches.
+
+    Returns
+    -------
+    Tensor
+        B × rows × columns; what the class token keeps of itself is left out, and the rest sums to 1.
+    """
+    patches = rollout(maps)[:, 0, 1:]  # B N N → B (N-1)
+    return (patches / patches.sum(dim=1, keepdim=True)).unflatten(1, grid_size)
