@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +148,8 @@ def run(
         seed=cell.seed,
         augmentation=recipe.augmentation,
         device=device,
+        n_classes=len(splits.class_names),
+        mixed_steps=math.ceil(recipe.augmentation.mix_until * recipe.steps),
     )
     val = EvaluationBatches(splits.val, normalise, device=device)
 
