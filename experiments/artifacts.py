@@ -73,6 +73,7 @@ def make_record(
     val = classification_metrics(predictions.val_logits, predictions.val_labels)
     meter, samples = training.meter, training.step * cell.recipe.batch_size
     rate = samples / meter.train_seconds if meter.train_seconds > 0 else None
+    of_one = rate / training.group.size if rate and environment["precision"] == "bf16" else None
     return Record(
         **identity(cell),
         status="done",
@@ -96,12 +97,13 @@ def make_record(
             images_per_second=rate,
             train_seconds=meter.train_seconds,
             evaluation_seconds=meter.evaluation_seconds,
-            device_hours=sum(attempt["seconds"] for attempt in attempts) / 3600,
+            compile_seconds=meter.compile_seconds if cell.recipe.compile != "off" else None,
+            device_hours=device_hours(attempts),
             peak_memory_bytes=meter.peak_bytes,
             reserved_memory_bytes=meter.reserved_bytes,
             micro_batches=training.micro_batches,
-            mfu=compute.mfu(gmacs, rate, environment["device"]) if rate and environment["precision"] == "bf16" else None,
-            energy_joules=meter.energy_joules,
+            mfu=compute.mfu(gmacs, of_one, environment["device"]) if of_one else None,
+            energy_joules=meter.energy_joules if training.group.size == 1 else None,
             bare_images_per_second=bare_rate(
                 describe(
                     cell.model_name,
@@ -124,6 +126,11 @@ def make_record(
         started=started,
         finished=now(),
     )
+
+
+def device_hours(attempts: list[dict[str, Any]]) -> float:
+    """Training time of all attempts times their devices."""
+    return sum(attempt["seconds"] * attempt.get("devices", 1) for attempt in attempts) / 3600
 
 
 def seconds_to_target(rows: list[dict[str, Any]], target: float | None) -> float | None:
@@ -149,7 +156,7 @@ def failed_record(
         steps=failure.step or 0,
         samples_seen=(failure.step or 0) * cell.recipe.batch_size,
         metrics={},
-        compute=Compute(device_hours=sum(attempt["seconds"] for attempt in attempts) / 3600 if attempts else None),
+        compute=Compute(device_hours=device_hours(attempts) if attempts else None),
         environment=environment,
         geometry=geometry,
         attempts=[Attempt(**attempt) for attempt in attempts],

@@ -44,7 +44,6 @@ def environment_facts(device: torch.device, *, precision: str, threads: int, det
         "device": device_name(device),
         "device_type": device.type,
         "precision": precision,
-        "compile": "off",
         "threads": threads,
         "deterministic": deterministic,
         "python": platform.python_version(),

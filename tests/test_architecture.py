@@ -22,7 +22,7 @@ LAYERS = [  # each may import those below it, never those above
     {"experiments.run"},
     {"experiments.artifacts"},
     {"experiments.profile", "experiments.tuning"},
-    {"experiments.fit", "experiments.grid", "experiments.wandb_sync"},
+    {"experiments.accelerate", "experiments.fit", "experiments.grid", "experiments.wandb_sync"},
     {"experiments.tracking"},
     {"experiments.wandb_client"},
     {
@@ -40,6 +40,7 @@ LAYERS = [  # each may import those below it, never those above
     },
     {
         "experiments.compute",
+        "experiments.distributed",
         "experiments.data.image_folder",
         "experiments.memory",
         "experiments.data.mixing",

@@ -167,14 +167,27 @@ class EvaluationBatches:
     device : torch.device
     batch_size : int
         Bounds memory only; the results do not depend on it beyond rounding.
+    part : (int, int)
+        This process and the number of processes, which share the images in slices that differ by one at most.
     """
 
-    def __init__(self, images: Images, normalise: Normalise, *, device: torch.device, batch_size: int = 500) -> None:
-        self.pixels = torch.from_numpy(np.array(images.pixels)).to(device)
+    def __init__(
+        self,
+        images: Images,
+        normalise: Normalise,
+        *,
+        device: torch.device,
+        batch_size: int = 500,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
+        process, processes = part
+        mine = slice(len(images) * process // processes, len(images) * (process + 1) // processes)
+        self.pixels = torch.from_numpy(np.array(images.pixels[mine])).to(device)
         self.labels = torch.from_numpy(images.labels).to(device)
         self.normalise, self.batch_size = normalise, batch_size
 
     def __len__(self) -> int:
+        """Images of the whole set, over all processes."""
         return len(self.labels)
 
     def __iter__(self) -> Iterator[Tensor]:
