@@ -38,6 +38,12 @@ def git_facts() -> dict[str, Any]:
     return {"commit": commit, "dirty": None if status is None else bool(status)}
 
 
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Versions of the packages that results depend on."""
+    return {package: version(package) for package in PACKAGES}
+
+
 def environment_facts(device: torch.device, *, precision: str, threads: int, deterministic: bool) -> dict[str, Any]:
     """The resolved values of a run that are not requested: device, precision, threads, versions, commit."""
     return {
@@ -47,6 +53,6 @@ def environment_facts(device: torch.device, *, precision: str, threads: int, det
         "threads": threads,
         "deterministic": deterministic,
         "python": platform.python_version(),
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": dict(versions()),
         "git": git_facts(),
     }

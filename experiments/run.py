@@ -18,7 +18,7 @@ from torch import nn
 
 from experiments import accelerate, artifacts, compute, distributed, models
 from experiments.artifacts import Predictions
-from experiments.config import ConfigError
+from experiments.config import ConfigError, canonical_hash
 from experiments.data import datasets
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
 from experiments.data.images import Images, SealedTest
@@ -112,6 +112,18 @@ def build_model(cell: Cell, n_classes: int) -> tuple[nn.Module, dict[str, Any]]:
     )
 
 
+_gmacs: dict[str, float] = {}
+"""Counted operations by what they depend on: the same model is not counted again in every cell of a process."""
+
+
+def forward_gmacs(cell: Cell, model: nn.Module, n_classes: int) -> float:
+    """Multiply–accumulates of a cell's model on one image, in 1e9."""
+    key = canonical_hash([cell.model.model_dump(), cell.data.channels, cell.data.image_size, n_classes])
+    if key not in _gmacs:
+        _gmacs[key] = compute.forward_gmacs(model, cell.data.channels, cell.data.image_size)
+    return _gmacs[key]
+
+
 def run(
     cell: Cell,
     folder: Path,
@@ -169,7 +181,7 @@ def _carried_out(
     set_deterministic(cell.deterministic)
     splits = load_splits(cell)
     model, geometry = build_model(cell, len(splits.class_names))
-    gmacs = compute.forward_gmacs(model, cell.data.channels, cell.data.image_size)
+    gmacs = forward_gmacs(cell, model, len(splits.class_names))
     normalise = Normalise(cell.data.mean, cell.data.std, device)
     train = TrainBatches(
         splits.train,

@@ -37,7 +37,7 @@ def trained(name: str, mode: str, compiler: Any = torch.compile, steps: int = 5)
 
 
 def eager(model: nn.Module, mode: str) -> nn.Module:
-    return torch.compile(model, backend="aot_eager")  # type: ignore[return-value]
+    return torch.compile(model, backend="eager")  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("name", [pytest.param("vit_micro_p2", marks=pytest.mark.slow), "resnet_micro"])

@@ -21,7 +21,7 @@ from experiments.distributed import Group
 from experiments.grid import Cell
 from experiments.record import read_record, read_rows
 
-ARGUMENTS = ["recipe.steps=24", "recipe.evaluations=2", "seeds=[0]", "train_fractions=[0.5]", "checkpoint_every_steps=9"]
+ARGUMENTS = ["recipe.steps=12", "recipe.evaluations=2", "seeds=[0]", "train_fractions=[0.5]", "checkpoint_every_steps=5"]
 AUGMENTED = ["recipe.augmentation.crop_padding=1", "recipe.augmentation.mixup=0.4", "recipe.augmentation.erase=0.2"]
 
 
@@ -78,7 +78,7 @@ def test_two_processes_make_the_run_of_one(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("RUNS_DIR", str(tmp_path / "two"))
     cells, shared = cells_of()
     asked = iter(range(1000))
-    monkeypatch.setattr(worker, "stop_requested", lambda: next(asked) >= 5)
+    monkeypatch.setattr(worker, "stop_requested", lambda: next(asked) >= 3)
     assert worker.work(cells[1], shared).status == "interrupted"
     monkeypatch.undo()
     monkeypatch.setenv("WANDB_MODE", "disabled")
@@ -95,16 +95,16 @@ def test_two_processes_make_the_run_of_one(tmp_path: Path, monkeypatch: pytest.M
         assert saved["sample_ids"].tolist() == before["sample_ids"].tolist() and len(saved["logits"]) == record.n_test
         assert np.abs(saved["logits"] - before["logits"]).max() < 10 * tolerance[cell.model.family]
         assert np.abs(saved["val_logits"] - before["val_logits"]).max() < 10 * tolerance[cell.model.family]
-    assert read_record(shared / str(cells[1].run_id) / "record.json").attempts[-1].start_step == 5
+    assert read_record(shared / str(cells[1].run_id) / "record.json").attempts[-1].start_step == 3
 
-    # What two processes checkpointed at step 18 is gone on with by one.
+    # What two processes checkpointed at step 10 is gone on with by one.
     monkeypatch.setenv("RUNS_DIR", str(tmp_path / "two"))
     for cell in cells:
         run_folder = shared / str(cell.run_id)
         (run_folder / "record.json").unlink()
         (run_folder / "last.pt").unlink()
         assert worker.work(cell, shared).status == "done"
-        assert read_record(run_folder / "record.json").attempts[-1].start_step == 18
+        assert read_record(run_folder / "record.json").attempts[-1].start_step == 10
         assert np.abs(curve(shared, cell) - alone[cell.run_id]).max() < tolerance[cell.model.family]
 
 
