@@ -48,7 +48,18 @@ def run(
     jobs: Annotated[str, typer.Option(help="Worker processes: a number, or auto.")] = "auto",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells again.")] = False,
 ) -> None:
-    """Run what is missing of an experiment, then make its report."""
+    """Run what is missing of an experiment, then make its report. Under torchrun all its processes share each cell."""
+    from experiments.engine import distributed_processes
+
+    if distributed_processes() > 1:
+        from experiments.launch import together
+
+        together(lambda: _run(name, overrides, engine, jobs, retry_failed))
+    else:
+        _run(name, overrides, engine, jobs, retry_failed)
+
+
+def _run(name: str, overrides: list[str] | None, engine: str, jobs: str, retry_failed: bool) -> None:
     from experiments.grid import ledger
     from experiments.launch import experiment_folder, launch, plan, trials_for
     from experiments.worker import stop_requested

@@ -30,6 +30,9 @@ from experiments.record import (
     atomic_write,
 )
 
+_SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+"""The safe dumper in C where PyYAML was built with it, several times as fast."""
+
 
 class Predictions(NamedTuple):
     """Logits and labels of the test and validation sets under the last weights; no test set for a tuning trial."""
@@ -74,7 +77,7 @@ def make_record(
     meter, samples = training.meter, training.step * cell.recipe.batch_size
     rate = samples / meter.train_seconds if meter.train_seconds > 0 else None
     passes = compute.FORWARD_AND_BACKWARD if cell.model.train == "all" else compute.FORWARD
-    in_bf16 = environment["precision"] == "bf16"
+    of_one = rate / training.group.size if rate and environment["precision"] == "bf16" else None
     return Record(
         **identity(cell),
         status="done",
@@ -98,12 +101,13 @@ def make_record(
             images_per_second=rate,
             train_seconds=meter.train_seconds,
             evaluation_seconds=meter.evaluation_seconds,
-            device_hours=sum(attempt["seconds"] for attempt in attempts) / 3600,
+            compile_seconds=meter.compile_seconds if cell.recipe.compile != "off" else None,
+            device_hours=device_hours(attempts),
             peak_memory_bytes=meter.peak_bytes,
             reserved_memory_bytes=meter.reserved_bytes,
             micro_batches=training.micro_batches,
-            mfu=compute.mfu(gmacs, rate, environment["device"], passes) if rate and in_bf16 else None,
-            energy_joules=meter.energy_joules,
+            mfu=compute.mfu(gmacs, of_one, environment["device"], passes) if of_one else None,
+            energy_joules=meter.energy_joules if training.group.size == 1 else None,
             bare_images_per_second=bare_rate(
                 describe(
                     cell.model_name,
@@ -126,6 +130,11 @@ def make_record(
         started=started,
         finished=now(),
     )
+
+
+def device_hours(attempts: list[dict[str, Any]]) -> float:
+    """Training time of all attempts times their devices."""
+    return sum(attempt["seconds"] * attempt.get("devices", 1) for attempt in attempts) / 3600
 
 
 def seconds_to_target(rows: list[dict[str, Any]], target: float | None) -> float | None:
@@ -151,7 +160,7 @@ def failed_record(
         steps=failure.step or 0,
         samples_seen=(failure.step or 0) * cell.recipe.batch_size,
         metrics={},
-        compute=Compute(device_hours=sum(attempt["seconds"] for attempt in attempts) / 3600 if attempts else None),
+        compute=Compute(device_hours=device_hours(attempts) if attempts else None),
         environment=environment,
         geometry=geometry,
         attempts=[Attempt(**attempt) for attempt in attempts],
@@ -199,7 +208,7 @@ def write_config(cell: Cell, folder: Path, geometry: dict[str, Any], environment
         "resolved": {"geometry": geometry, **environment},
     }
     with atomic_write(folder / CONFIG_FILE) as file:
-        yaml.safe_dump(values, file, sort_keys=False, allow_unicode=True)
+        yaml.dump(values, file, Dumper=_SafeDumper, sort_keys=False, allow_unicode=True)
 
 
 def read_resolved(folder: Path) -> dict[str, Any]:

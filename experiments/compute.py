@@ -125,6 +125,7 @@ class Meter:
         self.device = device
         self.train_seconds = 0.0
         self.evaluation_seconds = 0.0
+        self.compile_seconds = 0.0
         self.energy_joules: float | None = 0.0 if _energy_joules(device) is not None else None
         self.peak_bytes = 0
         self.reserved_bytes: int | None = None
@@ -159,7 +160,7 @@ class Meter:
             unit = 1 if sys.platform == "darwin" else 1024
             self.peak_bytes = max(self.peak_bytes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
-    _STATE = ("train_seconds", "evaluation_seconds", "energy_joules", "peak_bytes", "reserved_bytes")
+    _STATE = ("train_seconds", "evaluation_seconds", "compile_seconds", "energy_joules", "peak_bytes", "reserved_bytes")
 
     def state(self) -> dict[str, float | int | None]:
         """What a checkpoint keeps."""
@@ -167,5 +168,5 @@ class Meter:
 
     def restore(self, state: dict[str, float | int | None]) -> None:
         """Go on from a checkpoint."""
-        for name in self._STATE:
-            setattr(self, name, state[name])
+        for name, value in state.items():
+            setattr(self, name, value)

@@ -13,7 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 PROTOCOL = 1
 """Raised when a change of the code changes results: runs made before it are then other runs."""
@@ -49,6 +49,18 @@ class Augmentation(_Strict):
     """Pixels of zero padding around the image before a random crop back to its size; 0 is no crop."""
     horizontal_flip: bool = False
     """Mirror left–right with probability ½."""
+    policy: Literal["none", "trivial_augment"] = "none"
+    """``trivial_augment``: one of 14 operations per image, of random strength (arXiv 2103.10158, wide space)."""
+    erase: float = Field(0.0, ge=0, le=1)
+    """Probability that a random rectangle of an image is set to the data's mean (arXiv 1708.04896)."""
+    mixup: float = Field(0.0, ge=0, le=100)
+    """α of the Beta distribution of Mixup (arXiv 1710.09412); 0 is no Mixup."""
+    cutmix: float = Field(0.0, ge=0, le=100)
+    """α of the Beta distribution of CutMix (arXiv 1905.04899); 0 is no CutMix. With Mixup, each image has one of the two."""
+    mix_probability: float = Field(1.0, ge=0, le=1)
+    """Probability that an image is mixed at all."""
+    mix_until: float = Field(1.0, ge=0, le=1)
+    """Share of the steps that mix, from the first on; 0.9 leaves the last tenth unmixed."""
 
 
 class Recipe(_Strict):
@@ -71,6 +83,11 @@ class Recipe(_Strict):
     clip_grad_norm: float | None = Field(1.0, gt=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: Annotated[
+        Literal["off", "default", "reduce-overhead", "max-autotune"],
+        BeforeValidator(lambda value: "off" if value is False else value),  # YAML reads a bare `off` as false
+    ] = "off"
+    """Mode of ``torch.compile`` for the training step."""
     augmentation: Augmentation = Augmentation()
     evaluations: int = Field(10, ge=1)
     """Evaluations on the validation set, evenly spaced; the last falls on the last step."""
@@ -357,6 +374,8 @@ TUNED_FIELDS = {"learning_rate", "weight_decay", "augmentation"}
 
 ADDED_FIELDS: dict[type[BaseModel], set[str]] = {
     ModelConfig: {"init", "weights", "layout", "train"},
+    Augmentation: {"policy", "erase", "mixup", "cutmix", "mix_probability", "mix_until"},
+    Recipe: {"compile"},
 }
 """Fields that came after the first published records: hashed only where they differ from their default, so that a new
 option renames no run that does not use it."""
@@ -385,12 +404,12 @@ def requested_settings(recipe: Recipe, data: DataConfig, tuning: Tuning | None =
     values that were searched.
     """
     settings = {
-        "recipe": recipe.model_dump(exclude=TUNED_FIELDS if tuning else None),
-        "data": data.model_dump(exclude={"path", "title"}),
+        "recipe": hashed_values(recipe, exclude=TUNED_FIELDS if tuning else ()),
+        "data": hashed_values(data, exclude={"path", "title"}),
         "evaluation": {"checkpoint": "last", "test": "once, at the end"},
         "track": "tuned" if tuning else "identical",
     }
-    return settings | {"tuning": tuning.model_dump()} if tuning else settings
+    return settings | {"tuning": hashed_values(tuning)} if tuning else settings
 
 
 def settings_hash(recipe: Recipe, data: DataConfig, tuning: Tuning | None = None) -> str:

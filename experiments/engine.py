@@ -37,6 +37,11 @@ def gpu_count() -> int:
         return 0
 
 
+def distributed_processes() -> int:
+    """Processes that ``torchrun`` started for each cell, without importing torch."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def resolve_jobs(jobs: str, cells: int, threads: int) -> int:
     """``JOBS=auto|n`` → worker processes.
 
@@ -51,6 +56,10 @@ def resolve_jobs(jobs: str, cells: int, threads: int) -> int:
     cores = max(usable_cores(), os.cpu_count() or 1)
     if threads > cores:
         raise ConfigError([f"`threads`: must be at most {cores}, the cores of this machine, got {threads}."])
+    if distributed_processes() > 1:
+        if jobs not in ("auto", "1"):
+            raise ConfigError([f"JOBS: must be 1 under torchrun, whose processes share each cell, got {jobs!r}."])
+        return 1
     if jobs != "auto":
         if not (jobs.isascii() and jobs.isdigit()) or int(jobs) < 1:
             raise ConfigError([f"JOBS: must be `auto` or a whole number from 1, got {jobs!r}."])

@@ -19,6 +19,7 @@ from experiments import checkpoint, memory
 from experiments.compute import Meter
 from experiments.config import Recipe
 from experiments.data.batches import EvaluationBatches, TrainBatches
+from experiments.distributed import ALONE, Group
 from experiments.metrics import classification_metrics
 from experiments.optim import learning_rate
 from experiments.progress import Heartbeat
@@ -64,6 +65,10 @@ class Training:
     ----------
     model, optimizer, meter
         Their states go into the checkpoint.
+    forward : nn.Module, optional
+        What a step calls where that is not the model itself: its compiled or distributed form, of the same weights.
+    group : Group
+        The processes that train it together.
     loss_sum : Tensor of shape ()
         Sum of the losses since the last evaluation, on the device, so that no step waits for it.
     step, loss_from : int
@@ -87,16 +92,21 @@ class Training:
     micro_batches: int = 1
     ledger: dict[str, Any] | None = None
     rows: list[dict[str, Any]] | None = None
+    forward: nn.Module | None = None
+    group: Group = ALONE
 
     def save(self, folder: Path, ledger: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-        """Write a checkpoint, with the list of attempts and the rows of ``metrics.jsonl`` up to it."""
+        """Write a checkpoint, with the list of attempts and the rows of ``metrics.jsonl`` up to it, from the leader."""
+        loss_sum = self.group.mean(self.loss_sum)
+        if not self.group.leads:
+            return
         state = {
             "ledger": ledger,
             "rows": rows,
             "run_id": self.run_id,
             "step": self.step,
             "loss_from": self.loss_from,
-            "loss_sum": self.loss_sum,
+            "loss_sum": loss_sum,
             "val_best": self.val_best,
             "micro_batches": self.micro_batches,
             "meter": self.meter.state(),
@@ -107,7 +117,8 @@ class Training:
 
     def restore(self, folder: Path) -> list[str]:
         """Go on from the newest whole checkpoint, if there is one. Returns warnings about files that were passed over."""
-        state, warnings = checkpoint.load(folder, self.loss_sum.device)
+        found = checkpoint.load(folder, self.loss_sum.device if self.group.size == 1 else torch.device("cpu"))
+        state, warnings = self.group.told(found)
         if state is None:
             return warnings
         if state["run_id"] != self.run_id:
@@ -235,11 +246,17 @@ def fit(
 
     def pause_before(step: int) -> bool:
         heartbeat.beat(step)
-        return stop_requested() or (step != training.step and checkpoints.due(step))
+        wish = stop_requested() or (step != training.step and checkpoints.due(step))
+        known_to_all = checkpoint_every_steps is not None and step % checkpoint_every_steps == 0
+        return training.group.agree(wish, 0 if known_to_all else step)
 
     def more_parts(error: BaseException, parts: int) -> int:
         training.micro_batches = memory.more_parts(
-            error, parts, batch_size=recipe.batch_size, on_oom=on_oom, model=training.model
+            error,
+            parts,
+            batch_size=recipe.batch_size,
+            on_oom=on_oom if training.group.size == 1 else "fail",
+            model=training.model,
         )
         return training.micro_batches
 
@@ -249,12 +266,12 @@ def fit(
         heartbeat.work_begins()
         with training.meter.training():
             training.step = train_steps(
-                training.model,
+                training.model if training.forward is None else training.forward,
                 training.optimizer,
                 train,
                 range(training.step, boundary),
                 rate=rate,
-                seed=seed,
+                seed=training.group.seed(seed),
                 loss_sum=training.loss_sum,
                 precision=recipe.precision,
                 label_smoothing=recipe.label_smoothing,
@@ -272,10 +289,10 @@ def fit(
             log.append(row)
             on_row(row)
             heartbeat.val_top1 = row["val/top1"]
-        if stop_requested():
+        if training.group.agree(stop_requested()):
             checkpoints.save(training, folder, heartbeat, log)
             raise Interrupted(f"stopped at step {training.step} of {recipe.steps}")
-        if training.step < recipe.steps and checkpoints.due(training.step):
+        if training.step < recipe.steps and training.group.agree(checkpoints.due(training.step)):
             checkpoints.save(training, folder, heartbeat, log)
     checkpoints.save(training, folder, heartbeat, log)
 
@@ -306,11 +323,12 @@ def _evaluation_row(
 ) -> dict[str, Any]:
     """Evaluate validation, close the running loss, keep the best, and make the row of ``metrics.jsonl``."""
     device = training.loss_sum.device
-    loss = training.loss_sum.item() / (training.step - training.loss_from)
+    loss = training.group.mean(training.loss_sum).item() / (training.step - training.loss_from)
     if not math.isfinite(loss):
         raise Diverged(training.step, clipped=recipe.clip_grad_norm is not None)
     with training.meter.evaluating():
         logits = logits_of(training.model, val, device=device, precision=recipe.precision, on_oom=on_oom)
+        logits = training.group.gathered(logits)
         metrics = classification_metrics(logits, val.labels.cpu().numpy())
     training.loss_sum.zero_()
     training.loss_from = training.step

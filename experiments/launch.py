@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from experiments import engine, worker
-from experiments.config import Experiment, runs_dir
+from experiments.config import ConfigError, Experiment, runs_dir
 from experiments.grid import Cell, cell_status, compute_splits, expand, read_splits
 from experiments.progress import LOCK_FILE, Busy, locked
 from experiments.record import RECORD_FILE
@@ -33,6 +35,36 @@ def plan(experiment: Experiment) -> list[Cell]:
     if published and all(cell_status(cell, folder)[0] in ("done", "failed") for cell in known):
         return known
     return expand(experiment, compute_splits(experiment, folder))
+
+
+def together(lead: Callable[[], None]) -> None:
+    """Under ``torchrun``: the first process carries out the command, the others take part in its cells.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer GPUs than processes. All processes find that, the first tells it.
+    """
+    from experiments import distributed
+    from experiments.run import follow
+
+    try:
+        group = distributed.join()
+    except ConfigError:
+        if os.environ.get("RANK") == "0":
+            raise
+        return
+    try:
+        if group.leads:
+            try:
+                lead()
+            finally:
+                group.told(None)
+        else:
+            with worker.stop_signals_caught():
+                follow(worker.stop_requested)
+    finally:
+        distributed.leave()
 
 
 def trials_for(cells: list[Cell]) -> list[Cell]:

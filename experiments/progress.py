@@ -108,6 +108,8 @@ class Heartbeat:
         Where this attempt begins, counted from 0.
     kept : mapping, optional
         What `ledger` gave to the checkpoint that the run goes on from. It stands in for a progress file that was lost.
+    devices : int
+        Processes that share every batch, each with a device of its own.
     """
 
     def __init__(
@@ -119,8 +121,10 @@ class Heartbeat:
         batch_size: int,
         start_step: int,
         kept: Mapping[str, Any] | None = None,
+        devices: int = 1,
     ) -> None:
         self.folder, self.device, self.steps, self.batch_size = folder, device, steps, batch_size
+        self.devices = devices
         self.start_step = self.step = start_step
         self.val_top1: float | None = None
         self._seconds = 0.0
@@ -160,6 +164,7 @@ class Heartbeat:
             "start_step": self.start_step,
             "end_step": self.step,
             "device": self.device,
+            "devices": self.devices,
             "seconds": self._worked(),
             "reason": reason,
         }

@@ -38,16 +38,21 @@ def git_facts() -> dict[str, Any]:
     return {"commit": commit, "dirty": None if status is None else bool(status)}
 
 
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Versions of the packages that results depend on."""
+    return {package: version(package) for package in PACKAGES}
+
+
 def environment_facts(device: torch.device, *, precision: str, threads: int, deterministic: bool) -> dict[str, Any]:
     """The resolved values of a run that are not requested: device, precision, threads, versions, commit."""
     return {
         "device": device_name(device),
         "device_type": device.type,
         "precision": precision,
-        "compile": "off",
         "threads": threads,
         "deterministic": deterministic,
         "python": platform.python_version(),
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": dict(versions()),
         "git": git_facts(),
     }

@@ -51,6 +51,8 @@ class Compute(BaseModel):
     """The bare forward–backward–update step on resident tensors, where it was measured."""
     train_seconds: float | None = None
     evaluation_seconds: float | None = None
+    compile_seconds: float | None = None
+    """Time in ``torch.compile``, summed over attempts; part of neither training nor device hours."""
     device_hours: float | None = None
     """Training time × devices, net of evaluation, summed over attempts."""
     peak_memory_bytes: int | None = None
@@ -75,6 +77,8 @@ class Attempt(BaseModel):
     start_step: int
     end_step: int
     device: str
+    devices: int = 1
+    """Processes that worked on it together, each with a device of its own."""
     seconds: float
     reason: str
     """Why the attempt ended: ``completed``, ``interrupted``, ``killed`` or ``failed``."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from experiments import artifacts, compute, models
+from experiments import accelerate, artifacts, compute, distributed, models
 from experiments.artifacts import Predictions
-from experiments.config import ConfigError
+from experiments.config import ConfigError, canonical_hash
 from experiments.data import datasets
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
 from experiments.data.images import Images, SealedTest
 from experiments.data.splits import nested_subset, split_hash
-from experiments.fit import Interrupted, MetricsLog, Training, fit, logits_of
+from experiments.fit import Diverged, Interrupted, MetricsLog, Training, fit, logits_of
 from experiments.grid import Cell
 from experiments.memory import parts_for
 from experiments.optim import adamw
@@ -51,6 +54,8 @@ def resolve_device() -> torch.device:
         If the device is not one of these or is not there.
     """
     name = os.environ.get("DEVICE") or "auto"
+    if distributed.asked_for():
+        return distributed.local_device()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     count = torch.cuda.device_count()
@@ -107,6 +112,18 @@ def build_model(cell: Cell, n_classes: int) -> tuple[nn.Module, dict[str, Any]]:
     )
 
 
+_gmacs: dict[str, float] = {}
+"""Counted operations by what they depend on: the same model is not counted again in every cell of a process."""
+
+
+def forward_gmacs(cell: Cell, model: nn.Module, n_classes: int) -> float:
+    """Multiply–accumulates of a cell's model on one image, in 1e9."""
+    key = canonical_hash([cell.model.model_dump(), cell.data.channels, cell.data.image_size, n_classes])
+    if key not in _gmacs:
+        _gmacs[key] = compute.forward_gmacs(model, cell.data.channels, cell.data.image_size)
+    return _gmacs[key]
+
+
 def run(
     cell: Cell,
     folder: Path,
@@ -132,13 +149,39 @@ def run(
     trials = list[Record]()
     if cell.tuning and cell.trial is None:
         cell, trials = chosen(cell, folder.parent)
-    recipe = cell.recipe
+    distributed.current().told((cell, trials))
+    return _carried_out(cell, trials, folder, device=device, say=say, stop_requested=stop_requested)
+
+
+def follow(stop_requested: Callable[[], bool]) -> None:
+    """Take part in the cells that the leading process runs, until it says that there are no more.
+
+    What a run writes goes into a folder that is thrown away: the leader's is the run folder.
+    """
+    os.environ["WANDB_MODE"] = "disabled"
+    group, device = distributed.current(), resolve_device()
+    while (order := group.told(None)) is not None:
+        with tempfile.TemporaryDirectory() as name, contextlib.suppress(Interrupted, Diverged, ConfigError):
+            cell, trials = order
+            _carried_out(cell, trials, Path(name), device=device, say=lambda sentence: None, stop_requested=stop_requested)
+
+
+def _carried_out(
+    cell: Cell,
+    trials: list[Record],
+    folder: Path,
+    *,
+    device: torch.device,
+    say: Callable[[str], None],
+    stop_requested: Callable[[], bool],
+) -> Record:
+    """The procedure, in every process of the run."""
+    recipe, group = cell.recipe, distributed.current()
     torch.set_num_threads(cell.threads)
     set_deterministic(cell.deterministic)
     splits = load_splits(cell)
     model, geometry = build_model(cell, len(splits.class_names))
-    gmacs = compute.forward_gmacs(model, cell.data.channels, cell.data.image_size)
-    optimizer = adamw(model.to(device), weight_decay=recipe.weight_decay, betas=(recipe.betas[0], recipe.betas[1]))
+    gmacs = forward_gmacs(cell, model, len(splits.class_names))
     normalise = Normalise(cell.data.mean, cell.data.std, device)
     train = TrainBatches(
         splits.train,
@@ -147,15 +190,15 @@ def run(
         seed=cell.seed,
         augmentation=recipe.augmentation,
         device=device,
+        n_classes=len(splits.class_names),
+        mixed_steps=math.ceil(recipe.augmentation.mix_until * recipe.steps),
+        part=group.part,
     )
-    val = EvaluationBatches(splits.val, normalise, device=device)
+    val = evaluation_batches(splits.val, normalise, device)
 
-    environment = facts_of(cell, device)
+    training, resolved = prepare(cell, model, train, folder, device, say)
+    environment = facts_of(cell, device) | resolved
     artifacts.write_config(cell, folder, geometry, environment)
-    training = Training(str(cell.run_id), model, optimizer, compute.Meter(device), torch.zeros((), device=device))
-    training.micro_batches = parts_for(recipe.batch_size, cell.micro_batch_size)
-    for warning in training.restore(folder):
-        say(warning)
     log = MetricsLog(folder, training.step, training.rows)
     for warning in log.warnings:
         say(warning)
@@ -169,6 +212,7 @@ def run(
         batch_size=recipe.batch_size,
         start_step=training.step,
         kept=training.ledger,
+        devices=group.size,
     )
     try:
         fit(
@@ -186,7 +230,7 @@ def run(
             say=lambda sentence: say(f"{cell.model_name}: {sentence}"),
             stop_requested=stop_requested,
         )
-        predictions = predict(cell, model, splits, normalise, device)
+        predictions = predict(cell, training.model, splits, normalise, device)
     except (Interrupted, KeyboardInterrupt):
         heartbeat.end("interrupted")
         tracker.interrupt()
@@ -195,8 +239,9 @@ def run(
         heartbeat.end("failed")
         tracker.finish({"failure": str(error)}, failed=True)
         raise
-    artifacts.write_predictions(folder, predictions, splits.class_names)
-    artifacts.write_weights(folder, model)
+    if group.leads:
+        artifacts.write_predictions(folder, predictions, splits.class_names)
+        artifacts.write_weights(folder, training.model)
     attempts = heartbeat.end("completed")
     record = artifacts.make_record(
         cell,
@@ -225,12 +270,53 @@ def facts_of(cell: Cell, device: torch.device) -> dict[str, Any]:
     return environment_facts(device, precision=cell.recipe.precision, threads=cell.threads, deterministic=cell.deterministic)
 
 
+def prepare(
+    cell: Cell, model: nn.Module, train: TrainBatches, folder: Path, device: torch.device, say: Callable[[str], None]
+) -> tuple[Training, dict[str, Any]]:
+    """Model and optimiser as the step needs them: on the device, at their checkpoint, compiled and distributed as asked for.
+
+    Returns
+    -------
+    training : Training
+    resolved : dict
+        What was decided on the way, for the record.
+    """
+    recipe, group = cell.recipe, distributed.current()
+    layout = accelerate.memory_format(model, device)
+    model = distributed.synchronise_batch_norm(model, group, device).to(device)
+    model.to(memory_format=layout)
+    optimizer = adamw(model, weight_decay=recipe.weight_decay, betas=(recipe.betas[0], recipe.betas[1]))
+    loss_sum = torch.zeros((), device=device)
+    training = Training(str(cell.run_id), model, optimizer, compute.Meter(device), loss_sum, group=group)
+    training.micro_batches = parts_for(recipe.batch_size // group.size, cell.micro_batch_size)
+    for warning in training.restore(folder):
+        say(warning)
+    step = accelerate.compiled(model, recipe.compile, train(training.step)[0], precision=recipe.precision)
+    if step.failure:
+        say(step.failure)
+    training.forward = group.wrapped(step.forward, device)
+    training.meter.compile_seconds += step.seconds
+    return training, {
+        "compile": step.mode,
+        "compile_failure": step.failure,
+        "memory_format": "channels_last" if layout == torch.channels_last else "contiguous",
+        "processes": group.size,
+    }
+
+
+def evaluation_batches(images: Images, normalise: Normalise, device: torch.device) -> EvaluationBatches:
+    """This process's share of a set, in batches as large as suits the device."""
+    size = accelerate.evaluation_batch_size(images.pixels.shape[-1], device)
+    return EvaluationBatches(images, normalise, device=device, batch_size=size, part=distributed.current().part)
+
+
 def predict(cell: Cell, model: nn.Module, splits: Splits, normalise: Normalise, device: torch.device) -> Predictions:
     """Predict validation; break the seal of the test set and predict that too, unless this is a tuning trial."""
 
     def predicted(images: Images) -> NDArray[np.float32]:
-        batches = EvaluationBatches(images, normalise, device=device)
-        return logits_of(model, batches, device=device, precision=cell.recipe.precision, on_oom=cell.on_oom)
+        batches = evaluation_batches(images, normalise, device)
+        logits = logits_of(model, batches, device=device, precision=cell.recipe.precision, on_oom=cell.on_oom)
+        return distributed.current().gathered(logits)
 
     val = (predicted(splits.val), splits.val.labels, splits.val.ids)
     if cell.trial is not None:

@@ -75,7 +75,7 @@ def train_steps(
     model, optimizer
         Changed in place.
     batches : callable
-        Step → images (B, C, H, W) and labels (B,).
+        Step → images (B, C, H, W) and labels: classes (B,), or probabilities (B, K).
     steps : range
         Steps to take, counted from 0 over the whole run.
     rate : callable

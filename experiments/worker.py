@@ -76,10 +76,18 @@ def warm_up() -> None:
 
 def check(cells: list[Cell]) -> list[str]:
     """Faults that only torch and timm can tell, before any cell runs: device, precision, models."""
+    from experiments.distributed import current
     from experiments.memory import has_batch_statistics, parts_for
     from experiments.run import build_model, check_precision, resolve_device
 
     faults: list[str] = []
+    processes = current().size
+    for size in sorted({cell.recipe.batch_size for cell in cells}):
+        if size % processes:
+            faults.append(
+                f"`recipe.batch_size`: {size} images do not divide among {processes} processes; set it to a multiple of "
+                f"{processes}, as in {size - size % processes + processes}, or change --nproc-per-node."
+            )
     try:
         device = resolve_device()
         for precision in {cell.recipe.precision for cell in cells}:

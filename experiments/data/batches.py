@@ -6,6 +6,7 @@ Shapes: ``B`` batch, ``C`` channels, ``H`` and ``W`` pixels, ``P`` padding.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,50 +15,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from experiments.config import Augmentation
+from experiments.data import mixing, trivial_augment
 from experiments.data.images import Images
+from experiments.data.order import SampleOrder
 from experiments.seeding import generator
-
-
-def batch_positions(step: int, batch_size: int) -> range:
-    """Positions in the endless stream of samples that make up the batch of one step, counted from 0."""
-    return range(step * batch_size, (step + 1) * batch_size)
-
-
-class SampleOrder:
-    """The endless stream: one seeded permutation of the n samples after another.
-
-    Batches are cut across the borders of epochs, so that every batch is full and its place is a function of the step alone.
-
-    Parameters
-    ----------
-    n : int
-        Samples in the training set.
-    batch_size : int
-        Samples per step.
-    seed : int
-        The run's seed.
-    """
-
-    def __init__(self, n: int, batch_size: int, seed: int) -> None:
-        self.n, self.batch_size, self.seed = n, batch_size, seed
-        self._epoch = -1
-        self._permutation: NDArray[np.int64] = np.empty(0, np.int64)
-
-    def _permuted(self, epoch: int) -> NDArray[np.int64]:
-        if epoch != self._epoch:
-            self._epoch, self._permutation = epoch, generator(self.seed, "order", epoch).permutation(self.n)
-        return self._permutation
-
-    def indices(self, step: int) -> NDArray[np.int64]:
-        """Indices of the batch of one step, shape (batch_size,)."""
-        positions = batch_positions(step, self.batch_size)
-        start, pieces = positions.start, []
-        while start < positions.stop:
-            epoch, offset = divmod(start, self.n)
-            piece = self._permuted(epoch)[offset : offset + positions.stop - start]
-            pieces.append(piece)
-            start += len(piece)
-        return np.concatenate(pieces)
 
 
 class Normalise:
@@ -83,10 +44,17 @@ class TrainBatches:
     normalise : Normalise
         Brings uint8 pixels to floats.
     batch_size, seed : int
+        Images of a step over all processes, and the run's seed.
     augmentation : Augmentation
         Its parameters are drawn on the CPU for the whole batch, keyed by (seed, operation, step), and applied on the device.
     device : torch.device
         Where the images live.
+    n_classes : int, optional
+        Needed where labels are mixed.
+    mixed_steps : int, optional
+        Steps from the first on that mix; all by default.
+    part : (int, int)
+        This process and the number of processes, which share each batch in equal slices.
     """
 
     def __init__(
@@ -98,42 +66,95 @@ class TrainBatches:
         seed: int,
         augmentation: Augmentation,
         device: torch.device,
+        n_classes: int | None = None,
+        mixed_steps: int | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         if not isinstance(images, Images):
             raise TypeError(f"training takes Images, got {type(images).__name__}")
+        process, processes = part
+        if batch_size % processes:
+            raise ValueError(f"a batch of {batch_size} does not divide among {processes} processes")
         self.order = SampleOrder(len(images), batch_size, seed)
         self.normalise, self.augmentation, self.seed, self.device = normalise, augmentation, seed, device
-        self.size = images.pixels.shape[-1]
+        self.size, self.n_classes = images.pixels.shape[-1], n_classes
+        self.mixes = bool(augmentation.mixup or augmentation.cutmix)
+        self.mixed_steps = mixed_steps
+        if self.mixes and n_classes is None:
+            raise ValueError("mixing labels needs the number of classes")
+        self.slots = np.arange(batch_size).reshape(processes, -1)[process]
         padding = augmentation.crop_padding
         self.pixels = pad(torch.from_numpy(np.array(images.pixels)).to(device), (padding,) * 4)  # N C H+2P W+2P
         self.labels = torch.from_numpy(images.labels).to(device)
 
-    def _to_device(self, array: NDArray[np.int64]) -> Tensor:
-        tensor = torch.from_numpy(array)
+    def _to_device(self, array: NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """The batch of one step: images (B, C, H, W) float32 and labels (B,) int64."""
-        index = self._to_device(self.order.indices(step))
-        return self.normalise(self._augmented(index, step)), self.labels[index]
+        """The batch of one step: images (B, C, H, W) float32, and labels: (B,) int64, or (B, K) float32 where they mix."""
+        if self.mixes and (self.mixed_steps is None or step < self.mixed_steps):
+            return self._mixed(step)
+        index = self.order.indices(step)[self.slots]
+        return self._images(index, self.slots, step), self.labels[self._to_device(index)]
 
-    def _augmented(self, index: Tensor, step: int) -> Tensor:
+    def _images(self, index: NDArray[np.int64], slots: NDArray[np.int64], step: int) -> Tensor:
+        """Augmented and normalised images, up to mixing, at some slots of the batch."""
+        options, batch_size = self.augmentation, self.order.batch_size
+        pixels = self._cropped(index, slots, step)
+        if options.policy == "trivial_augment":
+            drawn = trivial_augment.draw(generator(self.seed, "policy", step), batch_size)
+            mine = trivial_augment.Choice(drawn.operation[slots], drawn.magnitude[slots])
+            pixels = trivial_augment.apply(pixels, mine, self._to_device)
+        images = self.normalise(pixels)
+        if options.erase:
+            boxes = mixing.draw_erased(generator(self.seed, "erase", step), batch_size, self.size, options.erase)
+            images = mixing.erased(images, self._to_device(boxes[slots]))
+        return images
+
+    def _cropped(self, index: NDArray[np.int64], slots: NDArray[np.int64], step: int) -> Tensor:
         """Select, crop and flip in one gather."""
-        options = self.augmentation
+        options, selected = self.augmentation, self._to_device(index)
         if not (options.crop_padding or options.horizontal_flip):
-            return self.pixels[index]
-        batch, pixels = len(index), np.arange(self.size)
-        rows = np.broadcast_to(pixels, (batch, self.size))
+            return self.pixels[selected]
+        batch_size, pixels = self.order.batch_size, np.arange(self.size)
+        rows = np.broadcast_to(pixels, (len(slots), self.size))
         columns = rows
         if options.horizontal_flip:
-            flip = generator(self.seed, "flip", step).random(batch) < 0.5
+            flip = generator(self.seed, "flip", step).random(batch_size)[slots] < 0.5
             columns = np.where(flip[:, None], columns[:, ::-1], columns)
         if options.crop_padding:
-            offsets = generator(self.seed, "crop", step).integers(0, 2 * options.crop_padding + 1, (2, batch, 1))
-            rows, columns = rows + offsets[0], columns + offsets[1]
+            offsets = generator(self.seed, "crop", step).integers(0, 2 * options.crop_padding + 1, (2, batch_size, 1))
+            rows, columns = rows + offsets[0, slots], columns + offsets[1, slots]
         where = self._to_device(np.stack([rows, columns]).astype(np.int64))
-        gathered = self.pixels[index[:, None, None], :, where[0][:, :, None], where[1][:, None, :]]  # B H W C
+        gathered = self.pixels[selected[:, None, None], :, where[0][:, :, None], where[1][:, None, :]]  # B H W C
         return gathered.permute(0, 3, 1, 2).contiguous()
+
+    def _mixed(self, step: int) -> tuple[Tensor, Tensor]:
+        """The batch with each image mixed with the one before it, the first with the last of the whole batch."""
+        options, batch_size = self.augmentation, self.order.batch_size
+        whole = len(self.slots) == batch_size
+        # A slice's first neighbour belongs to another process, and is made here too.
+        slots = self.slots if whole else np.concatenate([self.slots[:1] - 1, self.slots]) % batch_size
+        index = self.order.indices(step)[slots]
+        images, labels = self._images(index, slots, step), self.labels[self._to_device(index)]
+        neighbours = (images.roll(1, 0), labels.roll(1, 0)) if whole else (images[:-1], labels[:-1])
+        if not whole:
+            images, labels = images[1:], labels[1:]
+        mix = mixing.draw_mix(
+            generator(self.seed, "mix", step),
+            batch_size,
+            self.size,
+            mixup=options.mixup,
+            cutmix=options.cutmix,
+            probability=options.mix_probability,
+        )
+        share = self._to_device(mix.share[self.slots].astype(np.float32))
+        boxes, blended = self._to_device(mix.boxes[self.slots]), self._to_device(mix.blended[self.slots])
+        return (
+            mixing.mixed_images(images, neighbours[0], share, blended, boxes),
+            mixing.mixed_labels(labels, neighbours[1], share, self.n_classes or 0),
+        )
 
 
 class EvaluationBatches:
@@ -146,14 +167,27 @@ class EvaluationBatches:
     device : torch.device
     batch_size : int
         Bounds memory only; the results do not depend on it beyond rounding.
+    part : (int, int)
+        This process and the number of processes, which share the images in slices that differ by one at most.
     """
 
-    def __init__(self, images: Images, normalise: Normalise, *, device: torch.device, batch_size: int = 500) -> None:
-        self.pixels = torch.from_numpy(np.array(images.pixels)).to(device)
+    def __init__(
+        self,
+        images: Images,
+        normalise: Normalise,
+        *,
+        device: torch.device,
+        batch_size: int = 500,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
+        process, processes = part
+        mine = slice(len(images) * process // processes, len(images) * (process + 1) // processes)
+        self.pixels = torch.from_numpy(np.array(images.pixels[mine])).to(device)
         self.labels = torch.from_numpy(images.labels).to(device)
         self.normalise, self.batch_size = normalise, batch_size
 
     def __len__(self) -> int:
+        """Images of the whole set, over all processes."""
         return len(self.labels)
 
     def __iter__(self) -> Iterator[Tensor]:

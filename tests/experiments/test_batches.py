@@ -8,8 +8,9 @@ import torch
 from torchvision.transforms.functional import crop, hflip, pad
 
 from experiments.config import Augmentation
-from experiments.data.batches import EvaluationBatches, Normalise, SampleOrder, TrainBatches
+from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
 from experiments.data.images import Dataset, Images
+from experiments.data.order import SampleOrder
 from experiments.seeding import generator
 
 CPU = torch.device("cpu")

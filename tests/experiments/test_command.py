@@ -147,7 +147,7 @@ def test_a_failed_cell_stops_no_other_and_runs_again_only_when_asked(
         (("run",), ["Missing argument"]),
         (("runn", "smoke"), ["No such command"]),
         (("status", "nothing"), ["no experiment named"]),
-        (("show", "nothing"), ["no run folder nothing"]),
+        (("show", "nothing"), ["nothing: no run folder"]),
         (("sync", "smoke"), ["Run the experiment first"]),
     ],
 )

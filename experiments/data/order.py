@@ -1,0 +1,50 @@
+"""Which training images make up the batch of a step: a pure function of seed and step."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.seeding import generator
+
+
+def batch_positions(step: int, batch_size: int) -> range:
+    """Positions in the endless stream of samples that make up the batch of one step, counted from 0."""
+    return range(step * batch_size, (step + 1) * batch_size)
+
+
+class SampleOrder:
+    """The endless stream: one seeded permutation of the n samples after another.
+
+    Batches are cut across the borders of epochs, so that every batch is full and its place is a function of the step alone.
+
+    Parameters
+    ----------
+    n : int
+        Samples in the training set.
+    batch_size : int
+        Samples per step.
+    seed : int
+        The run's seed.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int) -> None:
+        self.n, self.batch_size, self.seed = n, batch_size, seed
+        self._epoch = -1
+        self._permutation: NDArray[np.int64] = np.empty(0, np.int64)
+
+    def _permuted(self, epoch: int) -> NDArray[np.int64]:
+        if epoch != self._epoch:
+            self._epoch, self._permutation = epoch, generator(self.seed, "order", epoch).permutation(self.n)
+        return self._permutation
+
+    def indices(self, step: int) -> NDArray[np.int64]:
+        """Indices of the batch of one step, shape (batch_size,)."""
+        positions = batch_positions(step, self.batch_size)
+        start, pieces = positions.start, []
+        while start < positions.stop:
+            epoch, offset = divmod(start, self.n)
+            piece = self._permuted(epoch)[offset : offset + positions.stop - start]
+            pieces.append(piece)
+            start += len(piece)
+        return np.concatenate(pieces)

@@ -1,0 +1,101 @@
+"""Compilation and memory format change how fast a step is, not what it computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from experiments.accelerate import compiled, evaluation_batch_size, memory_format
+from experiments.loading import load_part
+from experiments.models import build
+from experiments.optim import adamw
+from experiments.train import train_steps
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def model_of(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return build(name, load_part("models", name), image_size=8, in_channels=1, num_classes=10)[0]
+
+
+def trained(name: str, mode: str, compiler: Any = torch.compile, steps: int = 5) -> tuple[list[torch.Tensor], str]:
+    torch.set_num_threads(1)
+    model = model_of(name)
+    images, labels = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(16) % 10
+    step = compiled(model, mode, images, precision="fp32", compiler=compiler)
+    assert step.failure is None and all(parameter.grad is None for parameter in model.parameters())
+    optimizer = adamw(model, weight_decay=0.05, betas=(0.9, 0.999))
+    train_steps(
+        step.forward, optimizer, lambda _: (images, labels), range(steps), rate=lambda _: 1e-3, seed=0,
+        loss_sum=torch.zeros(()), clip_grad_norm=1.0,
+    )  # fmt: skip
+    return [tensor.clone() for tensor in model.state_dict().values()], step.mode
+
+
+def eager(model: nn.Module, mode: str) -> nn.Module:
+    return torch.compile(model, backend="eager")  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("name", [pytest.param("vit_micro_p2", marks=pytest.mark.slow), "resnet_micro"])
+def test_a_traced_step_equals_the_plain_one(name: str) -> None:
+    plain, _ = trained(name, "off")
+    traced, mode = trained(name, "default", eager)
+    assert mode == "default"
+    for a, b in zip(plain, traced, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit_micro_p2", "resnet_micro"])
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_a_compiled_step_equals_the_plain_one(name: str, mode: str) -> None:
+    plain, _ = trained(name, "off")
+    fast, resolved = trained(name, mode)
+    assert resolved == mode
+    for a, b in zip(plain, fast, strict=True):
+        assert torch.allclose(a.float(), b.float(), atol=1e-4)
+
+
+def test_a_compile_failure_falls_back_once_and_says_so() -> None:
+    def broken(model: nn.Module, mode: str) -> nn.Module:
+        def backend(graph: Any, inputs: Any) -> Any:
+            raise RuntimeError("no compiler found")
+
+        return torch.compile(model, backend=backend)  # type: ignore[return-value]
+
+    model = model_of("resnet_micro")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    step = compiled(model, "default", torch.zeros(4, 1, 8, 8), precision="fp32", compiler=broken)
+    assert step.forward is model and step.mode == "off"
+    assert step.failure and "no compiler found" in step.failure and "goes on without" in step.failure
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_warming_up_leaves_the_state_as_it_was() -> None:
+    model = model_of("resnet_micro")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    step = compiled(model, "default", torch.randn(4, 1, 8, 8), precision="fp32", compiler=lambda model, mode: model)
+    assert step.mode == "default" and step.seconds > 0
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_only_convolutional_networks_on_gpus_are_channels_last() -> None:
+    assert memory_format(model_of("resnet_micro"), GPU) == torch.channels_last
+    assert memory_format(model_of("vit_micro_p2"), GPU) == torch.contiguous_format
+    assert memory_format(model_of("timm_vit_micro_p2"), GPU) == torch.contiguous_format
+    assert memory_format(model_of("resnet_micro"), CPU) == torch.contiguous_format
+
+
+def test_channels_last_computes_the_same() -> None:
+    plain, last = model_of("resnet_micro"), model_of("resnet_micro").to(memory_format=torch.channels_last)
+    images = torch.randn(8, 1, 8, 8)
+    assert torch.allclose(plain(images), last(images), atol=1e-5)
+
+
+def test_evaluation_batches_are_large_and_bounded() -> None:
+    assert evaluation_batch_size(32, CPU) == 500
+    assert [evaluation_batch_size(size, GPU) for size in (8, 32, 224, 1024)] == [8192, 4096, 83, 64]

@@ -1,0 +1,59 @@
+"""Options that came later rename no run that does not use them."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from experiments import loading
+from experiments.config import ADDED_FIELDS, ROOT, Augmentation, Recipe, Tuning, canonical_hash, hashed_values, settings_hash
+from experiments.grid import expand, read_splits
+from experiments.record import read_record
+
+
+def test_published_runs_keep_their_names() -> None:
+    folder = ROOT / "results" / "vit_small_data"
+    experiment = loading.load_experiment("vit_small_data", {})
+    cells = expand(experiment, read_splits(folder))
+    published = {path.parent.name: read_record(path) for path in folder.glob("*/record.json")}
+    assert len(cells) == len(published) == 48
+    by_place = {(r.model, r.train_fraction, r.seed): r for r in published.values()}
+    for cell in cells:
+        record = by_place[cell.model_name, cell.train_fraction, cell.seed]
+        assert cell.settings_hash == record.settings_hash
+        assert cell.run_id == record.run_id
+
+
+def test_what_is_hashed_is_what_was_published() -> None:
+    path = next((ROOT / "results" / "vit_small_data").glob("*/config.yaml"))
+    requested = yaml.safe_load(path.read_text(encoding="utf-8"))["requested"]
+    recipe, data = loading.load_part("recipes", "digits"), loading.load_part("data", "digits")
+    assert hashed_values(recipe) == requested["recipe"]
+    assert canonical_hash(requested) == settings_hash(recipe, data)
+
+
+@pytest.mark.parametrize("kind", ADDED_FIELDS)
+def test_added_fields_are_hashed_only_where_they_are_used(kind: type) -> None:
+    for name in ADDED_FIELDS[kind]:
+        assert name in kind.model_fields, "a field that is gone must be taken out of ADDED_FIELDS"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "change", ["recipe.augmentation.erase=0.25", "recipe.augmentation.mixup=0.8", "recipe.compile=default"]
+)
+def test_a_used_option_is_another_run(change: str) -> None:
+    plain = loading.load_experiment("smoke", {})
+    other = loading.load_experiment("smoke", loading.parse_overrides([change]))
+    data = plain.data["digits"]
+    assert settings_hash(plain.recipe, data) != settings_hash(other.recipe, data)
+    assert settings_hash(plain.recipe, data, Tuning()) == settings_hash(Recipe(**plain.recipe.model_dump()), data, Tuning())
+    tuned = Tuning(augmentation=[Augmentation(), Augmentation(erase=0.25)])
+    assert (
+        "erase" not in hashed_values(tuned)["augmentation"][0] and hashed_values(tuned)["augmentation"][1]["erase"] == 0.25
+    )
+
+
+@pytest.mark.parametrize("text", ["off", "'off'", "default"])
+def test_compile_takes_a_bare_off(text: str) -> None:
+    recipe = loading.load_experiment("smoke", loading.parse_overrides([f"recipe.compile={text}"])).recipe
+    assert recipe.compile == text.strip("'")
