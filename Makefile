@@ -1,7 +1,7 @@
 # Every target wraps one command; `make` alone lists them. FLAGS passes further options through.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install list experiment status report sync test test-slow bench lint clean
+.PHONY: help install list experiment status report sync test test-slow bench notebook lint clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -47,6 +47,11 @@ test-slow: install ## Run the slow tests
 
 bench: install ## Measure the harness against the bare step and a DataLoader loop
 	@$(RUN) bench $(FLAGS)
+
+notebook: install ## Run the notebook, figures in reports/four_equations.ipynb: [DATA=digits|pizza_steak_sushi] [STEPS=…]
+	@$(VENV)/bin/jupytext --quiet --update --to ipynb notebooks/four_equations.py
+	@mkdir -p "$${REPORTS_DIR:-reports}"
+	@$(VENV)/bin/jupyter execute notebooks/four_equations.ipynb --output="$$(realpath "$${REPORTS_DIR:-reports}")/four_equations.ipynb"
 
 lint: install ## Check style and types
 	@$(VENV)/bin/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -89,5 +90,7 @@ def _write_program(trained: Trained, target: Path) -> None:
     example = torch.zeros(2, data.channels, data.image_size, data.image_size)
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(trained.model, (example,), dynamic_shapes=({0: batch},))
+    stored = io.BytesIO()
+    torch.export.save(program, stored, extra_files={ABOUT: json.dumps(about(trained), ensure_ascii=False)})
     with atomic_write(target, "wb") as file:
-        torch.export.save(program, file, extra_files={ABOUT: json.dumps(about(trained), ensure_ascii=False)})
+        file.write(stored.getbuffer())

@@ -124,6 +124,7 @@ def test_server_without_ranges_sends_all_again(server: Server, tmp_path: Path, b
     server.breaks, server.ranges = 1, False
     get(server, tmp_path / "file.zip", blob_id)
     assert (tmp_path / "file.zip").read_bytes() == CONTENT
+    assert len(server.asked) == 2
 
 
 @pytest.mark.parametrize("left", [b"another beginning", CONTENT + b"too much"])
