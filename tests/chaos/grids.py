@@ -1,20 +1,18 @@
-"""A small real grid, its command as a user gives it, and what an undisturbed run of it leaves, to compare with."""
+"""A small real grid, and what an undisturbed run of it leaves, to compare with."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.config import ROOT
 from experiments.progress import is_running, read_progress
-from experiments.record import METRICS_FILE, PREDICTIONS_FILE, WEIGHTS_FILE, Record, read_record
+from experiments.record import CHECKPOINT_FILE, METRICS_FILE, PREDICTIONS_FILE, WEIGHTS_FILE, Record, read_record
 
 TIMED = {"train_seconds", "evaluation_seconds", "images_per_second"}
 """Columns of ``metrics.jsonl`` that no two runs share."""
@@ -33,21 +31,6 @@ def environment(place: Path, **more: str) -> dict[str, str]:
     return kept | places | {"DEVICE": "cpu", "WANDB_MODE": "disabled"} | more
 
 
-def start(place: Path, overrides: tuple[str, ...], jobs: int, **more: str) -> subprocess.Popen[str]:
-    """The command of a grid, as the leader of a process group of its own; what it prints goes to ``printed.txt``."""
-    place.mkdir(parents=True, exist_ok=True)
-    with open(place / "printed.txt", "a", encoding="utf-8") as printed:
-        return subprocess.Popen(
-            [sys.executable, "-m", "experiments", "run", "smoke", *overrides, "--jobs", str(jobs)],
-            cwd=ROOT,
-            env=environment(place, **more),
-            stdout=printed,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-
 def run_folders(place: Path) -> list[Path]:
     """Folders of the grid's runs."""
     return sorted(path for path in (place / "runs_dir" / "smoke").glob("*-s*") if path.is_dir())
@@ -57,6 +40,17 @@ def beats(place: Path) -> dict[str, tuple[int, int]]:
     """How far each run is: step and attempts."""
     found = {folder.name: read_progress(folder) for folder in run_folders(place)}
     return {name: (beat.get("step", 0), 1 + len(beat.get("earlier", []))) for name, beat in found.items() if beat}
+
+
+def signs(place: Path, of: str) -> dict[str, Any]:
+    """What changes when a command works: its heartbeats, or the checkpoints that it writes (of = ``checkpoint``)."""
+    if of != "checkpoint":
+        return beats(place)
+    found = {}
+    for folder in run_folders(place):
+        with contextlib.suppress(FileNotFoundError):
+            found[folder.name] = (folder / CHECKPOINT_FILE).stat().st_mtime_ns
+    return found
 
 
 def locked_runs(place: Path) -> list[str]:

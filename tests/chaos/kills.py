@@ -2,39 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
 import signal
-import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.chaos import grids
-
-PATIENCE_SECONDS = 600.0
-
-
-def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) -> bool:
-    """Wait for a condition; false if the process ended before it came true."""
-    end = time.monotonic() + PATIENCE_SECONDS
-    while process.poll() is None:
-        if condition():
-            return True
-        if time.monotonic() > end:
-            kill(process)
-            raise TimeoutError(f"a command did nothing for {PATIENCE_SECONDS:.0f} s")
-        time.sleep(0.02)
-    return False
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    """SIGKILL for the whole process group, workers included."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+from tests.chaos import commands, grids
 
 
 def stuck_locks(place: Path, seconds: float = 5.0) -> list[str]:
@@ -45,9 +19,9 @@ def stuck_locks(place: Path, seconds: float = 5.0) -> list[str]:
     return held
 
 
-def undisturbed(place: Path, overrides: tuple[str, ...], jobs: int) -> None:
-    """Run a grid to its end, in peace."""
-    if grids.start(place, overrides, jobs).wait() != 0:
+def undisturbed(place: Path, overrides: tuple[str, ...], **how: Any) -> None:
+    """Run a grid to its end, in peace; `how` is passed to `commands.start`."""
+    if any(commands.start(place, overrides, **how).wait()):
         raise RuntimeError((place / "printed.txt").read_text(encoding="utf-8"))
 
 
@@ -56,11 +30,11 @@ def kill_and_resume(
     whole: Path,
     overrides: tuple[str, ...],
     *,
-    jobs: int,
     kills: int,
     seed: int,
     longest: float = 2.0,
-    early: float = 0.2,
+    after: tuple[str, ...] = ("start", "beat", "beat", "checkpoint", "checkpoint"),
+    **how: Any,
 ) -> dict[str, Any]:
     """Start a grid, kill it at a random moment, start it again …, let it end, and compare; anew until killed so often.
 
@@ -69,33 +43,36 @@ def kill_and_resume(
     place, whole : Path
         Where the disturbed grids are made, and where the undisturbed one lies.
     longest : float
-        Seconds from the first heartbeat of a command to the latest kill.
-    early : float
-        Share of the kills that come at any moment of the start instead.
+        Seconds to the latest kill …
+    after : tuple of {"start", "beat", "checkpoint"}
+        … from one of these, drawn for every kill: the start of the command, its first heartbeat, its first checkpoint.
+    **how
+        Passed to `commands.start`.
     """
-    draws, counts, held, grid = random.Random(seed), {"training": 0, "starting": 0}, 0, 0
+    draws, counts, held, grid = random.Random(seed), dict.fromkeys(("start", "beat", "checkpoint"), 0), 0, 0
     differences: list[grids.Difference] = []
     while sum(counts.values()) < kills or not differences:
         here = place / f"grid{grid}"
         while sum(counts.values()) < kills:
-            before = grids.beats(here)
-            process = grids.start(here, overrides, jobs)
-            is_early, delay = draws.random() < early, draws.uniform(0, longest)
-            if not is_early and not wait_until(process, lambda: grids.beats(here) != before):  # noqa: B023 - called at once
+            moment, delay = draws.choice(after), draws.uniform(0, longest)
+            before = grids.signs(here, moment)
+            command = commands.start(here, overrides, **how)
+            if not command.wait_until(lambda: moment == "start" or grids.signs(here, moment) != before):  # noqa: B023
                 break  # the grid ended
-            end = time.monotonic() + (2 * delay if is_early else delay)
-            if not wait_until(process, lambda: time.monotonic() >= end):  # noqa: B023 - called at once
+            end = time.monotonic() + delay
+            if not command.wait_until(lambda: time.monotonic() >= end):  # noqa: B023 - called at once
                 break
-            kill(process)
-            counts["starting" if is_early else "training"] += 1
+            command.kill()
+            counts[moment] += 1
             held += len(stuck_locks(here))
-        undisturbed(here, overrides, jobs)
+        undisturbed(here, overrides, **how)
         differences.append(grids.compare(here, whole))
         grid += 1
     attempts = [attempt for found in differences for record in found.records for attempt in record.attempts]
     return {
         "kills": sum(counts.values()),
-        "kills_while_training": counts["training"],
+        "kills_after_a_beat": counts["beat"],
+        "kills_after_a_checkpoint": counts["checkpoint"],
         "grids": grid,
         "runs": sum(len(found.records) for found in differences),
         "attempts": len(attempts),
@@ -109,22 +86,21 @@ def kill_and_resume(
     }
 
 
-def stop_times(place: Path, overrides: tuple[str, ...], *, jobs: int, repeats: int, seed: int) -> dict[str, Any]:
+def stop_times(place: Path, overrides: tuple[str, ...], *, repeats: int, seed: int, **how: Any) -> dict[str, Any]:
     """Seconds from SIGTERM in training to the end of the command, which says how to go on."""
     draws, seconds, codes, told = random.Random(seed), [], [], 0
     for number in range(repeats):
         here = place / f"stop{number}"
-        process = grids.start(here, overrides, jobs)
-        if not wait_until(process, lambda: any(step > 5 for step, _ in grids.beats(here).values())):  # noqa: B023
+        command = commands.start(here, overrides, **how)
+        if not command.wait_until(lambda: any(step > 5 for step, _ in grids.beats(here).values())):  # noqa: B023
             raise RuntimeError((here / "printed.txt").read_text(encoding="utf-8"))
         time.sleep(draws.uniform(0, 0.5))
         began = time.monotonic()
-        process.send_signal(signal.SIGTERM)
-        codes.append(process.wait())
+        command.send(signal.SIGTERM)
+        codes += command.wait()
         seconds.append(round(time.monotonic() - began, 2))
         told += "goes on from here" in (here / "printed.txt").read_text(encoding="utf-8")
-    return {
-        "jobs": jobs,
+    return how | {
         "seconds": seconds,
         "longest_seconds": max(seconds),
         "exit_codes": codes,
@@ -132,10 +108,15 @@ def stop_times(place: Path, overrides: tuple[str, ...], *, jobs: int, repeats: i
     }
 
 
-def two_commands(place: Path, whole: Path, overrides: tuple[str, ...], *, jobs: int) -> dict[str, Any]:
+def two_commands(place: Path, whole: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
     """The same command twice at the same time: every cell exactly once."""
-    both = [grids.start(place, overrides, jobs) for _ in range(2)]
-    codes = [process.wait() for process in both]
+    codes = commands.start(place, overrides, processes=2).wait()
     found = grids.compare(place, whole)
     once = sum(len(record.attempts) == 1 for record in found.records)
-    return {"exit_codes": codes, "cells": len(found.records), "cells_run_once": once, "differs": found.any}
+    return {
+        "exit_codes": codes,
+        "cells": len(found.records),
+        "cells_not_run_once": len(found.records) - once,
+        "lost_runs": found.lost_runs,
+        "differing_files": found.differing_bits,
+    }

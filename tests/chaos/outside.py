@@ -12,8 +12,7 @@ from typing import Any
 
 from experiments.config import ROOT
 from experiments.record import METRICS_FILE, RECORD_FILE, RecordError, read_record
-from tests.chaos import grids
-from tests.chaos.kills import kill, wait_until
+from tests.chaos import commands, grids
 from tests.standins.wandb_service import WandbService
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -31,22 +30,22 @@ def service_fault(place: Path, whole: Path, overrides: tuple[str, ...], fault: s
     with WandbService() as service:
         more = {"WANDB_MODE": "online", "WANDB_BASE_URL": service.url, "WANDB_API_KEY": KEY}
         more |= {"HOME": str(place), "NETRC": str(place / ".netrc")}
-        process = grids.start(place, overrides, 1, **more)
+        command = commands.start(place, overrides, fresh=True, **more)
 
         def evaluated() -> bool:
             return any((folder / METRICS_FILE).is_file() and grids.rows(folder) for folder in grids.run_folders(place))
 
-        if not wait_until(process, evaluated):
+        if not command.wait_until(evaluated):
             raise RuntimeError((place / "printed.txt").read_text(encoding="utf-8"))
         if fault == "killed":
-            kill(process)
-            process = grids.start(place, overrides, 1, **more)
+            command.kill()
+            command = commands.start(place, overrides, fresh=True, **more)
         else:
             service.fail = fault  # type: ignore[assignment]
-        code = process.wait()
+        (code,) = command.wait()
         service.fail = None
-        command = [sys.executable, "-m", "experiments", "sync", "smoke"]
-        synced = subprocess.run(command, cwd=ROOT, env=grids.environment(place, **more), capture_output=True, text=True)
+        sync = [sys.executable, "-m", "experiments", "sync", "smoke"]
+        synced = subprocess.run(sync, cwd=ROOT, env=grids.environment(place, **more), capture_output=True, text=True)
         lost = doubled = 0
         for folder in grids.run_folders(place):
             held = [entry["_step"] for entry in service.history(folder.name)]
@@ -82,6 +81,7 @@ def full_disk(place: Path, whole: Path, overrides: tuple[str, ...], free_bytes: 
 
 def _on_a_small_disk() -> None:
     """In a mount namespace of its own: mount, fill, run, make space, run again; prints the counts."""
+    commands.import_everything()
     place, whole, overrides, free_bytes = json.loads(sys.argv[1])
     counts = {"fillings": 0, "told": 0, "half_records": 0, "tracebacks": 0, "not_resumed": 0, "differing_files": 0}
     for number, free in enumerate(free_bytes):
@@ -92,7 +92,7 @@ def _on_a_small_disk() -> None:
         subprocess.run(mount, check=True)
         filler = runs / "filler"
         filler.write_bytes(bytes(DISK_BYTES - free))
-        first = grids.start(here, tuple(overrides), 1).wait()
+        (first,) = commands.start(here, tuple(overrides)).wait()
         printed = (here / "printed.txt").read_text(encoding="utf-8")
         counts["fillings"] += 1
         counts["told"] += first in (1, 2) and ("No space left" in printed or "disk is probably full" in printed)
@@ -103,7 +103,7 @@ def _on_a_small_disk() -> None:
             except RecordError:
                 counts["half_records"] += 1
         filler.unlink()
-        counts["not_resumed"] += grids.start(here, tuple(overrides), 1).wait() != 0
+        counts["not_resumed"] += commands.start(here, tuple(overrides)).wait() != [0]
         found = grids.compare(here, Path(whole))
         counts["differing_files"] += len(found.differing_bits) + found.lost_runs
         subprocess.run(["umount", str(runs)], check=True)
