@@ -1,7 +1,7 @@
 # Every target wraps one command; `make` alone lists them. FLAGS passes further options through.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install list experiment status report sync test test-slow bench notebook lint clean
+.PHONY: help install list experiment status report sync test test-slow chaos bench notebook lint clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -44,6 +44,9 @@ test: install ## Run the tests
 
 test-slow: install ## Run the slow tests
 	@$(VENV)/bin/python -m pytest -m slow $(FLAGS)
+
+chaos: install ## Attack the harness: kills, malformed input, outages, full disks; figures in reports/chaos.md
+	@$(VENV)/bin/python -m tests.chaos
 
 bench: install ## Measure the harness against the bare step and a DataLoader loop
 	@$(RUN) bench $(FLAGS)

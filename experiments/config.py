@@ -13,7 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 PROTOCOL = 1
 """Raised when a change of the code changes results: runs made before it are then other runs."""
@@ -125,6 +125,13 @@ class DataConfig(_Strict):
     mean: list[float] = Field(min_length=1, max_length=3)
     std: list[float] = Field(min_length=1, max_length=3)
     """Per-channel normalisation of pixels in [0, 1]."""
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _a_number(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # which equals 1 or 0
+            raise ValueError(f"must be 1 or 3, got {value}")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> DataConfig:

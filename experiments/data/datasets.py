@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import math
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -56,13 +58,42 @@ def _idx_arrays(folder: Path) -> tuple[NDArray[Any], ...] | None:
             packed = plain.with_name(f"{plain.name}.gz")
             if not (plain.is_file() or packed.is_file()):
                 return None
+            path = plain if plain.is_file() else packed
             try:
-                content = plain.read_bytes() if plain.is_file() else gzip.decompress(packed.read_bytes())
-                values = np.frombuffer(content, np.uint8, offset=header)
-                arrays.append(values.reshape(-1, 28, 28) if kind == "images-idx3" else values)
-            except (OSError, EOFError, ValueError) as error:
-                raise ConfigError([f"{plain}: a broken IDX file ({error}). Delete it and put a whole one there."]) from error
+                with open(path, "rb") if path == plain else gzip.open(path) as file:
+                    content = file.read(_IDX_BYTES + 1)
+                arrays.append(_idx_values(content, header))
+            except (OSError, EOFError, ValueError, zlib.error) as error:
+                raise ConfigError([f"{path}: a broken IDX file ({error}). Delete it and put a whole one there."]) from error
+        if len(arrays[-1]) != len(arrays[-2]):
+            raise ConfigError(
+                [
+                    f"{path}: {len(arrays[-1])} labels for the {len(arrays[-2])} images of {split}-images-idx3-ubyte. "
+                    f"Put files of one dataset there."
+                ]
+            )
     return tuple(arrays)
+
+
+_IDX_BYTES = 2**26
+"""Bound on an unpacked file; those of Fashion-MNIST are below 48 MB."""
+
+
+def _idx_values(content: bytes, header: int) -> NDArray[np.uint8]:
+    """Images (N, 28, 28) or class labels (N,) of one IDX file, whose header must tell its own size."""
+    if len(content) > _IDX_BYTES:
+        raise ValueError(f"more than {_IDX_BYTES} bytes")
+    if len(content) < header:
+        raise ValueError("it ends within its header")
+    magic, *shape = np.frombuffer(content[:header], ">u4").tolist()
+    if magic != (2051 if header == 16 else 2049) or shape[1:] not in ([], [28, 28]) or not shape[0]:
+        raise ValueError("its header is not that of 28 × 28 images or their labels")
+    if len(content) - header != math.prod(shape):
+        raise ValueError(f"{len(content) - header} bytes where its header tells {math.prod(shape)}")
+    values = np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    if header == 8 and values.max() >= len(FASHION_CLASSES):
+        raise ValueError(f"a label of {values.max()}")
+    return values
 
 
 def _fashion_mnist(config: DataConfig) -> Dataset:

@@ -148,6 +148,27 @@ def test_wrong_trees_are_named(tmp_path: Path) -> None:
     assert "at least 2 are needed" in faults_of(folder_config(tmp_path / "single"))
 
 
+@pytest.mark.parametrize("damage", ["cut", "flip", "short", "foreign", "label", "empty"])
+def test_broken_idx_files_are_named(tmp_path: Path, damage: str) -> None:
+    write_idx(tmp_path / "idx", packed=True)
+    path = tmp_path / "idx" / "train-labels-idx1-ubyte.gz"
+    packed, content = bytearray(path.read_bytes()), gzip.decompress(path.read_bytes())
+    packed[-12] ^= 0xFF
+    broken = {
+        "cut": path.read_bytes()[:20],
+        "flip": bytes(packed),
+        "short": gzip.compress(content[:-3]),
+        "foreign": (tmp_path / "idx" / "t10k-labels-idx1-ubyte.gz").read_bytes(),
+        "label": gzip.compress(content[:-1] + b"\x0a"),
+        "empty": b"",
+    }
+    path.write_bytes(broken[damage])
+    config = DataConfig(
+        title="F", source="fashion_mnist", path=str(tmp_path / "idx"), image_size=28, channels=1, mean=[0.3], std=[0.3]
+    )
+    assert "train-labels-idx1-ubyte.gz" in faults_of(config)
+
+
 def write_idx(folder: Path, *, packed: bool) -> None:
     folder.mkdir(parents=True)
     for split, count in (("train", 30), ("t10k", 20)):

@@ -91,6 +91,7 @@ def test_all_faults_at_once() -> None:
         ("smoke", ("data.image_size=9",), ["ARGS data.image_size=9: configs/models/vit_micro_p2.yaml"]),
         ("smoke", ("vary={recipe.step: [1]}",), ["ARGS vary", "unknown key `recipe.step`"]),
         ("smoke", ("micro_batch_size=0",), ["ARGS micro_batch_size=0", "greater than or equal to 1"]),
+        ("smoke", ("data.channels=true",), ["data.channels", "must be 1 or 3, got True"]),
         ("smoke", ("on_oom=halve",), ["`on_oom` must be 'fail' or 'split'", "'halve'"]),
     ],
 )

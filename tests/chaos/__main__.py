@@ -1,0 +1,139 @@
+"""``make chaos``: attack the harness and write the figures into ``chaos.json`` and ``chaos.md`` below `REPORTS_DIR`.
+
+Everything runs in a temporary folder with the user's own command line. The exit code is 1 if a promise was broken.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments.config import reports_dir
+from experiments.record import atomic_write
+from tests.chaos import commands, grids, inputs, kills, outside
+
+PROMISED_ZERO = {
+    *("lost_runs", "lost_evaluations", "doubled_evaluations", "differing_files", "left_over_files", "stuck_locks"),
+    *("tracebacks", "not_refused", "runs_started", "files_outside", "runs_started_after_a_refusal", "half_records"),
+    "cells_not_run_once",
+    *("lost_evaluations_in_wandb", "doubled_evaluations_in_wandb", "not_resumed", "refused_without_the_file's_name"),
+}
+"""Figures that must be 0, or an empty list."""
+
+
+def attacks(place: Path) -> dict[str, Callable[[], Any]]:
+    """What is done, in this order; each gives its figures."""
+    whole, small = place / "whole", place / "small"
+
+    def in_peace() -> dict[str, Any]:
+        began = time.monotonic()
+        kills.undisturbed(whole, grids.FULL, processes=2)
+        seconds = time.monotonic() - began
+        kills.undisturbed(small, grids.SMALL)
+        return {"runs": len(grids.run_folders(whole)), "seconds": round(seconds, 1)}
+
+    return {
+        "undisturbed": in_peace,
+        # Two processes share the grid, one a core; then commands with worker processes of their own.
+        "sigkill": lambda: kills.kill_and_resume(place / "kills", whole, grids.FULL, processes=2, kills=56, seed=0),
+        "sigkill_workers": lambda: kills.kill_and_resume(
+            place / "workers", whole, grids.FULL, jobs=2, fresh=True, kills=4, seed=1
+        ),
+        "sigterm": lambda: [
+            kills.stop_times(place / "stops", grids.FULL, repeats=6, seed=2),
+            kills.stop_times(place / "stops2", grids.FULL, repeats=2, seed=3, jobs=2, fresh=True),
+        ],
+        "two_commands": lambda: kills.two_commands(place / "two", whole, grids.FULL),
+        "full_disk": lambda: outside.full_disk(place / "disk", small, grids.SMALL, [0, 50_000, 400_000, 900_000, 1_500_000]),
+        "configs": lambda: inputs.configs(place / "configs", 400),
+        "images": lambda: inputs.images(place / "images", 150),
+        "archives": lambda: inputs.idx_archives(place / "archives", 60),
+        "wandb": lambda: [
+            outside.service_fault(place / f"wandb-{fault}", small, grids.SMALL, fault) for fault in ("500", "hang", "killed")
+        ],
+    }
+
+
+def small_attacks(place: Path) -> dict[str, Callable[[], Any]]:
+    """The same on one cell and a few kills, for ``make test``."""
+    whole, one = place / "whole", (*grids.SMALL, "models=[vit_micro_p2]", "reference=vit_micro_p2")
+    two = (*grids.SMALL, "recipe.steps=40", "checkpoint_every_steps=5")
+
+    def in_peace() -> dict[str, Any]:
+        kills.undisturbed(whole, one)
+        kills.undisturbed(place / "two_whole", two)
+        return {"runs": 1}
+
+    return {
+        "undisturbed": in_peace,
+        "sigkill": lambda: kills.kill_and_resume(
+            place / "kills", whole, one, kills=4, seed=1, longest=0.3, after=("checkpoint",)
+        ),
+        "sigterm": lambda: [kills.stop_times(place / "stops", one, repeats=1, seed=2)],
+        "two_commands": lambda: kills.two_commands(place / "two", place / "two_whole", two),
+        "full_disk": lambda: outside.full_disk(place / "disk", whole, one, [50_000]),
+    }
+
+
+def broken(figures: dict[str, Any]) -> list[str]:
+    """Promises that these figures break, one sentence each."""
+    found = []
+    for attack, entries in figures.items():
+        for entry in entries if isinstance(entries, list) else [entries]:
+            found += [f"{attack}: {key} is {entry[key]}" for key in sorted(PROMISED_ZERO & set(entry)) if entry[key]]
+    if not figures["sigkill"]["attempts_from_a_checkpoint"]:
+        found.append("sigkill: no attempt went on from a checkpoint")
+    if figures["full_disk"].get("told") != figures["full_disk"].get("fillings"):
+        found.append("full_disk: a full disk was not told")
+    found += [
+        f"sigterm: exit codes {entry['exit_codes']}" for entry in figures["sigterm"] if set(entry["exit_codes"]) != {130}
+    ]
+    return found
+
+
+def as_markdown(figures: dict[str, Any], faults: list[str]) -> str:
+    """The figures as a table a row each."""
+    lines = ["# Chaos", "", "Made by `make chaos`.", "", "| attack | figure | value |", "|:--|:--|--:|"]
+    for attack, entries in figures.items():
+        if attack == "broken":
+            continue
+        for entry in entries if isinstance(entries, list) else [entries]:
+            for key, value in entry.items():
+                shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+                lines += [f"| {attack} | {key.replace('_', ' ')} | {shown} |"] if key != "examples" else []
+    verdict = [f"- {fault}" for fault in faults] or ["Every promise held."]
+    return "\n".join([*lines, "", *verdict, ""])
+
+
+def main() -> int:
+    """Run all attacks; ``--small`` those of the tests, whose figures are printed as JSON alone."""
+    small, figures = "--small" in sys.argv, dict[str, Any]()
+    commands.import_everything()
+    with tempfile.TemporaryDirectory(prefix="chaos-") as name:
+        for attack, attempt in (small_attacks if small else attacks)(Path(name)).items():
+            began = time.monotonic()
+            figures[attack] = attempt()
+            if not small:
+                print(f"{attack} ({time.monotonic() - began:.0f} s): {json.dumps(figures[attack])}", flush=True)
+    faults, target = broken(figures), reports_dir()
+    figures["broken"] = faults
+    if small:
+        print(json.dumps(figures))
+        return 0
+    target.mkdir(parents=True, exist_ok=True)
+    for suffix, text in ((".json", json.dumps(figures, indent=2)), (".md", as_markdown(figures, faults))):
+        with atomic_write(target / f"chaos{suffix}") as file:
+            file.write(text)
+    print(f"\nFigures  {target / 'chaos.md'}")
+    for fault in faults:
+        print(f"broken: {fault}")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
