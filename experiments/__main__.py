@@ -1,4 +1,4 @@
-"""The command line: ``python -m experiments run|status|list|show|report|sync|predict|export …``.
+"""The command line: ``python -m experiments run|status|list|show|report|sync|dashboard|predict|export …``.
 
 Exit codes of ``run``: 0 all cells done; 1 some cells failed, the rest done, the report made; 2 bad input, nothing was run;
 130 stopped by the user, to be continued by the same command.
@@ -7,10 +7,11 @@ Exit codes of ``run``: 0 all cells done; 1 some cells failed, the rest done, the
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,6 +20,11 @@ from rich.text import Text
 
 from experiments import display, loading
 from experiments.config import ConfigError, Experiment, reports_dir, runs_dir
+from experiments.record import atomic_write
+
+if TYPE_CHECKING:
+    from analysis.freshness import Remembered
+    from experiments.wandb_dashboard import Saved
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 out = Console(highlight=False)
@@ -37,7 +43,8 @@ def _load(name: str, overrides: list[str] | None) -> Experiment:
         raise ConfigError(
             [f"ARGS: {' '.join(overrides or [])!r} cannot be split into words ({error}). Close the quotes."]
         ) from error
-    return loading.load_experiment(name, loading.parse_overrides(words))
+    experiment = loading.load_experiment(name, loading.parse_overrides(words))
+    return experiment.model_copy(update={"args": " ".join(words)})
 
 
 @app.command()
@@ -75,6 +82,7 @@ def run(
         raise typer.Exit(STOPPED)
     if after["counts"]["done"]:
         _report(experiment, after, folder, again=False)
+        _mirror_report(experiment, after, folder)
     _where_to_look(experiment, folder)
     if after["counts"]["done"] < len(cells):
         out.print(display.ledger_table(after))
@@ -82,11 +90,12 @@ def run(
         raise typer.Exit(SOME_FAILED)
 
 
-def _report(
+def _made_report(
     experiment: Experiment, ledger: dict[str, Any], folder: Path, *, again: bool, allow_unequal: bool = False
-) -> None:
-    """Make the report and say what it says; `again` makes it even where nothing changed since it was made."""
+) -> Remembered:
+    """Make the report; `again` makes it even where nothing changed since it was made."""
     from analysis import freshness
+    from experiments.wandb_report import EXPERIMENT_FILE
 
     target, links = reports_dir() / experiment.name, _links(ledger, folder)
     key = freshness.key_of(ledger, folder, experiment, links)
@@ -95,17 +104,57 @@ def _report(
         from analysis import report
 
         freshness.forget(target)
-        with out.status("Making the report"):
+        with err.status("Making the report"):
             made = report.build(ledger, folder, experiment, target, allow_unequal=allow_unequal, links=links)
-        files = sorted(str(path.relative_to(target)) for path in made.paths)
+            with atomic_write(target / EXPERIMENT_FILE) as file:
+                file.write(experiment.model_dump_json(indent=2) + "\n")
+        files = sorted(str(path.relative_to(target)) for path in [*made.paths, target / EXPERIMENT_FILE])
         memory = freshness.Remembered(key, made.accuracy_text, made.verdict, made.faults, files)
         if made.equal:  # a report of unequal runs is shown to those who ask for it, and to nobody later
             freshness.remember(target, memory)
+    return memory
+
+
+def _report(
+    experiment: Experiment, ledger: dict[str, Any], folder: Path, *, again: bool, allow_unequal: bool = False
+) -> None:
+    """Make the report and say what it says."""
+    memory = _made_report(experiment, ledger, folder, again=again, allow_unequal=allow_unequal)
     for fault in memory.faults:
         err.print(f"[yellow]left out:[/] {escape(fault)}", soft_wrap=True)
     out.print(memory.accuracy_text, markup=False, soft_wrap=True)
     for sentence in memory.verdict:
         out.print(sentence, markup=False, soft_wrap=True)
+
+
+def _send_report(name: str) -> None:
+    """Send the report that lies there to W&B, made again first where the addresses of its runs are new."""
+    from experiments import wandb_report
+
+    folder, target = runs_dir() / name, reports_dir() / name
+    path = target / wandb_report.EXPERIMENT_FILE
+    if not path.is_file():
+        out.print(f"There is no report to send yet: make report NAME={name}", markup=False)
+        return
+    experiment = Experiment.model_validate_json(path.read_text(encoding="utf-8"))
+    _made_report(experiment, _known_ledger(experiment, folder), folder, again=False)
+    with err.status("Sending the report to W&B"):
+        sent = wandb_report.send(folder, target)
+    out.print(f"The report {'was sent' if sent else 'was there before'}: {wandb_report.page(folder)}", soft_wrap=True)
+
+
+def _mirror_report(experiment: Experiment, ledger: dict[str, Any], folder: Path) -> None:
+    """Send the report where the runs are online; what hinders that never spoils the run."""
+    from experiments.mirror import TrackingError, unsent
+    from experiments.wandb_report import send
+
+    if not _links(ledger, folder) or unsent(folder) or os.environ.get("WANDB_MODE") in ("offline", "dryrun", "disabled"):
+        return
+    try:
+        with err.status("Sending the report to W&B"):
+            send(folder, reports_dir() / experiment.name)
+    except TrackingError as error:
+        err.print(f"[yellow]W&B:[/] the report was not sent ({escape(str(error))})", soft_wrap=True)
 
 
 def _links(ledger: dict[str, Any], folder: Path) -> dict[str, str]:
@@ -145,11 +194,33 @@ def report(
     allow_unequal: Annotated[
         bool, typer.Option("--allow-unequal", help="Make tables of unequal runs, with a banner.")
     ] = False,
+    source: Annotated[
+        str, typer.Option("--from", help="wandb:entity/project: report from what W&B holds instead of from run folders.")
+    ] = "",
 ) -> None:
     """Make an experiment's report again from its records."""
+    if source:
+        _report_from(source, name, overrides, allow_unequal=allow_unequal)
+        return
     experiment = _load(name, overrides)
     folder = runs_dir() / name
     _report(experiment, _known_ledger(experiment, folder), folder, again=True, allow_unequal=allow_unequal)
+    out.print(f"\nReport   {reports_dir() / name / 'report.html'}", soft_wrap=True)
+
+
+def _report_from(source: str, name: str, overrides: list[str] | None, *, allow_unequal: bool) -> None:
+    """Report from the artifact that another machine sent."""
+    from experiments.wandb_fetch import fetch, parse_source
+
+    parse_source(source)
+    if overrides:
+        raise ConfigError(["ARGS: cannot be given with FROM; the report in W&B knows the settings that it was made with."])
+    with err.status(f"Downloading the records of {name}"):
+        fetched = fetch(source, name, runs_dir())
+    out.print(
+        f"{len(fetched.ledger['cells'])} cells from {source}, asked for by: {fetched.experiment.command}", markup=False
+    )
+    _report(fetched.experiment, fetched.ledger, fetched.runs, again=True, allow_unequal=allow_unequal)
     out.print(f"\nReport   {reports_dir() / name / 'report.html'}", soft_wrap=True)
 
 
@@ -298,21 +369,89 @@ def bench(
 
 @app.command()
 def sync(name: Name) -> None:
-    """Send to W&B what it has not seen."""
+    """Send to W&B what it has not seen: runs, then the report."""
+    if not _sync(name):
+        raise typer.Exit(SOME_FAILED)
+
+
+def _sync(name: str) -> bool:
+    """Send what W&B has not seen and say what was sent. Returns whether all of it arrived."""
     from experiments.wandb_sync import sync as send
 
     folder = runs_dir() / name
     if not folder.is_dir():
         raise ConfigError([f"sync: {folder} does not exist. Run the experiment first: make experiment NAME={name}"])
-    with out.status("Sending runs to W&B") as line:
+    with err.status("Sending runs to W&B") as line:
         sent = send(folder, on_progress=lambda done, total, run_id: line.update(f"Sending runs to W&B: {done} of {total}"))
     out.print(f"{sent.sent} runs sent, {sent.already} were there before, {len(sent.failed)} failed.")
     if sent.running:
         out.print(f"{len(sent.running)} runs are still in work; sync again when they are done.")
     for sentence in sent.failed:
         out.print(sentence, markup=False, soft_wrap=True)
-    if sent.failed:
+    if not sent.failed and not sent.running:
+        _send_report(name)
+    return not sent.failed
+
+
+@app.command()
+def dashboard(name: Name, overrides: Overrides = None) -> None:
+    """Lay the comparison out in W&B; without a login, open the terminal viewer on the runs."""
+    from experiments.wandb_client import choose_mode, point_client_at
+
+    experiment = _load(name, overrides)
+    folder = runs_dir() / name
+    if not folder.is_dir():
+        raise ConfigError([f"dashboard: {folder} does not exist. Run the experiment first: make experiment NAME={name}"])
+    point_client_at(folder)
+    mode, reason = choose_mode()
+    if mode != "online":
+        _view_offline(name, folder, reason)
+        return
+    if not _sync(name):
         raise typer.Exit(SOME_FAILED)
+    ledger = _known_ledger(experiment, folder)
+    memory = _made_report(experiment, ledger, folder, again=False)
+    with err.status("Saving the dashboard"):
+        saved = _save_dashboard(experiment, ledger, folder, memory.verdict)
+    for question, address in saved.views.items():
+        out.print(f"{question.replace('_', ' '):<16} {address}", soft_wrap=True, markup=False)
+    out.print(f"{'report':<16} {saved.report}", soft_wrap=True, markup=False)
+
+
+def _save_dashboard(experiment: Experiment, ledger: dict[str, Any], folder: Path, verdict: list[str]) -> Saved:
+    """Build views and report, and save them."""
+    from analysis import dashboard as boards
+    from experiments import wandb_dashboard
+    from experiments.record import RECORD_FILE, read_record
+
+    entity, project = wandb_dashboard.place(folder)
+    done = [cell["run_id"] for cell in ledger["cells"] if cell["status"] == "done"]
+    known = boards.known_metrics(read_record(folder / run_id / RECORD_FILE) for run_id in done)
+    target = reports_dir() / experiment.name
+    tables = {path.stem: path.read_text(encoding="utf-8") for path in sorted(target.glob("*.md"))}
+    figures = [path.stem for path in sorted((target / "figures").glob("*.png"))]
+    board = boards.Board(experiment, entity, project, known)
+    return wandb_dashboard.save(folder, boards.views(board), boards.report(board, tables, verdict, figures))
+
+
+def _view_offline(name: str, folder: Path, reason: str) -> None:
+    """Open the terminal viewer, or say where to look where there is no terminal."""
+    from experiments import viewer
+
+    links = viewer.link_runs(folder)
+    page = reports_dir() / name / "report.html"
+    out.print(f"No dashboard in W&B: {reason}.", markup=False, soft_wrap=True)
+    if page.is_file():
+        out.print(f"Report   {page}", markup=False, soft_wrap=True)
+    else:
+        out.print(f"Report   not made yet: make report NAME={name}", markup=False, soft_wrap=True)
+    if not links:
+        out.print("Runs     none was logged for W&B, offline or online (WANDB_MODE=disabled logs nothing).", soft_wrap=True)
+    elif viewer.on_terminal():
+        viewer.show(folder)
+    else:
+        out.print(f"Runs     {len(links)}, in a terminal: {sys.executable} -m wandb leet {folder / viewer.VIEWER_FOLDER}",
+                  markup=False, soft_wrap=True)  # fmt: skip
 
 
 def main() -> int:

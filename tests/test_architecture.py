@@ -24,7 +24,8 @@ LAYERS = [  # each may import those below it, never those above
     {"experiments.run"},
     {"experiments.artifacts"},
     {"experiments.profile", "experiments.tuning"},
-    {"experiments.fit", "experiments.grid", "experiments.wandb_sync"},
+    {"experiments.fit", "experiments.grid", "experiments.wandb_sync", "experiments.wandb_fetch"},
+    {"experiments.wandb_dashboard", "experiments.wandb_report"},
     {"experiments.tracking"},
     {"experiments.wandb_client"},
     {
@@ -37,8 +38,11 @@ LAYERS = [  # each may import those below it, never those above
         "experiments.optim",
         "experiments.progress",
         "experiments.provenance",
+        "experiments.media",
         "experiments.mirror",
+        "experiments.wandb_media",
         "experiments.train",
+        "experiments.viewer",
     },
     {
         "experiments.compute",
