@@ -7,29 +7,20 @@ Exit codes of ``run``: 0 all cells done; 1 some cells failed, the rest done, the
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from experiments import display, loading
+from experiments import display, loading, reporting, screens
 from experiments.config import ConfigError, Experiment, reports_dir, runs_dir
-from experiments.record import atomic_write
-
-if TYPE_CHECKING:
-    from analysis.freshness import Remembered
-    from experiments.wandb_dashboard import Saved
+from experiments.screens import err, out
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
-
 BAD_INPUT, SOME_FAILED, STOPPED = 2, 1, 130
 
 Name = Annotated[str, typer.Argument(help="Stem of a file in configs/experiments.")]
@@ -56,15 +47,17 @@ def run(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells again.")] = False,
 ) -> None:
     """Run what is missing of an experiment, then make its report."""
-    from experiments.grid import ledger
+    from experiments.grid import ledger, left_to_run
     from experiments.launch import experiment_folder, launch, plan, trials_for
+    from experiments.record import CHECKPOINT_FILE
     from experiments.worker import stop_requested
 
     if engine != "local":
         raise ConfigError([f"ENGINE: must be `local`, got {engine!r}."])
     experiment = _load(name, overrides)
     folder = experiment_folder(experiment)
-    cells = plan(experiment)
+    with err.status("Loading the data"):
+        cells = plan(experiment)
     trials = trials_for(cells)
     headline = [f"[bold]{escape(name)}[/]: {escape(experiment.question)}"]
     for batch, kind in ((trials, "tuning trials"), (cells, "cells")):
@@ -72,7 +65,10 @@ def run(
             continue
         counts = ledger(experiment, batch, folder)["counts"]
         ended = 0 if retry_failed else counts["failed"]
-        headline.append(f"{len(batch)} {kind}, {counts['done']} done before, {len(batch) - counts['done'] - ended} to run.")
+        begun = sum((folder / str(cell.run_id) / CHECKPOINT_FILE).is_file() for cell in left_to_run(batch, folder))
+        going_on = f" {begun} of them go on from a checkpoint." if begun else ""
+        to_run = len(batch) - counts["done"] - ended
+        headline.append(f"{len(batch)} {kind}, {counts['done']} done before, {to_run} to run.{going_on}")
         with display.Progress(out, folder, total=len(batch), done=counts["done"] + ended, headline=headline) as progress:
             launch(batch, folder, jobs=jobs, observer=progress, retry_failed=retry_failed)
         headline = []
@@ -81,110 +77,13 @@ def run(
         out.print(f"Stopped: {after['counts']['done']} of {len(cells)} cells are done. The same command goes on from here.")
         raise typer.Exit(STOPPED)
     if after["counts"]["done"]:
-        _report(experiment, after, folder, again=False)
-        _mirror_report(experiment, after, folder)
-    _where_to_look(experiment, folder)
+        reporting.say_report(experiment, after, folder, again=False)
+        reporting.mirror_report(experiment, after, folder)
+    reporting.where_to_look(experiment, folder)
     if after["counts"]["done"] < len(cells):
-        out.print(display.ledger_table(after))
+        out.print(screens.ledger_table(after, folder))
         out.print("Failed cells are run again with FLAGS=--retry-failed.")
         raise typer.Exit(SOME_FAILED)
-
-
-def _made_report(
-    experiment: Experiment, ledger: dict[str, Any], folder: Path, *, again: bool, allow_unequal: bool = False
-) -> Remembered:
-    """Make the report; `again` makes it even where nothing changed since it was made."""
-    from analysis import freshness
-    from experiments.wandb_report import EXPERIMENT_FILE
-
-    target, links = reports_dir() / experiment.name, _links(ledger, folder)
-    key = freshness.key_of(ledger, folder, experiment, links)
-    memory = None if again else freshness.recall(target, key)
-    if memory is None:
-        from analysis import report
-
-        freshness.forget(target)
-        with err.status("Making the report"):
-            made = report.build(ledger, folder, experiment, target, allow_unequal=allow_unequal, links=links)
-            with atomic_write(target / EXPERIMENT_FILE) as file:
-                file.write(experiment.model_dump_json(indent=2) + "\n")
-        files = sorted(str(path.relative_to(target)) for path in [*made.paths, target / EXPERIMENT_FILE])
-        memory = freshness.Remembered(key, made.accuracy_text, made.verdict, made.faults, files)
-        if made.equal:  # a report of unequal runs is shown to those who ask for it, and to nobody later
-            freshness.remember(target, memory)
-    return memory
-
-
-def _report(
-    experiment: Experiment, ledger: dict[str, Any], folder: Path, *, again: bool, allow_unequal: bool = False
-) -> None:
-    """Make the report and say what it says."""
-    memory = _made_report(experiment, ledger, folder, again=again, allow_unequal=allow_unequal)
-    for fault in memory.faults:
-        err.print(f"[yellow]left out:[/] {escape(fault)}", soft_wrap=True)
-    out.print(memory.accuracy_text, markup=False, soft_wrap=True)
-    for sentence in memory.verdict:
-        out.print(sentence, markup=False, soft_wrap=True)
-
-
-def _send_report(name: str) -> None:
-    """Send the report that lies there to W&B, made again first where the addresses of its runs are new."""
-    from experiments import wandb_report
-
-    folder, target = runs_dir() / name, reports_dir() / name
-    path = target / wandb_report.EXPERIMENT_FILE
-    if not path.is_file():
-        out.print(f"There is no report to send yet: make report NAME={name}", markup=False)
-        return
-    experiment = Experiment.model_validate_json(path.read_text(encoding="utf-8"))
-    _made_report(experiment, _known_ledger(experiment, folder), folder, again=False)
-    with err.status("Sending the report to W&B"):
-        sent = wandb_report.send(folder, target)
-    out.print(f"The report {'was sent' if sent else 'was there before'}: {wandb_report.page(folder)}", soft_wrap=True)
-
-
-def _mirror_report(experiment: Experiment, ledger: dict[str, Any], folder: Path) -> None:
-    """Send the report where the runs are online; what hinders that never spoils the run."""
-    from experiments.mirror import TrackingError, unsent
-    from experiments.wandb_report import send
-
-    if not _links(ledger, folder) or unsent(folder) or os.environ.get("WANDB_MODE") in ("offline", "dryrun", "disabled"):
-        return
-    try:
-        with err.status("Sending the report to W&B"):
-            send(folder, reports_dir() / experiment.name)
-    except TrackingError as error:
-        err.print(f"[yellow]W&B:[/] the report was not sent ({escape(str(error))})", soft_wrap=True)
-
-
-def _links(ledger: dict[str, Any], folder: Path) -> dict[str, str]:
-    """W&B pages of the runs that have one."""
-    from experiments.mirror import page_of
-
-    pages = {cell["run_id"]: page_of(folder / cell["run_id"]) for cell in ledger["cells"] if cell["run_id"]}
-    return {run_id: page for run_id, page in pages.items() if page}
-
-
-def _where_to_look(experiment: Experiment, folder: Path) -> None:
-    """The last lines: what lies where, and how to send what W&B has not seen."""
-    from experiments.mirror import unsent
-
-    out.print(f"\nReport   {reports_dir() / experiment.name / 'report.html'}", soft_wrap=True, markup=False)
-    out.print(f"Records  {folder}", soft_wrap=True, markup=False)
-    waiting = unsent(folder)
-    if waiting:
-        out.print(
-            f"W&B      {waiting} runs are logged offline; `make sync NAME={experiment.name}` sends them.", soft_wrap=True
-        )
-
-
-def _known_ledger(experiment: Experiment, folder: Path) -> dict[str, Any]:
-    """The ledger from what lies in the folder; no data is loaded."""
-    from experiments.grid import expand, ledger, read_splits
-    from experiments.launch import trials_for
-
-    cells = expand(experiment, read_splits(folder))
-    return ledger(experiment, cells, folder, trials_for(cells))
 
 
 @app.command()
@@ -200,27 +99,22 @@ def report(
 ) -> None:
     """Make an experiment's report again from its records."""
     if source:
-        _report_from(source, name, overrides, allow_unequal=allow_unequal)
+        if overrides:
+            raise ConfigError(
+                ["ARGS: cannot be given with FROM; the report in W&B knows the settings that it was made with."]
+            )
+        reporting.report_from(source, name, allow_unequal=allow_unequal)
         return
     experiment = _load(name, overrides)
     folder = runs_dir() / name
-    _report(experiment, _known_ledger(experiment, folder), folder, again=True, allow_unequal=allow_unequal)
-    out.print(f"\nReport   {reports_dir() / name / 'report.html'}", soft_wrap=True)
-
-
-def _report_from(source: str, name: str, overrides: list[str] | None, *, allow_unequal: bool) -> None:
-    """Report from the artifact that another machine sent."""
-    from experiments.wandb_fetch import fetch, parse_source
-
-    parse_source(source)
-    if overrides:
-        raise ConfigError(["ARGS: cannot be given with FROM; the report in W&B knows the settings that it was made with."])
-    with err.status(f"Downloading the records of {name}"):
-        fetched = fetch(source, name, runs_dir())
-    out.print(
-        f"{len(fetched.ledger['cells'])} cells from {source}, asked for by: {fetched.experiment.command}", markup=False
-    )
-    _report(fetched.experiment, fetched.ledger, fetched.runs, again=True, allow_unequal=allow_unequal)
+    ledger = reporting.known_ledger(experiment, folder)
+    try:
+        reporting.say_report(experiment, ledger, folder, again=True, allow_unequal=allow_unequal)
+    except Exception:
+        if not ledger["counts"]["done"]:  # what lies there instead may be what was meant
+            for line in screens.other_settings(ledger, folder):
+                err.print(line, markup=False, soft_wrap=True)
+        raise
     out.print(f"\nReport   {reports_dir() / name / 'report.html'}", soft_wrap=True)
 
 
@@ -232,11 +126,11 @@ def status(
 ) -> None:
     """Show which cells are done, running, failed or missing."""
     experiment = _load(name, overrides)
-    values = _known_ledger(experiment, runs_dir() / name)
+    values = reporting.known_ledger(experiment, runs_dir() / name)
     if as_json:
         typer.echo(json.dumps(values, indent=2))
     else:
-        out.print(display.ledger_table(values))
+        out.print(screens.ledger_table(values, runs_dir() / name))
 
 
 @app.command(name="list")
@@ -247,12 +141,18 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="For programs.")]
         typer.echo(json.dumps(lines, indent=2))
         return
     for kind, entries in lines.items():
-        out.print(display.name_table(kind.capitalize(), entries.items()))
+        if out.is_terminal:
+            out.print(screens.name_table(kind.capitalize(), entries.items()))
+        else:
+            out.print(screens.name_lines(kind.capitalize(), entries.items()), markup=False, soft_wrap=True)
 
 
 @app.command()
-def show(run_folder: Annotated[Path, typer.Argument(help="A run folder, or a run id.")]) -> None:
-    """Show one run's record."""
+def show(
+    run_folder: Annotated[Path, typer.Argument(help="A run folder, or a run id.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The whole record, for programs.")] = False,
+) -> None:
+    """Show one run."""
     from experiments.record import RECORD_FILE, read_record
     from experiments.run_folder import find_run
 
@@ -337,7 +237,7 @@ def profile(
     if as_json:
         typer.echo(json.dumps(row, indent=2))
     else:
-        out.print(display.profile_table(row))
+        out.print(screens.profile_table(row))
 
 
 @app.command()
@@ -389,7 +289,7 @@ def _sync(name: str) -> bool:
     for sentence in sent.failed:
         out.print(sentence, markup=False, soft_wrap=True)
     if not sent.failed and not sent.running:
-        _send_report(name)
+        reporting.send_report(name)
     return not sent.failed
 
 
@@ -405,53 +305,17 @@ def dashboard(name: Name, overrides: Overrides = None) -> None:
     point_client_at(folder)
     mode, reason = choose_mode()
     if mode != "online":
-        _view_offline(name, folder, reason)
+        reporting.view_offline(name, folder, reason)
         return
     if not _sync(name):
         raise typer.Exit(SOME_FAILED)
-    ledger = _known_ledger(experiment, folder)
-    memory = _made_report(experiment, ledger, folder, again=False)
+    ledger = reporting.known_ledger(experiment, folder)
+    memory = reporting.made_report(experiment, ledger, folder, again=False)
     with err.status("Saving the dashboard"):
-        saved = _save_dashboard(experiment, ledger, folder, memory.verdict)
+        saved = reporting.save_dashboard(experiment, ledger, folder, memory.verdict)
     for question, address in saved.views.items():
         out.print(f"{question.replace('_', ' '):<16} {address}", soft_wrap=True, markup=False)
     out.print(f"{'report':<16} {saved.report}", soft_wrap=True, markup=False)
-
-
-def _save_dashboard(experiment: Experiment, ledger: dict[str, Any], folder: Path, verdict: list[str]) -> Saved:
-    """Build views and report, and save them."""
-    from analysis import dashboard as boards
-    from experiments import wandb_dashboard
-    from experiments.record import RECORD_FILE, read_record
-
-    entity, project = wandb_dashboard.place(folder)
-    done = [cell["run_id"] for cell in ledger["cells"] if cell["status"] == "done"]
-    known = boards.known_metrics(read_record(folder / run_id / RECORD_FILE) for run_id in done)
-    target = reports_dir() / experiment.name
-    tables = {path.stem: path.read_text(encoding="utf-8") for path in sorted(target.glob("*.md"))}
-    figures = [path.stem for path in sorted((target / "figures").glob("*.png"))]
-    board = boards.Board(experiment, entity, project, known)
-    return wandb_dashboard.save(folder, boards.views(board), boards.report(board, tables, verdict, figures))
-
-
-def _view_offline(name: str, folder: Path, reason: str) -> None:
-    """Open the terminal viewer, or say where to look where there is no terminal."""
-    from experiments import viewer
-
-    links = viewer.link_runs(folder)
-    page = reports_dir() / name / "report.html"
-    out.print(f"No dashboard in W&B: {reason}.", markup=False, soft_wrap=True)
-    if page.is_file():
-        out.print(f"Report   {page}", markup=False, soft_wrap=True)
-    else:
-        out.print(f"Report   not made yet: make report NAME={name}", markup=False, soft_wrap=True)
-    if not links:
-        out.print("Runs     none was logged for W&B, offline or online (WANDB_MODE=disabled logs nothing).", soft_wrap=True)
-    elif viewer.on_terminal():
-        viewer.show(folder)
-    else:
-        out.print(f"Runs     {len(links)}, in a terminal: {sys.executable} -m wandb leet {folder / viewer.VIEWER_FOLDER}",
-                  markup=False, soft_wrap=True)  # fmt: skip
 
 
 def main() -> int:
@@ -459,7 +323,7 @@ def main() -> int:
     try:
         return app(standalone_mode=False) or 0  # an Exit arrives as the code it carries
     except ConfigError as error:
-        display.show_faults(err, error)
+        screens.show_faults(err, error)
         return BAD_INPUT
     except KeyboardInterrupt:
         err.print("Stopped. The same command goes on from here.")

@@ -97,7 +97,7 @@ class Cell:
         """How progress lines call the cell."""
         varied = "".join(f" {key.rpartition('.')[2]}={value}" for key, value in self.varied.items())
         turn = f"seed {self.seed}" if self.trial is None else f"trial {self.trial}"
-        return f"{self.model_name} {self.data_name} {self.train_fraction:.4g} {turn}{varied}"
+        return f"{self.model_name} {self.data_name} {100 * self.train_fraction:.4g}% {turn}{varied}"
 
     @property
     def title(self) -> str:
@@ -232,6 +232,11 @@ def cell_status(cell: Cell, folder: Path) -> tuple[str, str | None]:
             return "failed", str(error)
         return read.status, read.failure.message if read.failure else None
     return ("running", None) if is_running(run_folder) else ("missing", None)
+
+
+def left_to_run(cells: Sequence[Cell], folder: Path) -> list[Cell]:
+    """The cells that have not ended."""
+    return [cell for cell in cells if not (folder / str(cell.run_id) / RECORD_FILE).is_file()]
 
 
 def ledger(experiment: Experiment, cells: list[Cell], folder: Path, trials: Sequence[Cell] = ()) -> dict[str, Any]:

@@ -36,7 +36,10 @@ def link_runs(experiment_folder: Path) -> list[str]:
             continue
         sessions = sorted([*path.parent.glob("offline-run-*"), *path.parent.glob("run-*")], key=_begun)
         if mirror and sessions:
-            (target / link_name(sessions[-1].name, mirror.name or mirror.run_id)).symlink_to(sessions[-1].resolve())
+            link = target / link_name(mirror.name or mirror.run_id)
+            if link.is_symlink():  # the same name under other settings
+                link = target / f"{link.name}_{mirror.run_id[-8:]}"
+            link.symlink_to(sessions[-1].resolve())
     return sorted(link.name for link in target.iterdir())
 
 
@@ -44,11 +47,9 @@ def _begun(session: Path) -> str:
     return session.name.partition("run-")[2]
 
 
-def link_name(session: str, name: str) -> str:
-    """A session's folder name with the run's name for its id: ``offline-run-20260101_120000-ViT-Ti_Digits_10%_seed_0``."""
-    kind = re.match(r"(?:offline-)?run-\d{8}_\d{6}-", session)
-    readable = re.sub(r"[^\w%.=()+-]+", "_", name.replace(" · ", "_").replace("/", "-")).strip("_")
-    return f"{kind[0] if kind else 'run-'}{readable}"
+def link_name(name: str) -> str:
+    """A folder name that the viewer lists and a person can read: ``run-ViT-micro-2_Digits_10%_seed_0``."""
+    return "run-" + re.sub(r"[^\w%.=()+-]+", "_", name.replace(" · ", "_").replace("/", "-")).strip("_")
 
 
 def on_terminal() -> bool:

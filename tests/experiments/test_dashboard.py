@@ -12,7 +12,7 @@ import pytest
 
 from analysis import dashboard
 from experiments import viewer, wandb_dashboard
-from experiments.mirror import TrackingError
+from experiments.mirror import Mirror, TrackingError
 from tests.analysis.conftest import make_experiment
 from tests.experiments.test_wandb_content import call
 from tests.standins.wandb_service import WandbService
@@ -165,7 +165,7 @@ def test_without_a_login_the_runs_and_the_page_are_named(
     printed = capsys.readouterr().out
     assert "no login" in printed and "report.html" in printed and "wandb leet" in printed
     (link,) = (grid / viewer.VIEWER_FOLDER).iterdir()
-    assert link.name.endswith("-ResNet-micro_Digits_10%_seed_0") and list(link.glob("*.wandb"))
+    assert link.name == "run-ResNet-micro_Digits_10%_seed_0" and list(link.glob("*.wandb"))
 
 
 def test_bad_input_of_the_dashboard(env: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,5 +174,12 @@ def test_bad_input_of_the_dashboard(env: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 def test_readable_names_of_sessions() -> None:
-    name = viewer.link_name("offline-run-20260101_120000-vit_micro-a8", "ViT-micro/2 (ours) · Digits · 100% · seed 3")
-    assert name == "offline-run-20260101_120000-ViT-micro-2_(ours)_Digits_100%_seed_3"
+    assert viewer.link_name("ViT-micro/2 (ours) · Digits · 100% · seed 3") == "run-ViT-micro-2_(ours)_Digits_100%_seed_3"
+
+
+def test_two_runs_of_one_name_are_both_there(tmp_path: Path) -> None:
+    for run_id in ("a-11111111", "b-22222222"):
+        (tmp_path / run_id / "wandb" / "offline-run-20260101_000000-x").mkdir(parents=True)
+        Mirror(id=run_id, experiment="e", run_id=run_id, config={}, name="ViT · seed 0").save(tmp_path / run_id)
+    assert viewer.link_runs(tmp_path) == ["run-ViT_seed_0", "run-ViT_seed_0_22222222"]
+    assert viewer.link_runs(tmp_path) == ["run-ViT_seed_0", "run-ViT_seed_0_22222222"]
