@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from experiments.mirror import MIRROR_FILE, TrackingError, load_mirror
+from experiments.mirror import MIRROR_FILE, Mirror, TrackingError, load_mirror
 
 VIEWER_FOLDER = ".wandb/viewer/wandb"
 
@@ -24,7 +24,7 @@ def link_runs(experiment_folder: Path) -> list[str]:
     Returns
     -------
     list of str
-        Names of the links, in the viewer's order.
+        Names of the runs, in the viewer's order, newest first.
     """
     target = experiment_folder / VIEWER_FOLDER
     shutil.rmtree(target, ignore_errors=True)
@@ -35,21 +35,27 @@ def link_runs(experiment_folder: Path) -> list[str]:
         except TrackingError:
             continue
         sessions = sorted([*path.parent.glob("offline-run-*"), *path.parent.glob("run-*")], key=_begun)
-        if mirror and sessions:
-            link = target / link_name(mirror.name or mirror.run_id)
-            if link.is_symlink():  # the same name under other settings
-                link = target / f"{link.name}_{mirror.run_id[-8:]}"
-            link.symlink_to(sessions[-1].resolve())
-    return sorted(link.name for link in target.iterdir())
+        logs = sorted(sessions[-1].glob("*.wandb")) if sessions else []
+        if mirror and logs:
+            # The viewer takes folders named run-<date>_<time>-<id>, and in each the file run-<id>.wandb.
+            shown = readable_id(mirror)
+            folder = target / f"run-{_begun(sessions[-1])[:15]}-{shown}"
+            folder.mkdir()
+            (folder / f"run-{shown}.wandb").symlink_to(logs[-1].resolve())
+    return sorted((folder.name for folder in target.iterdir()), reverse=True)
 
 
 def _begun(session: Path) -> str:
     return session.name.partition("run-")[2]
 
 
-def link_name(name: str) -> str:
-    """A folder name that the viewer lists and a person can read: ``run-ViT-micro-2_Digits_10%_seed_0``."""
-    return "run-" + re.sub(r"[^\w%.=()+-]+", "_", name.replace(" · ", "_").replace("/", "-")).strip("_")
+def readable_id(mirror: Mirror) -> str:
+    """What the viewer's narrow list shows of a run, the telling part first: ``100%_s0_ViT-micro-2_Digits_0f82d38e``."""
+    config = mirror.config
+    parts = [f"{100 * config['train_fraction']:.4g}%", f"s{config['seed']}"] if "train_fraction" in config else []
+    parts += [str(config.get("model_title", mirror.run_id)), str(config.get("data_title", ""))]
+    text = "_".join([*filter(None, parts), mirror.run_id[-8:]])
+    return re.sub(r"[^\w%.=()+-]+", "_", text.replace("/", "-"))
 
 
 def on_terminal() -> bool:
