@@ -1,7 +1,7 @@
 # Every target wraps one command; `make` alone lists them. FLAGS passes further options through.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install list experiment status report sync test test-slow chaos bench notebook lint clean
+.PHONY: help install list experiment status report sync dashboard test test-slow chaos bench notebook lint clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -33,11 +33,14 @@ experiment: install named ## Run an experiment: NAME=… [ARGS="recipe.steps=200
 status: install named ## Show which cells are done, running, failed or missing: NAME=…
 	@$(RUN) status $(NAME) $(ARGS_WORD) $(FLAGS)
 
-report: install named ## Make the tables, figures and report.html again: NAME=…
-	@$(RUN) report $(NAME) $(ARGS_WORD) $(FLAGS)
+report: install named ## Make tables, figures and report.html again: NAME=… [FROM=wandb:entity/project]
+	@$(RUN) report $(NAME) $(ARGS_WORD) $(if $(FROM),--from '$(FROM)') $(FLAGS)
 
 sync: install named ## Send to W&B what it has not seen: NAME=…
 	@$(RUN) sync $(NAME) $(FLAGS)
+
+dashboard: install named ## Lay the comparison out in W&B, or view the runs in the terminal without a login: NAME=…
+	@$(RUN) dashboard $(NAME) $(ARGS_WORD) $(FLAGS)
 
 test: install ## Run the tests
 	@$(VENV)/bin/python -m pytest $(FLAGS)

@@ -1,4 +1,4 @@
-"""The command line: ``python -m experiments run|status|list|show|report|sync|predict|export …``.
+"""The command line: ``python -m experiments run|status|list|show|report|sync|dashboard|predict|export …``.
 
 Exit codes of ``run``: 0 all cells done; 1 some cells failed, the rest done, the report made; 2 bad input, nothing was run;
 130 stopped by the user, to be continued by the same command.
@@ -10,20 +10,17 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from experiments import display, loading
+from experiments import display, loading, reporting, screens
 from experiments.config import ConfigError, Experiment, reports_dir, runs_dir
+from experiments.screens import err, out
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
-
 BAD_INPUT, SOME_FAILED, STOPPED = 2, 1, 130
 
 Name = Annotated[str, typer.Argument(help="Stem of a file in configs/experiments.")]
@@ -37,7 +34,8 @@ def _load(name: str, overrides: list[str] | None) -> Experiment:
         raise ConfigError(
             [f"ARGS: {' '.join(overrides or [])!r} cannot be split into words ({error}). Close the quotes."]
         ) from error
-    return loading.load_experiment(name, loading.parse_overrides(words))
+    experiment = loading.load_experiment(name, loading.parse_overrides(words))
+    return experiment.model_copy(update={"args": " ".join(words)})
 
 
 @app.command()
@@ -60,15 +58,17 @@ def run(
 
 
 def _run(name: str, overrides: list[str] | None, engine: str, jobs: str, retry_failed: bool) -> None:
-    from experiments.grid import ledger
+    from experiments.grid import ledger, left_to_run
     from experiments.launch import experiment_folder, launch, plan, trials_for
+    from experiments.record import CHECKPOINT_FILE
     from experiments.worker import stop_requested
 
     if engine != "local":
         raise ConfigError([f"ENGINE: must be `local`, got {engine!r}."])
     experiment = _load(name, overrides)
     folder = experiment_folder(experiment)
-    cells = plan(experiment)
+    with err.status("Loading the data"):
+        cells = plan(experiment)
     trials = trials_for(cells)
     headline = [f"[bold]{escape(name)}[/]: {escape(experiment.question)}"]
     for batch, kind in ((trials, "tuning trials"), (cells, "cells")):
@@ -76,7 +76,10 @@ def _run(name: str, overrides: list[str] | None, engine: str, jobs: str, retry_f
             continue
         counts = ledger(experiment, batch, folder)["counts"]
         ended = 0 if retry_failed else counts["failed"]
-        headline.append(f"{len(batch)} {kind}, {counts['done']} done before, {len(batch) - counts['done'] - ended} to run.")
+        begun = sum((folder / str(cell.run_id) / CHECKPOINT_FILE).is_file() for cell in left_to_run(batch, folder))
+        going_on = f" {begun} of them go on from a checkpoint." if begun else ""
+        to_run = len(batch) - counts["done"] - ended
+        headline.append(f"{len(batch)} {kind}, {counts['done']} done before, {to_run} to run.{going_on}")
         with display.Progress(out, folder, total=len(batch), done=counts["done"] + ended, headline=headline) as progress:
             launch(batch, folder, jobs=jobs, observer=progress, retry_failed=retry_failed)
         headline = []
@@ -85,68 +88,13 @@ def _run(name: str, overrides: list[str] | None, engine: str, jobs: str, retry_f
         out.print(f"Stopped: {after['counts']['done']} of {len(cells)} cells are done. The same command goes on from here.")
         raise typer.Exit(STOPPED)
     if after["counts"]["done"]:
-        _report(experiment, after, folder, again=False)
-    _where_to_look(experiment, folder)
+        reporting.say_report(experiment, after, folder, again=False)
+        reporting.mirror_report(experiment, after, folder)
+    reporting.where_to_look(experiment, folder)
     if after["counts"]["done"] < len(cells):
-        out.print(display.ledger_table(after))
+        out.print(screens.ledger_table(after, folder))
         out.print("Failed cells are run again with FLAGS=--retry-failed.")
         raise typer.Exit(SOME_FAILED)
-
-
-def _report(
-    experiment: Experiment, ledger: dict[str, Any], folder: Path, *, again: bool, allow_unequal: bool = False
-) -> None:
-    """Make the report and say what it says; `again` makes it even where nothing changed since it was made."""
-    from analysis import freshness
-
-    target, links = reports_dir() / experiment.name, _links(ledger, folder)
-    key = freshness.key_of(ledger, folder, experiment, links)
-    memory = None if again else freshness.recall(target, key)
-    if memory is None:
-        from analysis import report
-
-        freshness.forget(target)
-        with out.status("Making the report"):
-            made = report.build(ledger, folder, experiment, target, allow_unequal=allow_unequal, links=links)
-        files = sorted(str(path.relative_to(target)) for path in made.paths)
-        memory = freshness.Remembered(key, made.accuracy_text, made.verdict, made.faults, files)
-        if made.equal:  # a report of unequal runs is shown to those who ask for it, and to nobody later
-            freshness.remember(target, memory)
-    for fault in memory.faults:
-        err.print(f"[yellow]left out:[/] {escape(fault)}", soft_wrap=True)
-    out.print(memory.accuracy_text, markup=False, soft_wrap=True)
-    for sentence in memory.verdict:
-        out.print(sentence, markup=False, soft_wrap=True)
-
-
-def _links(ledger: dict[str, Any], folder: Path) -> dict[str, str]:
-    """W&B pages of the runs that have one."""
-    from experiments.mirror import page_of
-
-    pages = {cell["run_id"]: page_of(folder / cell["run_id"]) for cell in ledger["cells"] if cell["run_id"]}
-    return {run_id: page for run_id, page in pages.items() if page}
-
-
-def _where_to_look(experiment: Experiment, folder: Path) -> None:
-    """The last lines: what lies where, and how to send what W&B has not seen."""
-    from experiments.mirror import unsent
-
-    out.print(f"\nReport   {reports_dir() / experiment.name / 'report.html'}", soft_wrap=True, markup=False)
-    out.print(f"Records  {folder}", soft_wrap=True, markup=False)
-    waiting = unsent(folder)
-    if waiting:
-        out.print(
-            f"W&B      {waiting} runs are logged offline; `make sync NAME={experiment.name}` sends them.", soft_wrap=True
-        )
-
-
-def _known_ledger(experiment: Experiment, folder: Path) -> dict[str, Any]:
-    """The ledger from what lies in the folder; no data is loaded."""
-    from experiments.grid import expand, ledger, read_splits
-    from experiments.launch import trials_for
-
-    cells = expand(experiment, read_splits(folder))
-    return ledger(experiment, cells, folder, trials_for(cells))
 
 
 @app.command()
@@ -156,11 +104,28 @@ def report(
     allow_unequal: Annotated[
         bool, typer.Option("--allow-unequal", help="Make tables of unequal runs, with a banner.")
     ] = False,
+    source: Annotated[
+        str, typer.Option("--from", help="wandb:entity/project: report from what W&B holds instead of from run folders.")
+    ] = "",
 ) -> None:
     """Make an experiment's report again from its records."""
+    if source:
+        if overrides:
+            raise ConfigError(
+                ["ARGS: cannot be given with FROM; the report in W&B knows the settings that it was made with."]
+            )
+        reporting.report_from(source, name, allow_unequal=allow_unequal)
+        return
     experiment = _load(name, overrides)
     folder = runs_dir() / name
-    _report(experiment, _known_ledger(experiment, folder), folder, again=True, allow_unequal=allow_unequal)
+    ledger = reporting.known_ledger(experiment, folder)
+    try:
+        reporting.say_report(experiment, ledger, folder, again=True, allow_unequal=allow_unequal)
+    except Exception:
+        if not ledger["counts"]["done"]:  # what lies there instead may be what was meant
+            for line in screens.other_settings(ledger, folder):
+                err.print(line, markup=False, soft_wrap=True)
+        raise
     out.print(f"\nReport   {reports_dir() / name / 'report.html'}", soft_wrap=True)
 
 
@@ -172,11 +137,11 @@ def status(
 ) -> None:
     """Show which cells are done, running, failed or missing."""
     experiment = _load(name, overrides)
-    values = _known_ledger(experiment, runs_dir() / name)
+    values = reporting.known_ledger(experiment, runs_dir() / name)
     if as_json:
         typer.echo(json.dumps(values, indent=2))
     else:
-        out.print(display.ledger_table(values))
+        out.print(screens.ledger_table(values, runs_dir() / name))
 
 
 @app.command(name="list")
@@ -187,12 +152,18 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="For programs.")]
         typer.echo(json.dumps(lines, indent=2))
         return
     for kind, entries in lines.items():
-        out.print(display.name_table(kind.capitalize(), entries.items()))
+        if out.is_terminal:
+            out.print(screens.name_table(kind.capitalize(), entries.items()))
+        else:
+            out.print(screens.name_lines(kind.capitalize(), entries.items()), markup=False, soft_wrap=True)
 
 
 @app.command()
-def show(run_folder: Annotated[Path, typer.Argument(help="A run folder, or a run id.")]) -> None:
-    """Show one run's record."""
+def show(
+    run_folder: Annotated[Path, typer.Argument(help="A run folder, or a run id.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The whole record, for programs.")] = False,
+) -> None:
+    """Show one run."""
     from experiments.record import RECORD_FILE, read_record
     from experiments.run_folder import find_run
 
@@ -277,7 +248,7 @@ def profile(
     if as_json:
         typer.echo(json.dumps(row, indent=2))
     else:
-        out.print(display.profile_table(row))
+        out.print(screens.profile_table(row))
 
 
 @app.command()
@@ -309,21 +280,53 @@ def bench(
 
 @app.command()
 def sync(name: Name) -> None:
-    """Send to W&B what it has not seen."""
+    """Send to W&B what it has not seen: runs, then the report."""
+    if not _sync(name):
+        raise typer.Exit(SOME_FAILED)
+
+
+def _sync(name: str) -> bool:
+    """Send what W&B has not seen and say what was sent. Returns whether all of it arrived."""
     from experiments.wandb_sync import sync as send
 
     folder = runs_dir() / name
     if not folder.is_dir():
         raise ConfigError([f"sync: {folder} does not exist. Run the experiment first: make experiment NAME={name}"])
-    with out.status("Sending runs to W&B") as line:
+    with err.status("Sending runs to W&B") as line:
         sent = send(folder, on_progress=lambda done, total, run_id: line.update(f"Sending runs to W&B: {done} of {total}"))
     out.print(f"{sent.sent} runs sent, {sent.already} were there before, {len(sent.failed)} failed.")
     if sent.running:
         out.print(f"{len(sent.running)} runs are still in work; sync again when they are done.")
     for sentence in sent.failed:
         out.print(sentence, markup=False, soft_wrap=True)
-    if sent.failed:
+    if not sent.failed and not sent.running:
+        reporting.send_report(name)
+    return not sent.failed
+
+
+@app.command()
+def dashboard(name: Name, overrides: Overrides = None) -> None:
+    """Lay the comparison out in W&B; without a login, open the terminal viewer on the runs."""
+    from experiments.wandb_client import choose_mode, point_client_at
+
+    experiment = _load(name, overrides)
+    folder = runs_dir() / name
+    if not folder.is_dir():
+        raise ConfigError([f"dashboard: {folder} does not exist. Run the experiment first: make experiment NAME={name}"])
+    point_client_at(folder)
+    mode, reason = choose_mode()
+    if mode != "online":
+        reporting.view_offline(name, folder, reason)
+        return
+    if not _sync(name):
         raise typer.Exit(SOME_FAILED)
+    ledger = reporting.known_ledger(experiment, folder)
+    memory = reporting.made_report(experiment, ledger, folder, again=False)
+    with err.status("Saving the dashboard"):
+        saved = reporting.save_dashboard(experiment, ledger, folder, memory.verdict)
+    for question, address in saved.views.items():
+        out.print(f"{question.replace('_', ' '):<16} {address}", soft_wrap=True, markup=False)
+    out.print(f"{'report':<16} {saved.report}", soft_wrap=True, markup=False)
 
 
 def main() -> int:
@@ -331,7 +334,7 @@ def main() -> int:
     try:
         return app(standalone_mode=False) or 0  # an Exit arrives as the code it carries
     except ConfigError as error:
-        display.show_faults(err, error)
+        screens.show_faults(err, error)
         return BAD_INPUT
     except KeyboardInterrupt:
         err.print("Stopped. The same command goes on from here.")

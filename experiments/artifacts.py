@@ -200,6 +200,7 @@ def write_config(cell: Cell, folder: Path, geometry: dict[str, Any], environment
     about.pop("schema_")
     values = {
         "experiment": cell.experiment,
+        "command": cell.command,
         "cell": about,
         "requested": requested_settings(cell.recipe, cell.data, cell.tuning),
         "data": cell.data.model_dump(),

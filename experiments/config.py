@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
@@ -366,6 +367,19 @@ class Experiment(_Strict):
     """Out of memory, end the cell as failed, or train its batches in twice as many parts. Never hashed."""
     deterministic: bool = False
     """Have torch take deterministic algorithms alone, so that a GPU too gives the same bits again. Never hashed."""
+    args: str = ""
+    """The overrides as the user typed them, so that the command can be repeated. Never hashed."""
+
+    @property
+    def command(self) -> str:
+        """What to type to run the experiment again as it was run."""
+        return repeat_command(self.name, self.args)
+
+
+def repeat_command(name: str, args: str) -> str:
+    """The command that runs an experiment with these overrides: ``make experiment NAME=smoke ARGS="seeds=[0]"``."""
+    quoted = shlex.quote(args) if set(args) & set('"$`\\') else f'"{args}"'
+    return f"make experiment NAME={name}" + (f" ARGS={quoted}" if args else "")
 
 
 # --------------------------------------------------------------------------------------------------------------- hashing

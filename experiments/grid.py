@@ -20,6 +20,7 @@ from experiments.config import (
     canonical_hash,
     fraction_label,
     hashed_values,
+    repeat_command,
     settings_hash,
 )
 from experiments.loading import varied_settings, with_settings
@@ -58,6 +59,13 @@ class Cell:
     micro_batch_size: int | None = None
     on_oom: Literal["fail", "split"] = "fail"
     deterministic: bool = False
+    args: str = ""
+    """The overrides of the command that asked for the cell."""
+
+    @property
+    def command(self) -> str:
+        """What to type to run the cell's grid again."""
+        return repeat_command(self.experiment, self.args)
 
     @property
     def track(self) -> str:
@@ -89,7 +97,14 @@ class Cell:
         """How progress lines call the cell."""
         varied = "".join(f" {key.rpartition('.')[2]}={value}" for key, value in self.varied.items())
         turn = f"seed {self.seed}" if self.trial is None else f"trial {self.trial}"
-        return f"{self.model_name} {self.data_name} {self.train_fraction:.4g} {turn}{varied}"
+        return f"{self.model_name} {self.data_name} {100 * self.train_fraction:.4g}% {turn}{varied}"
+
+    @property
+    def title(self) -> str:
+        """The run's name for people: ``ResNet-micro · digits · 10% · seed 0``."""
+        turn = f"seed {self.seed}" if self.trial is None else f"trial {self.trial}"
+        varied = [f"{key.rpartition('.')[2]}={value}" for key, value in self.varied.items()]
+        return " · ".join([self.model.title, self.data.title, f"{100 * self.train_fraction:.4g}%", turn, *varied])
 
 
 def split_key(data: DataConfig, train_fraction: float, seed: int) -> str:
@@ -138,6 +153,7 @@ def expand(experiment: Experiment, splits: Mapping[str, str]) -> list[Cell]:
                         micro_batch_size=experiment.micro_batch_size,
                         on_oom=experiment.on_oom,
                         deterministic=experiment.deterministic,
+                        args=experiment.args,
                     )
                     for model_name, model in experiment.models.items()
                 ]
@@ -216,6 +232,11 @@ def cell_status(cell: Cell, folder: Path) -> tuple[str, str | None]:
             return "failed", str(error)
         return read.status, read.failure.message if read.failure else None
     return ("running", None) if is_running(run_folder) else ("missing", None)
+
+
+def left_to_run(cells: Sequence[Cell], folder: Path) -> list[Cell]:
+    """The cells that have not ended."""
+    return [cell for cell in cells if not (folder / str(cell.run_id) / RECORD_FILE).is_file()]
 
 
 def ledger(experiment: Experiment, cells: list[Cell], folder: Path, trials: Sequence[Cell] = ()) -> dict[str, Any]:

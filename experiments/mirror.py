@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -42,16 +43,26 @@ class Mirror:
     """The state that W&B confirmed, as `progress` gives it."""
     url: str | None = None
     """Where the service shows the run, as its client names the place."""
+    name: str = ""
+    """The run's name for people; the run id where it is empty."""
+    job_type: str = "train"
 
     def progress(self, rows: Sequence[Mapping[str, Any]], destination: str) -> dict[str, Any]:
         """What W&B would hold, and where, after everything up to now was sent."""
-        return {
+        held = {
             "destination": destination,
             "rows": len(rows),
             "last_step": int(rows[-1]["step"]) if rows else None,
             "ended": self.ended,
             "finished": self.summary.get("finished"),
         }
+        return held | {"weights": True} if weights_asked() and self.ended == "done" else held
+
+    def is_held(self, progress: Mapping[str, Any]) -> bool:
+        """Whether W&B is known to hold all of this progress; weights that it holds beyond it do not count."""
+        held = dict(self.sent or {})
+        more = held.pop("weights", False) and not progress.get("weights")
+        return held == progress if more else self.sent == progress
 
     def save(self, folder: Path) -> None:
         """Write it into a run folder, atomically."""
@@ -78,6 +89,11 @@ def load_mirror(folder: Path) -> Mirror | None:
         raise TrackingError(
             f"{path}: cannot be used ({error}). Delete it: the run is then sent as a new W&B run."
         ) from error
+
+
+def weights_asked() -> bool:
+    """Whether final weights go to W&B too: ``WANDB_LOG_MODEL``, which other trainers read too, is ``end`` or ``true``."""
+    return os.environ.get("WANDB_LOG_MODEL", "").strip().lower() in ("end", "true", "1", "checkpoint")
 
 
 def ordered(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from experiments import accelerate, artifacts, compute, distributed, models
+from experiments import accelerate, artifacts, compute, distributed, media, models
 from experiments.artifacts import Predictions
 from experiments.config import ConfigError, canonical_hash
 from experiments.data import datasets
@@ -202,7 +202,7 @@ def _carried_out(
     log = MetricsLog(folder, training.step, training.rows)
     for warning in log.warnings:
         say(warning)
-    tracker = open_tracker(cell, folder, environment, log)
+    tracker = open_tracker(cell, folder, splits, geometry, environment, log)
     if tracker.message:
         say(tracker.message)
     heartbeat = Heartbeat(
@@ -230,7 +230,7 @@ def _carried_out(
             say=lambda sentence: say(f"{cell.model_name}: {sentence}"),
             stop_requested=stop_requested,
         )
-        predictions = predict(cell, training.model, splits, normalise, device)
+        predictions = predict(cell, training.model, splits, normalise, device, folder)
     except (Interrupted, KeyboardInterrupt):
         heartbeat.end("interrupted")
         tracker.interrupt()
@@ -310,8 +310,13 @@ def evaluation_batches(images: Images, normalise: Normalise, device: torch.devic
     return EvaluationBatches(images, normalise, device=device, batch_size=size, part=distributed.current().part)
 
 
-def predict(cell: Cell, model: nn.Module, splits: Splits, normalise: Normalise, device: torch.device) -> Predictions:
-    """Predict validation; break the seal of the test set and predict that too, unless this is a tuning trial."""
+def predict(
+    cell: Cell, model: nn.Module, splits: Splits, normalise: Normalise, device: torch.device, folder: Path
+) -> Predictions:
+    """Predict validation; break the seal of the test set and predict that too, unless this is a tuning trial.
+
+    A sample of the test images is kept in `folder`, for the tables of W&B.
+    """
 
     def predicted(images: Images) -> NDArray[np.float32]:
         batches = evaluation_batches(images, normalise, device)
@@ -322,16 +327,24 @@ def predict(cell: Cell, model: nn.Module, splits: Splits, normalise: Normalise, 
     if cell.trial is not None:
         return Predictions(None, None, None, *val)
     test = splits.test.open()
+    media.write_examples(folder, test.pixels, test.ids)
     return Predictions(predicted(test), test.labels, test.ids, *val)
 
 
-def open_tracker(cell: Cell, folder: Path, environment: dict[str, Any], log: MetricsLog) -> Tracker:
+def open_tracker(
+    cell: Cell, folder: Path, splits: Splits, geometry: dict[str, Any], environment: dict[str, Any], log: MetricsLog
+) -> Tracker:
     """The run's mirror in W&B, with a config that dashboards can group and filter by."""
     config = artifacts.identity(cell) | {
+        "model_title": cell.model.title,
+        "data_title": cell.data.title,
+        "n": len(splits.train) + len(splits.val),
         "recipe_name": cell.recipe_name,
         "recipe": cell.recipe.model_dump(),
         "image_size": cell.data.image_size,
+        "geometry": geometry,
         "environment": environment,
+        "command": cell.command,
     }
     config.pop("schema_")
     return Tracker(
@@ -339,8 +352,10 @@ def open_tracker(cell: Cell, folder: Path, environment: dict[str, Any], log: Met
         experiment=cell.experiment,
         run_id=str(cell.run_id),
         config=config,
+        name=cell.title,
+        job_type="train" if cell.trial is None else "trial",
         tags=[cell.data_name, cell.model.family, cell.track],
-        notes=f"Made by: make experiment NAME={cell.experiment}",
+        notes=f"Repeat it: {cell.command}",
         history=log.rows,
         system_metrics=environment["device_type"] == "cuda",
     )

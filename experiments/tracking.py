@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import wandb_client
-from experiments.mirror import Ending, Mirror, TrackingError, flat, load_mirror, ordered, summary_of
+from experiments.mirror import Ending, Mirror, TrackingError, flat, load_mirror, ordered, summary_of, weights_asked
 from experiments.wandb_client import Mode, choose_mode, one_line
 
 __all__ = ["Mode", "Tracker", "TrackingError", "choose_mode"]
@@ -29,6 +29,8 @@ __all__ = ["Mode", "Tracker", "TrackingError", "choose_mode"]
 INIT_TIMEOUT_SECONDS = 7.0
 FINISH_TIMEOUT_SECONDS = 7.0
 """Short, since a batch system waits about 10 s between a signal and a kill; what was not sent then is sent by a sync."""
+WEIGHTS_TIMEOUT_SECONDS = 120.0
+"""Where weights are asked for, their upload may take longer."""
 RETRY_AFTER_SECONDS = 600.0
 """After W&B failed to answer, runs of this process start offline for so long: a grid waits once and not in every cell."""
 
@@ -61,6 +63,9 @@ class Tracker:
         Group and name of the W&B run.
     config : mapping
         What the run was asked for. Nested mappings are flattened, ``recipe/steps``.
+    name : str, optional
+        The run's name for people; the run id by default.
+    job_type : str, default "train"
     tags : sequence of str, optional
     notes : str, optional
         Such as the command that repeats the run.
@@ -85,6 +90,8 @@ class Tracker:
         experiment: str,
         run_id: str,
         config: Mapping[str, Any],
+        name: str = "",
+        job_type: str = "train",
         tags: Sequence[str] = (),
         notes: str = "",
         history: Sequence[Mapping[str, float | None]] = (),
@@ -107,14 +114,16 @@ class Tracker:
                 return
             if self.mode == "offline" and os.environ.get("WANDB_MODE") not in ("offline", "dryrun"):
                 self.message = f"W&B: {reason}; {self._later}."
-            self._mirror = self._prepare(experiment, run_id, config, tags, notes)
+            self._mirror = self._prepare(
+                experiment, run_id, config, name=name, job_type=job_type, tags=list(tags), notes=notes
+            )
             self._start(system_metrics)
             for row in ordered(self._rows.values()):
                 self._emit(row)
         except Exception as error:
             self._give_up(error)
 
-    def _prepare(self, experiment: str, run_id: str, config: Mapping[str, Any], tags: Sequence[str], notes: str) -> Mirror:
+    def _prepare(self, experiment: str, run_id: str, config: Mapping[str, Any], **about: Any) -> Mirror:
         """The mirror of earlier attempts with what is asked for now, or a new one."""
         try:
             before = load_mirror(self._folder)
@@ -125,10 +134,9 @@ class Tracker:
             experiment=experiment,
             run_id=run_id,
             config=json.loads(json.dumps(flat(config), default=str)),
-            tags=list(tags),
-            notes=notes,
             sent=before.sent if before else None,
             url=before.url if before else None,
+            **about,
         )
         mirror.save(self._folder)
         return mirror
@@ -142,7 +150,7 @@ class Tracker:
                 self._mirror,
                 mode,
                 init_timeout=INIT_TIMEOUT_SECONDS,
-                finish_timeout=FINISH_TIMEOUT_SECONDS,
+                finish_timeout=WEIGHTS_TIMEOUT_SECONDS if weights_asked() else FINISH_TIMEOUT_SECONDS,
                 system_metrics=system_metrics,
             )
 
@@ -215,7 +223,7 @@ class Tracker:
             self._mirror.summary = json.loads(json.dumps(summary_of(summary), default=str))
             self._mirror.save(self._folder)  # first, so that a sync can tell the ending should the service not take it
             path, session = run.path, Path(run.dir).parent
-            wandb_client.close_run(run, self._mirror)
+            wandb_client.close_run(run, self._mirror, self._folder)
             if self.mode == "online" and ended != "interrupted":
                 self._confirm(path, session)
         except TimeoutError:

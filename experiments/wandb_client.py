@@ -1,7 +1,6 @@
 """The W&B client as this project uses it: slim, silent, bounded in time, and never asking anything.
 
-The only module that imports ``wandb``, and only inside functions: the import costs a second, which a disabled mirror must
-not pay.
+``wandb`` is imported inside functions alone: the import costs a second, which a disabled mirror must not pay.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any, Literal
 
-from experiments.mirror import Mirror
+from experiments import wandb_media
+from experiments.mirror import Mirror, TrackingError
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -81,6 +81,42 @@ def why(error: BaseException) -> str:
     return f"the service cannot be used ({one_line(error)})"
 
 
+class KeyRefused(TrackingError):
+    """Nothing can be sent with this key."""
+
+
+class Unreachable(TrackingError):
+    """The service does not answer."""
+
+
+def session_refused(error: Exception) -> TrackingError:
+    """Why a session could not be opened, as an error for the user; the client forgets the attempt."""
+    client().teardown()
+    reason = why(error)
+    if reason == KEY_REFUSED:
+        return KeyRefused(
+            f"W&B: {KEY_REFUSED}. Log in again with `wandb login --relogin`, or correct WANDB_API_KEY, then try again."
+        )
+    return Unreachable(NO_ANSWER) if reason == NO_ANSWER else TrackingError(reason)
+
+
+def require_login(experiment_folder: Path) -> None:
+    """Go on only where W&B can be reached from here.
+
+    Raises
+    ------
+    TrackingError
+        With the way out, where the user's own choice or the want of a login forbids it.
+    """
+    point_client_at(experiment_folder)
+    mode, reason = choose_mode()
+    if mode == "online":
+        return
+    if os.environ.get("WANDB_MODE") or mode == "disabled":
+        raise TrackingError(f"W&B is switched off here ({reason}). Unset it, or run with WANDB_MODE=online.")
+    raise TrackingError(f"W&B: {reason}. Log in once with `wandb login`, or set WANDB_API_KEY, then try again.")
+
+
 def point_client_at(experiment_folder: Path) -> None:
     """Keep the client's staging and cache beside the runs, unless the user chose places for them.
 
@@ -132,9 +168,9 @@ def open_run(
         project=project,
         entity=entity or None,
         id=mirror.id,
-        name=mirror.run_id[:_NAME_LENGTH],
+        name=(mirror.name or mirror.run_id)[:_NAME_LENGTH],
         group=mirror.experiment[:_NAME_LENGTH],
-        job_type="train",
+        job_type=mirror.job_type,
         tags=[tag[:_TAG_LENGTH] for tag in mirror.tags],
         notes=mirror.notes,
         config=mirror.config,
@@ -145,12 +181,16 @@ def open_run(
         settings=settings,
     )
     run.define_metric("step")
+    run.define_metric("samples_seen", step_metric="step")  # itself an axis: panels may draw any metric against it
     run.define_metric("*", step_metric="step")
     return run
 
 
-def close_run(run: Any, mirror: Mirror) -> None:
+def close_run(run: Any, mirror: Mirror, folder: Path) -> None:
     """End a session as the mirror says: done, failed, or interrupted (W&B shows a run that is to be resumed as preempted).
+
+    A run that is done and online gets its tables and, where asked for, its weights. They are part of the summary and of a
+    version named by content: sending them again changes nothing. Offline fragments are never uploaded and need none.
 
     Raises
     ------
@@ -159,6 +199,8 @@ def close_run(run: Any, mirror: Mirror) -> None:
     """
     if mirror.ended in ("done", "failed"):
         run.summary.update(mirror.summary)
+        if mirror.ended == "done" and not run.offline:
+            wandb_media.add(run, mirror, folder)
     else:
         run.mark_preempting()
     run.finish(exit_code=0 if mirror.ended == "done" else 1)

@@ -8,7 +8,6 @@ holds is always a gapless beginning of the run; the rest is exactly what is miss
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,18 +18,17 @@ from experiments.mirror import MIRROR_FILE, Mirror, TrackingError, ended_by_reco
 from experiments.progress import Busy, locked
 from experiments.record import METRICS_FILE, RecordError, read_rows
 from experiments.wandb_client import (
-    KEY_REFUSED,
     NO_ANSWER,
-    choose_mode,
+    KeyRefused,
+    Unreachable,
     clear_fragments,
-    client,
     close_run,
     confirmed,
     destination,
     one_line,
     open_run,
-    point_client_at,
-    why,
+    require_login,
+    session_refused,
 )
 
 INIT_TIMEOUT_SECONDS = 20.0
@@ -77,7 +75,7 @@ def sync(experiment_folder: Path, *, on_progress: Callable[[int, int, str], None
             f"{experiment_folder}: no run here was logged for W&B, offline or online. Make some with "
             f"`make experiment NAME={experiment_folder.name}`, without WANDB_MODE=disabled."
         )
-    _require_login(experiment_folder)
+    require_login(experiment_folder)
     report = SyncReport()
     unreachable = False
     for number, folder in enumerate(folders):
@@ -92,7 +90,7 @@ def sync(experiment_folder: Path, *, on_progress: Callable[[int, int, str], None
                     report.already += 1
         except Busy:
             report.running.append(folder.name)
-        except _Unreachable:
+        except Unreachable:
             unreachable = True
             report.failed.append(f"{folder.name}: {NO_ANSWER}")
         except KeyRefused:
@@ -100,25 +98,6 @@ def sync(experiment_folder: Path, *, on_progress: Callable[[int, int, str], None
         except TrackingError as error:
             report.failed.append(f"{folder.name}: {error}")
     return report
-
-
-class KeyRefused(TrackingError):
-    """No run can be sent with this key."""
-
-
-class _Unreachable(Exception):
-    """The service does not answer."""
-
-
-def _require_login(experiment_folder: Path) -> None:
-    """Raise with the way out where W&B cannot be reached from here by the user's own choice or for want of a login."""
-    point_client_at(experiment_folder)
-    mode, reason = choose_mode()
-    if mode == "online":
-        return
-    if os.environ.get("WANDB_MODE") or mode == "disabled":
-        raise TrackingError(f"W&B is switched off here ({reason}). Unset it, or run with WANDB_MODE=online.")
-    raise TrackingError(f"W&B: {reason}. Log in once with `wandb login`, or set WANDB_API_KEY, then sync again.")
 
 
 def _send(folder: Path, *, may_connect: bool) -> bool:
@@ -132,10 +111,10 @@ def _send(folder: Path, *, may_connect: bool) -> bool:
         rows = ordered(read_rows(folder / METRICS_FILE))
     except RecordError as error:
         raise TrackingError(str(error)) from error
-    if mirror.sent == mirror.progress(rows, destination()):
+    if mirror.is_held(mirror.progress(rows, destination())):
         return False
     if not may_connect:
-        raise _Unreachable
+        raise Unreachable(NO_ANSWER)
     path, session = _emit(folder, mirror, rows)
     if not _confirmed(path, mirror, rows):
         raise TrackingError("sent, but W&B does not show all of it yet. Sync again in a minute.")
@@ -152,23 +131,15 @@ def _emit(folder: Path, mirror: Mirror, rows: Sequence[dict[str, Any]]) -> tuple
             folder, mirror, "online", init_timeout=INIT_TIMEOUT_SECONDS, finish_timeout=FINISH_TIMEOUT_SECONDS
         )  # fmt: skip
     except Exception as error:
-        client().teardown()
-        reason = why(error)
-        if reason == KEY_REFUSED:
-            raise KeyRefused(
-                f"W&B: {KEY_REFUSED}. Log in again with `wandb login --relogin`, or correct WANDB_API_KEY, then sync again."
-            ) from error
-        if reason == NO_ANSWER:
-            raise _Unreachable from error
-        raise TrackingError(reason) from error
+        raise session_refused(error) from error
     try:
         for row in rows:
             if row["step"] >= run.starting_step:
                 run.log(row, step=int(row["step"]))
         path, session, mirror.url = run.path, Path(run.dir).parent, run.url
-        close_run(run, mirror)
+        close_run(run, mirror, folder)
     except TimeoutError as error:
-        raise _Unreachable from error
+        raise Unreachable(NO_ANSWER) from error
     except Exception as error:
         raise TrackingError(f"not sent in full ({one_line(error)}).") from error
     return path, session

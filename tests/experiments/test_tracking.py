@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +19,10 @@ from experiments import mirror, tracking, wandb_client, wandb_sync
 from experiments.mirror import TrackingError
 from experiments.progress import locked
 from experiments.tracking import Tracker
+from tests.experiments.conftest import KEY, PRIVATE, go_online
 from tests.standins.wandb_service import WandbService
 
-KEY = "0123456789abcdef0123456789abcdef01234567"
 ROOT = Path(__file__).resolve().parents[2]
-PRIVATE = "a-secret-of-this-machine"
-
-
-@pytest.fixture
-def env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    """A machine on which nobody ever logged in, and a client that remembers nothing of other tests."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # set by the code under test: to be unset afterwards
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    (tmp_path / "home").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "home" / ".netrc"))
-    monkeypatch.setenv("OTHER_TOKEN", PRIVATE)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(tracking, "_outage", tracking._Outage())
-    monkeypatch.setattr(wandb_client, "_pointed", {})
-    yield monkeypatch
-    if "wandb" in sys.modules:
-        sys.modules["wandb"].teardown()
-
-
-@pytest.fixture
-def service(env: pytest.MonkeyPatch) -> Iterator[WandbService]:
-    """The stand-in, with a user who is logged in."""
-    with WandbService() as running:
-        env.setenv("WANDB_BASE_URL", running.url)
-        env.setenv("WANDB_API_KEY", KEY)
-        yield running
 
 
 @pytest.fixture
@@ -90,12 +59,6 @@ def write_row(folder: Path, step: int) -> None:
 
 def record(status: str = "done") -> dict[str, Any]:
     return {"status": status, "metrics": {"test/top1": 0.5}, "compute": {"n_params": 7}, "finished": "2026-01-01T00:00:00"}
-
-
-def go_online(env: pytest.MonkeyPatch) -> None:
-    """What a new command finds after WANDB_MODE was unset: the client reads its environment once in a process."""
-    env.delenv("WANDB_MODE")
-    sys.modules["wandb"].teardown()
 
 
 def steps(service: WandbService, run: str) -> list[int]:

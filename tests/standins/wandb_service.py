@@ -59,6 +59,7 @@ class Artifact:
     name: str
     type: str
     digest: str
+    project: str = ""
     state: str = "PENDING"
     files: dict[str, bytes] = field(default_factory=dict)
 
@@ -189,6 +190,7 @@ class WandbService:
                            "deletedAt": None, "name": ENTITY, "apiKeys": {"edges": []}, "teams": teams}}  # fmt: skip
 
     op_GetViewer = op_Viewer
+    op_GetDefaultEntity = op_Viewer
 
     def op_ServerFeaturesQuery(self, _: dict[str, Any]) -> Any:
         return {"serverInfo": {"features": []}}
@@ -270,11 +272,18 @@ class WandbService:
 
     def op_CreateArtifact(self, variables: dict[str, Any]) -> Any:
         given = variables.get("input") or variables
+        name = given.get("artifactCollectionName") or (given.get("artifactCollectionNames") or [""])[0]
+        same = [old for old in self.artifacts.values() if (old.name, old.digest) == (name, given.get("digest"))]
+        if same and same[-1].state == "COMMITTED":  # the service keeps one version of one content
+            sequence = {"id": f"sequence:{name}", "latestArtifact": {"id": same[-1].id, "versionIndex": 0}}
+            known = {"id": same[-1].id, "state": "COMMITTED", "artifactSequence": sequence}
+            return {"createArtifact": {"artifact": known}}
         artifact = Artifact(
             id=f"artifact-{len(self.artifacts)}",
-            name=given.get("artifactCollectionName") or (given.get("artifactCollectionNames") or [""])[0],
+            name=name,
             type=given.get("artifactTypeName", ""),
             digest=given.get("digest", ""),
+            project=given.get("projectName", ""),
         )
         earlier = [old for old in self.artifacts.values() if old.name == artifact.name]
         self.artifacts[artifact.id] = artifact
@@ -316,6 +325,61 @@ class WandbService:
         artifact.state = "COMMITTED"
         return {"commitArtifact": {"artifact": {"id": artifact.id, "digest": artifact.digest}}}
 
+    def _versions(self, artifact: Artifact) -> list[Artifact]:
+        return [
+            other for other in self.artifacts.values() if (other.project, other.name) == (artifact.project, artifact.name)
+        ]
+
+    def _shown_artifact(self, artifact: Artifact) -> dict[str, Any]:
+        project = self._project(artifact.project)
+        collection = {"__typename": "ArtifactSequence", "name": artifact.name, "project": project}
+        return {
+            "__typename": "Artifact", "id": artifact.id, "artifactSequence": collection,
+            "versionIndex": self._versions(artifact).index(artifact), "artifactType": {"name": artifact.type},
+            "description": None, "metadata": "{}", "ttlDurationSeconds": -2, "ttlIsInherited": False, "tags": [],
+            "historyStep": None, "state": artifact.state, "size": sum(map(len, artifact.files.values())),
+            "digest": artifact.digest, "digestAlgorithm": "MANIFEST_MD5", "commitHash": "c",
+            "fileCount": len(artifact.files),
+            "createdAt": "2026-01-01T00:00:00Z", "updatedAt": None, "aliases": [],
+        }  # fmt: skip
+
+    def op_ArtifactByID(self, variables: dict[str, Any]) -> Any:
+        return {"artifact": self._shown_artifact(self.artifacts[variables["id"]])}
+
+    def _latest(self, variables: dict[str, Any], name: str) -> Artifact | None:
+        place = (variables["entity"], variables["project"], name.partition(":")[0])
+        found = [artifact for artifact in self.artifacts.values() if (ENTITY, artifact.project, artifact.name) == place]
+        return next((artifact for artifact in reversed(found) if artifact.state == "COMMITTED"), None)
+
+    def op_ArtifactMembershipByName(self, variables: dict[str, Any]) -> Any:
+        artifact = self._latest(variables, variables["name"])
+        if artifact is None:
+            return {"project": None if variables["entity"] != ENTITY else {"artifactCollectionMembership": None}}
+        shown = self._shown_artifact(artifact)
+        latest = {"__typename": "ArtifactAlias", "id": f"alias:{artifact.id}", "alias": "latest"}
+        membership = {
+            "__typename": "ArtifactCollectionMembership", "id": f"member:{artifact.id}", "aliases": [latest],
+            "versionIndex": shown["versionIndex"], "createdAt": shown["createdAt"],
+            "artifactCollection": shown["artifactSequence"], "artifact": shown,
+        }  # fmt: skip
+        return {"project": {"artifactCollectionMembership": membership}}
+
+    def op_FetchArtifactManifest(self, variables: dict[str, Any]) -> Any:
+        address = self._upload("artifact", variables["id"], "wandb_manifest.json")
+        return {"artifact": {"currentManifest": {"file": {"directUrl": address}}}}
+
+    def op_GetArtifactMembershipFileUrls(self, variables: dict[str, Any]) -> Any:
+        artifact = self._latest(variables, variables["collection"])
+        assert artifact is not None
+        nodes = [
+            {"node": {"__typename": "File", "name": name, "directUrl": self._upload("artifact", artifact.id, name)}}
+            for name in artifact.files
+            if name != "wandb_manifest.json"
+        ]
+        files = {"pageInfo": {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}, "edges": nodes}
+        collection = {"__typename": "ArtifactSequence", "artifactMembership": {"files": files}}
+        return {"project": {"artifactCollection": collection}}
+
     def op_UseArtifact(self, variables: dict[str, Any]) -> Any:
         return {"useArtifact": {"artifact": {"id": variables["input"]["artifactID"]}}}
 
@@ -334,7 +398,8 @@ class WandbService:
 
     def op_GetProjects(self, variables: dict[str, Any]) -> Any:
         names = sorted({run.project for run in self.runs.values()})
-        shown = [{**self._project(name), "createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False} for name in names]
+        shown = [{**self._project(name), "createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False, "user": None}
+                 for name in names]  # fmt: skip
         edges = [{"node": node, "cursor": node["name"]} for node in shown]
         return {"models": {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}}
 
@@ -354,6 +419,12 @@ class WandbService:
             {"node": view} for view in self.views.values() if view["name"] == variables["viewName"]
         ]
         return {"project": {"allViews": {"edges": found}}}
+
+    def op_ProjectViews(self, variables: dict[str, Any]) -> Any:
+        more = {"user": {"username": ENTITY, "photoUrl": "", "email": ""}, "updatedAt": "", "createdAt": ""}
+        found = [view for view in self.views.values() if view.get("type") == variables.get("viewType", "runs")]
+        edges = [{"node": {"description": "", **view, **more}, "cursor": view["id"]} for view in found]
+        return {"project": {"allViews": {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}}}
 
     def op_SpecificReport(self, variables: dict[str, Any]) -> Any:
         view = self.views[variables["reportId"]]

@@ -1,0 +1,130 @@
+"""What W&B shows of a finished run beyond numbers: answers to a sample of test images, and the confusion matrix.
+
+Plain values, made from the run folder alone, so that a run that is sent later shows the same as one that was online.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from experiments.metrics import confusion_matrix
+from experiments.record import PREDICTIONS_FILE, atomic_write
+
+EXAMPLES_FILE = "examples.npz"
+MAX_EXAMPLES = 64
+"""Images of a run's predictions table."""
+MAX_SIDE = 64
+"""Pixels of an image's longer side in that table; larger images are shrunk."""
+MAX_CLASS_COLUMNS = 10
+"""Up to so many classes the table has a probability for each; above, the five largest as text."""
+
+
+class Rows(NamedTuple):
+    """A table before it is anybody's table object."""
+
+    columns: list[str]
+    rows: list[list[Any]]
+
+
+def chosen_examples(sample_ids: NDArray[np.str_]) -> NDArray[np.int64]:
+    """Which test images are shown: the same for every run on these images, spread over them by a hash of the id.
+
+    Parameters
+    ----------
+    sample_ids : str array of shape (N,)
+
+    Returns
+    -------
+    int64 array of shape (min(N, 64),)
+        Positions, in the order of the hash.
+    """
+    order = sorted(range(len(sample_ids)), key=lambda index: hashlib.sha256(str(sample_ids[index]).encode()).digest())
+    return np.array(order[:MAX_EXAMPLES], dtype=np.int64)
+
+
+def shrunk(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Images of shape (N, C, H, W) by block means, so that neither side is longer than `MAX_SIDE`."""
+    factor = -(-max(pixels.shape[-2:]) // MAX_SIDE)
+    if factor <= 1:
+        return pixels
+    height, width = (side // factor * factor for side in pixels.shape[-2:])
+    blocks = pixels[..., :height, :width].reshape(*pixels.shape[:2], height // factor, factor, width // factor, factor)
+    return np.rint(blocks.mean(axis=(3, 5))).astype(np.uint8)
+
+
+def write_examples(folder: Path, pixels: NDArray[np.uint8], sample_ids: NDArray[np.str_]) -> None:
+    """Keep the images that the predictions table shows in ``examples.npz`` of a run folder.
+
+    Parameters
+    ----------
+    folder : Path
+        The run folder.
+    pixels : uint8 array of shape (N, C, H, W)
+        The test set.
+    sample_ids : str array of shape (N,)
+    """
+    chosen = chosen_examples(sample_ids)
+    with atomic_write(folder / EXAMPLES_FILE, "wb") as file:
+        np.savez_compressed(file, pixels=shrunk(pixels[chosen]), sample_ids=sample_ids[chosen])
+
+
+def predictions_table(folder: Path) -> tuple[Rows, list[NDArray[np.uint8]]] | None:
+    """The sample of test images with what the model answered.
+
+    Returns
+    -------
+    rows : Rows
+        One row per image: id, label, prediction, correct, probabilities.
+    images : list of uint8 arrays of shape (H, W) or (H, W, 3)
+        One per row.
+        ``None`` where the run kept no examples, such as a tuning trial.
+    """
+    try:
+        with np.load(folder / EXAMPLES_FILE, allow_pickle=False) as stored:
+            pixels, ids = stored["pixels"], stored["sample_ids"]
+        with np.load(folder / PREDICTIONS_FILE, allow_pickle=False) as stored:
+            logits, labels, known, names = (stored[key] for key in ("logits", "labels", "sample_ids", "class_names"))
+    except (OSError, KeyError, ValueError):
+        return None
+    place = {str(sample): index for index, sample in enumerate(known)}
+    at = [place[str(sample)] for sample in ids if str(sample) in place]
+    if len(at) != len(ids):
+        return None
+    probabilities = softmax(logits[at].astype(np.float64), axis=1)
+    classes = [str(name) for name in names]
+    few = len(classes) <= MAX_CLASS_COLUMNS
+    rows = []
+    for sample, index, p in zip(ids, at, probabilities, strict=True):
+        answer, label = int(p.argmax()), int(labels[index])
+        best = [f"{classes[k]} {100 * p[k]:.1f}%" for k in np.argsort(-p, kind="stable")[:5]]
+        shares = [round(float(value), 6) for value in p] if few else [round(float(p[label]), 6), ", ".join(best)]
+        rows.append([str(sample), classes[label], classes[answer], answer == label, round(float(p[answer]), 6), *shares])
+    shares_of = [f"p({name})" for name in classes] if few else ["p(label)", "five most likely"]
+    images = [image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0) for image in pixels]
+    return Rows(["id", "label", "prediction", "correct", "confidence", *shares_of], rows), images
+
+
+def confusion_table(folder: Path) -> Rows | None:
+    """How often each class was answered for each class of the test set, in the columns of W&B's own confusion matrix.
+
+    Above 20 classes, pairs that never occur are left out. ``None`` where the run has no test predictions.
+    """
+    try:
+        with np.load(folder / PREDICTIONS_FILE, allow_pickle=False) as stored:
+            logits, labels, names = (stored[key] for key in ("logits", "labels", "class_names"))
+    except (OSError, KeyError, ValueError):
+        return None
+    counts = confusion_matrix(logits, labels)
+    rows = [
+        [str(names[actual]), str(names[predicted]), int(counts[actual, predicted])]
+        for actual in range(len(names))
+        for predicted in range(len(names))
+        if len(names) <= 20 or counts[actual, predicted]
+    ]
+    return Rows(["Actual", "Predicted", "nPredictions"], rows)

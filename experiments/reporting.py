@@ -1,0 +1,177 @@
+"""Records → report and dashboard: the bridge from the command line to the analysis."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from experiments.config import Experiment, reports_dir, runs_dir
+from experiments.record import RECORD_FILE, atomic_write, read_record
+from experiments.screens import err, other_settings, out
+
+if TYPE_CHECKING:
+    from analysis.freshness import Remembered
+    from experiments.wandb_dashboard import Saved
+
+
+def known_ledger(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """The ledger from what lies in the folder; no data is loaded."""
+    from experiments.grid import expand, ledger, read_splits
+    from experiments.launch import trials_for
+
+    cells = expand(experiment, read_splits(folder))
+    return ledger(experiment, cells, folder, trials_for(cells))
+
+
+def made_report(
+    experiment: Experiment, ledger: dict[str, Any], folder: Path, *, again: bool, allow_unequal: bool = False
+) -> Remembered:
+    """Make the report; `again` makes it even where nothing changed since it was made."""
+    from analysis import freshness
+    from experiments.wandb_report import EXPERIMENT_FILE
+
+    target, links = reports_dir() / experiment.name, pages_of_runs(ledger, folder)
+    key = freshness.key_of(ledger, folder, experiment, links)
+    memory = None if again else freshness.recall(target, key)
+    if memory is None:
+        from analysis import report
+
+        freshness.forget(target)
+        with err.status("Making the report"):
+            made = report.build(ledger, folder, experiment, target, allow_unequal=allow_unequal, links=links)
+            with atomic_write(target / EXPERIMENT_FILE) as file:
+                file.write(experiment.model_dump_json(indent=2) + "\n")
+        files = sorted(str(path.relative_to(target)) for path in [*made.paths, target / EXPERIMENT_FILE])
+        memory = freshness.Remembered(key, made.accuracy_text, made.verdict, made.faults, files)
+        if made.equal:  # a report of unequal runs is shown to those who ask for it, and to nobody later
+            freshness.remember(target, memory)
+    return memory
+
+
+def say_report(
+    experiment: Experiment, ledger: dict[str, Any], folder: Path, *, again: bool, allow_unequal: bool = False
+) -> None:
+    """Make the report and say what it says."""
+    memory = made_report(experiment, ledger, folder, again=again, allow_unequal=allow_unequal)
+    for fault in memory.faults:
+        if "of other settings" not in fault and "not of this grid" not in fault:  # told below, and no fault at all
+            err.print(f"[yellow]left out:[/] {escape(fault)}", soft_wrap=True)
+    for line in other_settings(ledger, folder):
+        err.print(line, style="dim", markup=False, soft_wrap=True)
+    out.print(memory.accuracy_text, markup=False, soft_wrap=True)
+    for sentence in memory.verdict:
+        out.print(sentence, markup=False, soft_wrap=not out.is_terminal)
+
+
+def send_report(name: str) -> None:
+    """Send the report that lies there to W&B, made again first where the addresses of its runs are new."""
+    from experiments import wandb_report
+
+    folder, target = runs_dir() / name, reports_dir() / name
+    path = target / wandb_report.EXPERIMENT_FILE
+    if not path.is_file():
+        out.print(f"There is no report to send yet: make report NAME={name}", markup=False)
+        return
+    experiment = Experiment.model_validate_json(path.read_text(encoding="utf-8"))
+    made_report(experiment, known_ledger(experiment, folder), folder, again=False)
+    with err.status("Sending the report to W&B"):
+        sent = wandb_report.send(folder, target)
+    out.print(f"The report {'was sent' if sent else 'was there before'}: {wandb_report.page(folder)}", soft_wrap=True)
+
+
+def mirror_report(experiment: Experiment, ledger: dict[str, Any], folder: Path) -> None:
+    """Send the report where the runs are online; what hinders that never spoils the run."""
+    from experiments.mirror import TrackingError, unsent
+    from experiments.wandb_report import send
+
+    if (
+        not pages_of_runs(ledger, folder)
+        or unsent(folder)
+        or os.environ.get("WANDB_MODE") in ("offline", "dryrun", "disabled")
+    ):
+        return
+    try:
+        with err.status("Sending the report to W&B"):
+            send(folder, reports_dir() / experiment.name)
+    except TrackingError as error:
+        err.print(f"[yellow]W&B:[/] the report was not sent ({escape(str(error))})", soft_wrap=True)
+
+
+def pages_of_runs(ledger: dict[str, Any], folder: Path) -> dict[str, str]:
+    """W&B pages of the runs that have one."""
+    from experiments.mirror import page_of
+
+    pages = {cell["run_id"]: page_of(folder / cell["run_id"]) for cell in ledger["cells"] if cell["run_id"]}
+    return {run_id: page for run_id, page in pages.items() if page}
+
+
+def where_to_look(experiment: Experiment, folder: Path) -> None:
+    """The last lines: what lies where, how it was made, and what to do next."""
+    from experiments import wandb_report
+    from experiments.mirror import unsent
+
+    name, waiting, page = experiment.name, unsent(folder), wandb_report.page(folder)
+    lines = {"Report": reports_dir() / name / "report.html", "Records": folder, "Again": experiment.command}
+    if page:
+        lines["W&B"] = page
+    if waiting:
+        lines["Next"] = (
+            f"make dashboard NAME={name} views the {waiting} runs logged offline; make sync NAME={name} sends them"
+        )
+    elif page:
+        lines["View"] = f"make dashboard NAME={name} lays the comparison out in W&B"
+    out.print()
+    for title, text in lines.items():
+        out.print(f"{title:<8} {text}", soft_wrap=True, markup=False)
+
+
+def report_from(source: str, name: str, *, allow_unequal: bool) -> None:
+    """Report from the artifact that another machine sent."""
+    from experiments.wandb_fetch import fetch, parse_source
+
+    parse_source(source)
+    with err.status(f"Downloading the records of {name}"):
+        fetched = fetch(source, name, runs_dir())
+    out.print(f"{len(fetched.ledger['cells'])} cells from {source}", markup=False, soft_wrap=True)
+    out.print(f"Made by  {fetched.experiment.command}", markup=False, soft_wrap=True)
+    say_report(fetched.experiment, fetched.ledger, fetched.runs, again=True, allow_unequal=allow_unequal)
+    out.print(f"\nReport   {reports_dir() / name / 'report.html'}", soft_wrap=True)
+
+
+def save_dashboard(experiment: Experiment, ledger: dict[str, Any], folder: Path, verdict: list[str]) -> Saved:
+    """Build views and report, and save them."""
+    from analysis import dashboard as boards
+    from experiments import wandb_dashboard
+
+    entity, project = wandb_dashboard.place(folder)
+    done = [cell["run_id"] for cell in ledger["cells"] if cell["status"] == "done"]
+    known = boards.known_metrics(read_record(folder / run_id / RECORD_FILE) for run_id in done)
+    target = reports_dir() / experiment.name
+    tables = {path.stem: path.read_text(encoding="utf-8") for path in sorted(target.glob("*.md"))}
+    figures = [path.stem for path in sorted((target / "figures").glob("*.png"))]
+    board = boards.Board(experiment, entity, project, known)
+    return wandb_dashboard.save(folder, boards.views(board), boards.report(board, tables, verdict, figures))
+
+
+def view_offline(name: str, folder: Path, reason: str) -> None:
+    """Open the terminal viewer, or say where to look where there is no terminal."""
+    from experiments import viewer
+
+    links = viewer.link_runs(folder)
+    page = reports_dir() / name / "report.html"
+    out.print(f"No dashboard in W&B: {reason}.", markup=False, soft_wrap=True)
+    if page.is_file():
+        out.print(f"Report   {page}", markup=False, soft_wrap=True)
+    else:
+        out.print(f"Report   not made yet: make report NAME={name}", markup=False, soft_wrap=True)
+    if not links:
+        out.print("Runs     none was logged for W&B, offline or online (WANDB_MODE=disabled logs nothing).", soft_wrap=True)
+    elif viewer.on_terminal():
+        viewer.show(folder)
+    else:
+        out.print(f"Runs     {len(links)}, in a terminal: {sys.executable} -m wandb leet {folder / viewer.VIEWER_FOLDER}",
+                  markup=False, soft_wrap=True)  # fmt: skip

@@ -1,0 +1,128 @@
+"""Save an experiment's views and report in Weights & Biases: made once, updated ever after, never copied.
+
+Ids are remembered beside the run folders. Where they are not, as on a team mate's machine, the view is found by its internal
+name and the report by its title.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.mirror import TrackingError
+from experiments.record import atomic_write
+from experiments.wandb_client import client, destination, one_line, require_login
+
+STATE_FILE = ".wandb/dashboard.json"
+TIMEOUT_SECONDS = 30
+
+
+class Saved(NamedTuple):
+    """Where W&B shows what was saved.
+
+    Attributes
+    ----------
+    views : dict of str to str
+        Question → address.
+    report : str
+        Address.
+    """
+
+    views: dict[str, str]
+    report: str
+
+
+def place(experiment_folder: Path) -> tuple[str, str]:
+    """Entity and project that the runs of this environment go to.
+
+    Raises
+    ------
+    TrackingError
+        If nobody is logged in or W&B does not answer.
+    """
+    require_login(experiment_folder)
+    entity, project = destination().split("/")
+    if entity:
+        return entity, project
+    try:
+        return str(client().Api(timeout=TIMEOUT_SECONDS).default_entity), project
+    except Exception as error:
+        raise TrackingError(f"W&B does not say who is logged in ({one_line(error)}). Set WANDB_ENTITY.") from error
+
+
+def save(experiment_folder: Path, views: Mapping[str, Any], report: Any) -> Saved:
+    """Save views and report, each where it was saved before.
+
+    Parameters
+    ----------
+    experiment_folder : Path
+    views : mapping of str to wandb_workspaces.workspaces.Workspace
+    report : wandb_workspaces.reports.v2.Report
+
+    Raises
+    ------
+    TrackingError
+        If W&B refuses or does not answer.
+    """
+    where = f"{report.entity}/{report.project}"
+    state = _read(experiment_folder)
+    ids: dict[str, str] = state.get(where, {})
+    urls: dict[str, str] = {}
+    try:
+        for question, view in views.items():
+            _save(view, "_internal_id", ids.get(question), _id_of_view)
+            ids[question], urls[question] = view._internal_id, view.url
+        _save(report, "id", ids.get("report"), _id_of_report)
+        ids["report"] = report.id
+    except Exception as error:
+        raise TrackingError(f"W&B: the dashboard could not be saved in {where} ({one_line(error)}).") from error
+    finally:
+        _write(experiment_folder, state | {where: ids})
+    return Saved(urls, report.url)
+
+
+def _save(specification: Any, field: str, known: str | None, find: Callable[[Any], str]) -> None:
+    """Update what is there; where the id that is remembered was deleted in the meantime, look for it and make it anew."""
+    setattr(specification, field, known or find(specification))
+    try:
+        specification.save()
+    except Exception:
+        if not known:
+            raise
+        setattr(specification, field, find(specification))
+        specification.save()
+
+
+def _id_of_view(view: Any) -> str:
+    """Id of the view with this internal name; empty where there is none."""
+    from wandb_workspaces.workspaces.internal import get_view_dict
+
+    with suppress(ValueError):
+        name = view._internal_name.removeprefix("nw-").removesuffix("-v")
+        return str(get_view_dict(view.entity, view.project, name)["id"])
+    return ""
+
+
+def _id_of_report(report: Any) -> str:
+    """Id of the report with this title; empty where there is none."""
+    api = client().Api(timeout=TIMEOUT_SECONDS)
+    found = [old for old in api.reports(f"{report.entity}/{report.project}") if old.display_name == report.title]
+    return str(found[0].id) if found else ""
+
+
+def _read(experiment_folder: Path) -> dict[str, Any]:
+    try:
+        values = json.loads((experiment_folder / STATE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _write(experiment_folder: Path, state: Mapping[str, Any]) -> None:
+    path = experiment_folder / STATE_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        json.dump(state, file, indent=1)

@@ -1,0 +1,211 @@
+"""A grid's report in Weights & Biases: one run per experiment, and an artifact from which the report can be made again.
+
+The artifact ``report-<experiment>`` holds ``report/`` (all of ``reports/<experiment>``), ``runs/<run_id>/`` (record, config,
+metrics, predictions) and ``SHA256SUMS``. The same content is sent once: its digest is kept beside the run folders, and W&B
+makes no new version of equal files.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.media import Rows
+from experiments.mirror import Mirror, TrackingError, load_mirror
+from experiments.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE
+from experiments.wandb_client import close_run, destination, one_line, open_run, require_login, session_refused
+from experiments.wandb_media import table
+
+EXPERIMENT_FILE = "experiment.json"
+LEDGER_FILE = "ledger.json"
+SUMS_FILE = "SHA256SUMS"
+RUN_FILES = (RECORD_FILE, CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE)
+INIT_TIMEOUT_SECONDS, FINISH_TIMEOUT_SECONDS, UPLOAD_TIMEOUT_SECONDS = 20.0, 30.0, 600
+
+
+def artifact_name(experiment: str) -> str:
+    """Name of the artifact that holds an experiment's report."""
+    return f"report-{experiment}"
+
+
+def contents(experiment_folder: Path, report_folder: Path) -> dict[str, bytes | Path]:
+    """What the artifact holds: names in it → files on disk, or bytes where a file is sent without a path of this machine.
+
+    Raises
+    ------
+    TrackingError
+        If there is no report.
+    """
+    try:
+        ledger = json.loads((report_folder / LEDGER_FILE).read_text(encoding="utf-8"))
+        experiment = json.loads((report_folder / EXPERIMENT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        advice = f"Make it: make report NAME={report_folder.name}"
+        raise TrackingError(f"{report_folder}: holds no whole report ({one_line(error)}). {advice}") from error
+    found: dict[str, bytes | Path] = {}
+    for path in sorted(report_folder.rglob("*")):
+        if path.is_file() and not path.name.startswith("."):
+            found[f"report/{path.relative_to(report_folder).as_posix()}"] = path
+    for data in experiment["data"].values():
+        data["path"] = _last_part(data["path"])
+    found[f"report/{EXPERIMENT_FILE}"] = json.dumps(experiment, indent=2, ensure_ascii=False).encode()
+    for cell in ledger["cells"]:
+        folder = experiment_folder / str(cell["run_id"])
+        for path in (folder / name for name in RUN_FILES):
+            if cell["run_id"] and (folder / RECORD_FILE).is_file() and path.is_file():
+                found[f"runs/{folder.name}/{path.name}"] = _without_path(path) if path.name == CONFIG_FILE else path
+    return found
+
+
+def _last_part(path: str | None) -> str | None:
+    return Path(path).name if path else path
+
+
+def _without_path(path: Path) -> bytes | Path:
+    """A run's ``config.yaml``; where it names a folder of images, without the way to it."""
+    text = path.read_text(encoding="utf-8")
+    if "path: null" in text:
+        return path
+    values = yaml.safe_load(text)
+    if values.get("data", {}).get("path"):
+        values["data"]["path"] = _last_part(values["data"]["path"])
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
+
+
+def checksums(found: dict[str, bytes | Path]) -> str:
+    """The text of ``SHA256SUMS``, in the form of ``sha256sum``."""
+
+    def digest(content: bytes | Path) -> str:
+        return hashlib.sha256(content if isinstance(content, bytes) else content.read_bytes()).hexdigest()
+
+    return "".join(f"{digest(found[name])}  {name}\n" for name in sorted(found))
+
+
+def state_folder(experiment_folder: Path) -> Path:
+    """Where the state of the report run is kept."""
+    return experiment_folder / ".wandb" / "report"
+
+
+def page(experiment_folder: Path) -> str | None:
+    """Where W&B shows the report run; ``None`` where it was never sent."""
+    try:
+        mirror = load_mirror(state_folder(experiment_folder))
+    except TrackingError:
+        return None
+    return mirror.url if mirror else None
+
+
+def send(experiment_folder: Path, report_folder: Path) -> bool:
+    """Send the report as it lies there. ``False`` where W&B holds just this content already.
+
+    Raises
+    ------
+    TrackingError
+        If there is no report, nobody is logged in, or W&B did not take it.
+    """
+    require_login(experiment_folder)
+    found = contents(experiment_folder, report_folder)
+    sums = checksums(found)
+    digest = hashlib.sha256(sums.encode()).hexdigest()
+    mirror = _prepare(experiment_folder, report_folder, digest)
+    progress = {"destination": destination(), "digest": digest}
+    if mirror.sent == progress:
+        return False
+    folder = state_folder(experiment_folder)
+    mirror.save(folder)
+    try:
+        run = open_run(
+            folder, mirror, "online", init_timeout=INIT_TIMEOUT_SECONDS, finish_timeout=FINISH_TIMEOUT_SECONDS
+        )  # fmt: skip
+    except Exception as error:
+        raise session_refused(error) from error
+    try:
+        if run.summary.get("digest") != digest:  # a send that was broken off after its row is not shown twice
+            run.log({"step": run.starting_step, **_shown(report_folder)}, step=run.starting_step)
+        _log_artifact(run, mirror.experiment, found | {SUMS_FILE: sums.encode()})
+        mirror.url = run.url
+        close_run(run, mirror, folder)
+    except Exception as error:
+        with suppress(Exception):  # the service may be gone; what matters is the first error
+            run.finish(exit_code=1)
+        raise TrackingError(f"W&B: the report was not sent in full ({one_line(error)}). Sync again.") from error
+    mirror.sent = progress
+    mirror.save(folder)
+    return True
+
+
+def _prepare(experiment_folder: Path, report_folder: Path, digest: str) -> Mirror:
+    """The report run as it shall be; its id is made once."""
+    before = load_mirror(state_folder(experiment_folder))
+    experiment = json.loads((report_folder / EXPERIMENT_FILE).read_text(encoding="utf-8"))
+    ledger = json.loads((report_folder / LEDGER_FILE).read_text(encoding="utf-8"))
+    name = experiment["name"]
+    command = experiment.get("args") or ""
+    return Mirror(
+        id=before.id if before else f"report-{name[:90]}-{secrets.token_hex(4)}",
+        experiment=name,
+        run_id=artifact_name(name),
+        config={
+            "experiment": name,
+            "question": experiment["question"],
+            "args": command,
+            "models": list(experiment["models"]),
+        },
+        tags=["report"],
+        notes=experiment["question"],
+        summary={"digest": digest, **{f"cells/{key}": value for key, value in ledger["counts"].items()}},
+        ended="done",
+        sent=before.sent if before else None,
+        url=before.url if before else None,
+        name=f"{name} · report",
+        job_type="report",
+    )
+
+
+def _shown(report_folder: Path) -> dict[str, Any]:
+    """What the run's page shows: tables, figures and the page itself."""
+    import wandb
+
+    values: dict[str, Any] = {f"tables/{path.stem}": table(csv_rows(path)) for path in sorted(report_folder.glob("*.csv"))}
+    for path in sorted((report_folder / "figures").glob("*.png")):
+        values[f"figures/{path.stem}"] = wandb.Image(str(path))
+    if (report_folder / "report.html").is_file():
+        values["report"] = wandb.Html((report_folder / "report.html").read_text(encoding="utf-8"), inject=False)
+    return values
+
+
+def csv_rows(path: Path) -> Rows:
+    """A ``.csv`` table; columns that hold nothing but numbers as numbers, empty fields as unknown."""
+    with open(path, encoding="utf-8", newline="") as file:
+        columns, *rows = list(csv.reader(file))
+    kinds = [_kind([row[at] for row in rows]) for at in range(len(columns))]
+    return Rows(columns, [[kind(text) if text else None for kind, text in zip(kinds, row, strict=True)] for row in rows])
+
+
+def _kind(texts: list[str]) -> Callable[[str], Any]:
+    try:
+        return float if [float(text) for text in texts if text] else str
+    except ValueError:
+        return str
+
+
+def _log_artifact(run: Any, experiment: str, found: dict[str, bytes | Path]) -> None:
+    """Send the files as a version of the artifact, and wait until W&B holds them."""
+    import wandb
+
+    artifact = wandb.Artifact(artifact_name(experiment), type="report", metadata={"experiment": experiment})
+    for name, content in sorted(found.items()):
+        if isinstance(content, bytes):
+            with artifact.new_file(name, "wb") as file:
+                file.write(content)
+        else:
+            artifact.add_file(str(content), name=name, policy="immutable", skip_cache=True)
+    run.log_artifact(artifact).wait(timeout=UPLOAD_TIMEOUT_SECONDS)

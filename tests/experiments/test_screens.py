@@ -1,0 +1,121 @@
+"""What a terminal shows: readable at 80 columns, plain in a pipe, and no guess of the time that is left."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from experiments import display, screens
+from experiments.config import ROOT
+from experiments.record import read_record
+from experiments.worker import Outcome
+from tests.experiments.test_command import tiny_cells
+from tests.experiments.test_wandb_content import call
+
+
+def drawn(what: Any, *, terminal: bool = False, width: int = 80) -> str:
+    console = Console(
+        file=io.StringIO(), width=width, force_terminal=terminal, color_system="truecolor" if terminal else None
+    )
+    console.print(what)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def ledger(*statuses: str, other: tuple[str, ...] = ()) -> dict[str, Any]:
+    cells = [
+        {"run_id": f"r{seed}", "model": "vit", "data": "digits", "train_fraction": 0.1, "seed": seed, "varied": {},
+         "status": status, "reason": "the loss is not finite" if status == "failed" else None}
+        for seed, status in enumerate(statuses)
+    ]  # fmt: skip
+    counts = {name: statuses.count(name) for name in ("done", "failed", "running", "missing")}
+    return {"counts": {"expected": len(cells), **counts}, "cells": cells, "other": list(other)}
+
+
+def test_the_map_has_a_mark_per_seed_and_colours_only_on_a_terminal() -> None:
+    plain = drawn(screens.ledger_table(ledger("done", "failed", "missing")))
+    assert "●✗·" in plain and "10%" in plain and "r1: the loss is not finite" in plain and "\x1b" not in plain
+    assert "48;5;" in drawn(screens.ledger_table(ledger("done", "done")), terminal=True)
+    assert " 11/12 " in drawn(screens.ledger_table(ledger(*["done"] * 11, "missing")))
+
+
+def test_runs_of_other_settings_come_with_the_command_that_made_them(tmp_path: Path) -> None:
+    for name in ("a", "b", "old"):
+        (tmp_path / name).mkdir()
+    for name in ("a", "b"):
+        text = 'experiment: smoke\ncommand: make experiment NAME=smoke ARGS="seeds=[7]"\ncell:\n  seed: 7\n'
+        (tmp_path / name / "config.yaml").write_text(text)
+    (tmp_path / "old" / "config.yaml").write_text("experiment: smoke\ncell:\n  seed: 7\n")
+    shown = drawn(screens.ledger_table(ledger("done", other=("a", "b", "old", "gone")), tmp_path))
+    assert "4 more runs here are of other settings" in shown
+    assert '2 by: make experiment NAME=smoke ARGS="seeds=[7]"' in shown
+    assert "error" not in shown and "left out" not in shown
+
+
+def test_a_run_is_readable_and_whole_for_programs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = sorted((ROOT / "results" / "vit_small_data").glob("resnet_micro-digits-f1-s0-*"))[0]
+    monkeypatch.setenv("COLUMNS", "80")
+    assert call(monkeypatch, "show", str(folder)) == 0
+    printed = capsys.readouterr().out
+    assert "ResNet" in printed and "top-1" in printed and "\x1b" not in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    assert call(monkeypatch, "show", str(folder), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["run_id"] == read_record(folder / "record.json").run_id
+
+
+def test_a_list_in_a_pipe_is_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert call(monkeypatch, "list") == 0
+    printed = capsys.readouterr().out
+    assert "…" not in printed and "on images that ship with scikit-learn?" in printed
+
+
+def test_time_left_is_hidden_until_it_can_be_known(tmp_path: Path) -> None:
+    cells, folder = tiny_cells()
+    progress = display.Progress(Console(file=io.StringIO()), folder, total=10, done=2)
+    assert progress._left() == ""
+    progress.started(cells[0])
+    run_folder = folder / str(cells[0].run_id)
+    run_folder.mkdir(parents=True)
+
+    def beat(step: int, start: int = 0) -> None:
+        attempt = {"start_step": start, "end_step": step, "device": "cpu", "seconds": 1.0, "reason": "running"}
+        (run_folder / "progress.json").write_text(json.dumps({"step": step, "steps": 100, "attempt": attempt}))
+
+    beat(50, start=50)
+    assert progress._left() == "", "what an earlier attempt did tells nothing"
+    beat(55, start=50)
+    assert progress._left() == "", "5% of a first cell is too little"
+    assert progress._begun is not None
+    progress._begun = time.monotonic() - 60
+    beat(70, start=50)
+    # 0.2 cells in a minute; 8 − 0.7 cells are left.
+    assert "about 36 min" in progress._left()
+
+
+def test_progress_says_what_a_cell_is_doing() -> None:
+    assert display.progress_columns({}, 100)[1:] == ("", "loading")
+    attempt = {"start_step": 40}
+    beat = {"step": 50, "steps": 100, "val_top1": 0.5, "images_per_second": 1234.0, "attempt": attempt}
+    assert display.progress_columns(beat, 100)[1:] == ("50/100", "goes on from step 40  val 50.0%  1,234/s")
+    assert display.progress_columns(beat | {"step": 100}, 100)[2] == "testing, saving"
+
+
+def test_a_resumed_cell_is_announced_when_it_ends(tmp_path: Path) -> None:
+    cells, folder = tiny_cells()
+    console = Console(file=io.StringIO(), width=80)
+    progress = display.Progress(console, folder, total=2, done=0)
+    run_folder = folder / str(cells[0].run_id)
+    run_folder.mkdir(parents=True)
+    (run_folder / "progress.json").write_text(json.dumps({"step": 4, "steps": 4, "attempt": {"start_step": 2}}))
+    progress.ended(cells[0], Outcome("done", seconds=1.0, images_per_second=10.0, val_top1=0.5))
+    assert isinstance(console.file, io.StringIO)
+    assert "went on from step 2" in console.file.getvalue()

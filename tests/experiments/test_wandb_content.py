@@ -1,0 +1,149 @@
+"""What W&B holds of a run beyond its curve: names, config to group by, tables, weights; the same online and sent later."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments import media, wandb_sync
+from experiments.__main__ import main
+from experiments.mirror import load_mirror
+from experiments.record import read_rows
+from experiments.tracking import Tracker
+from tests.experiments.conftest import ONE
+from tests.standins.wandb_service import Run, WandbService
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["experiments", *arguments])
+    return main()
+
+
+def the_run(service: WandbService) -> Run:
+    (run,) = [run for run in service.runs.values() if run.settings["jobType"] == "train"]
+    return run
+
+
+def table_of(service: WandbService, key: str) -> dict[str, Any]:
+    """A table as its page shows it: out of the version that the summary refers to, with its images."""
+    run = the_run(service)
+    assert run.summary[key]["_type"] == "table-file" and run.summary[key]["artifact_path"]
+    (version,) = [artifact for artifact in service.artifacts.values() if artifact.name == f"run-{run.name}-{key}"]
+    found: dict[str, Any] = json.loads(version.files[f"{key}.table.json"])
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------- one run, sent
+def test_a_run_has_a_name_a_command_a_flat_config_and_tables(service: WandbService, grid: Path) -> None:
+    assert wandb_sync.sync(grid).sent == 1
+    run = the_run(service)
+    assert run.settings["displayName"] == "ResNet-micro · Digits · 10% · seed 0"
+    assert run.settings["notes"] == f'Repeat it: make experiment NAME=smoke ARGS="{" ".join(ONE)}"'
+    assert (run.settings["groupName"], run.settings["jobType"]) == ("smoke", "train")
+    config = {key: entry["value"] for key, entry in run.config.items() if key != "_wandb"}
+    wanted = {"model": "resnet_micro", "family": "ResNet", "train_fraction": 0.1, "seed": 0, "track": "identical", "n": 149,
+              "recipe/steps": 4, "recipe_name": "digits"}  # fmt: skip
+    assert {key: config[key] for key in wanted} == wanted
+    assert "3×3" in config["geometry/stem"]
+    assert not [key for key, value in config.items() if isinstance(value, dict) and value], "groupable: one level"
+
+    record = json.loads(next(grid.glob("*/record.json")).read_text())
+    known = {key: value for key, value in record["metrics"].items() if value is not None}
+    assert {key: run.summary[key] for key in known} == known
+    confusion = table_of(service, "confusion_matrix")
+    assert confusion["columns"] == ["Actual", "Predicted", "nPredictions"]
+    assert sum(row[2] for row in confusion["data"]) == record["n_test"]
+    right = sum(row[2] for row in confusion["data"] if row[0] == row[1])
+    assert right / record["n_test"] == pytest.approx(record["metrics"]["test/top1"])
+    predictions = table_of(service, "predictions")
+    assert predictions["columns"][:6] == ["id", "image", "label", "prediction", "correct", "confidence"]
+    assert len(predictions["data"]) == media.MAX_EXAMPLES
+    for row in predictions["data"]:
+        assert row[1]["_type"] == "image-file" and (row[1]["width"], row[1]["height"]) == (8, 8)
+        assert row[4] == (row[2] == row[3])
+        assert sum(row[6:]) == pytest.approx(1, abs=1e-4)
+    assert not [artifact for artifact in service.artifacts.values() if artifact.type == "model"], (
+        "weights were not asked for"
+    )
+
+
+def test_weights_go_along_when_asked_and_once(service: WandbService, env: pytest.MonkeyPatch, grid: Path) -> None:
+    assert wandb_sync.sync(grid).sent == 1
+    before = len(service.artifacts)
+    env.setenv("WANDB_LOG_MODEL", "end")
+    assert wandb_sync.sync(grid).sent == 1
+    (weights,) = [artifact for artifact in service.artifacts.values() if artifact.type == "model"]
+    assert weights.files["model.safetensors"] == next(grid.glob("*/model.safetensors")).read_bytes()
+    assert len(service.artifacts) == before + 1, "tables of the same content make no new version"
+    assert len(the_run(service).history) == 2
+    assert wandb_sync.sync(grid).already == 1
+    env.delenv("WANDB_LOG_MODEL")
+    assert wandb_sync.sync(grid).already == 1, "weights that are there already are no reason to send a run again"
+
+
+def test_a_run_that_was_online_shows_what_a_run_that_is_sent_later_shows(
+    service: WandbService, grid: Path, tmp_path: Path
+) -> None:
+    assert wandb_sync.sync(grid).sent == 1
+    later = the_run(service)
+    service.runs.clear()
+    (folder,) = [path.parent for path in grid.glob("*/record.json")]
+    mirror = load_mirror(folder)
+    rows = read_rows(folder / "metrics.jsonl")
+    assert mirror is not None
+    online = tmp_path / "online" / "smoke" / folder.name
+    shutil.copytree(folder, online, ignore=shutil.ignore_patterns("wandb"))
+    tracker = Tracker(online, experiment="smoke", run_id=folder.name, config=mirror.config, name=mirror.name,
+                      tags=mirror.tags, notes=mirror.notes)  # fmt: skip
+    for row in rows:
+        tracker.log(row)
+    tracker.finish(json.loads((folder / "record.json").read_text()))
+    now = the_run(service)
+    assert tracker.message is None
+    assert {key for key in now.summary if key[0] != "_"} == {key for key in later.summary if key[0] != "_"}
+    for key in ("predictions", "confusion_matrix"):
+        assert now.summary[key]["sha256"] == later.summary[key]["sha256"]
+    same = ("displayName", "notes", "groupName", "jobType", "tags")
+    assert [now.settings[key] for key in same] == [later.settings[key] for key in same]
+    assert [row["_step"] for row in now.history] == [row["_step"] for row in later.history] == [2, 4]
+
+
+# ------------------------------------------------------------------------------------------------------------ plain values
+def test_examples_are_the_same_images_for_every_run_and_small() -> None:
+    ids = np.array([f"test/{index}" for index in range(1000)])
+    chosen = media.chosen_examples(ids)
+    assert len(set(chosen.tolist())) == media.MAX_EXAMPLES
+    shuffled = np.random.default_rng(0).permutation(1000)
+    assert ids[shuffled][media.chosen_examples(ids[shuffled])].tolist() == ids[chosen].tolist()
+    large = np.zeros((2, 3, 224, 200), dtype=np.uint8)
+    large[:, :, :4, :4] = 100
+    small = media.shrunk(large)
+    assert small.shape == (2, 3, 56, 50) and small[0, 0, 0, 0] == 100 and small[0, 0, 1, 1] == 0
+    assert media.shrunk(small) is small
+
+
+def test_many_classes_show_the_five_most_likely(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    ids = np.array([f"i{index}" for index in range(80)])
+    labels = np.arange(80) % 40
+    logits = rng.normal(size=(80, 40)).astype(np.float32)
+    names = np.array([f"class {index}" for index in range(40)])
+    np.savez(tmp_path / "predictions.npz", logits=logits, labels=labels, sample_ids=ids, class_names=names)
+    assert media.predictions_table(tmp_path) is None, "a run from before there were examples"
+    media.write_examples(tmp_path, rng.integers(0, 255, (80, 3, 8, 8), dtype=np.uint8), ids)
+    found = media.predictions_table(tmp_path)
+    assert found is not None
+    rows, images = found
+    assert rows.columns == ["id", "label", "prediction", "correct", "confidence", "p(label)", "five most likely"]
+    assert images[0].shape == (8, 8, 3)
+    first = rows.rows[0]
+    index = ids.tolist().index(first[0])
+    assert first[2] == f"class {logits[index].argmax()}" and first[6].startswith(first[2])
+    confusion = media.confusion_table(tmp_path)
+    assert confusion is not None and sum(row[2] for row in confusion.rows) == 80 and len(confusion.rows) <= 80
