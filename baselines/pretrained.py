@@ -47,22 +47,31 @@ def read(path: Path) -> dict[str, Tensor]:
     return dict(found)
 
 
-def from_hub(name: str, cache: Path) -> dict[str, Tensor]:
-    """Weights that timm publishes under a name, with their tag if wanted, as in ``resnet50.a1_in1k``.
+def check_published(name: str) -> None:
+    """Refuse a name under which timm publishes no weights; a tag may follow it, as in ``resnet50.a1_in1k``.
 
     Raises
     ------
     ValueError
-        If timm knows no such weights, or they are not in `cache` and cannot be downloaded.
+        With the way to list the names.
     """
-    published = timm.list_pretrained()
-    if name not in published and not any(known.startswith(f"{name}.") for known in published):
+    known = timm.list_pretrained()
+    if name not in known and not any(other.startswith(f"{name}.") for other in known):
         raise ValueError(f"timm publishes no weights as {name!r}; timm.list_pretrained() lists them")
+
+
+def from_hub(name: str, cache: Path) -> dict[str, Tensor]:
+    """Download the weights that timm publishes under a name.
+
+    Raises
+    ------
+    ValueError
+        If they cannot be downloaded.
+    """
     try:
         model = timm.create_model(name, pretrained=True, cache_dir=str(cache))
     except Exception as error:  # hub, transport and file errors have no common type
-        reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
-        raise ValueError(f"the weights of {name!r} could not be downloaded ({reason:.300})") from error
+        raise ValueError(" ".join(str(error).split()).split(". ")[0][:300] or type(error).__name__) from error
     return dict(model.state_dict())
 
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import requests
 import torch
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 import baselines.pretrained
 import vit_scratch.weights
 from experiments.config import ConfigError, ModelConfig, data_dir
+from experiments.data.download import exclusively, reason
+from experiments.record import atomic_write
 
 HUB = "timm:"
 """What a name of timm's begins with, where a file could stand."""
@@ -49,23 +55,21 @@ def start(model: nn.Module, name: str, config: ModelConfig) -> dict[str, Any]:
     weights = str(config.weights)
     source = f"configs/models/{name}.yaml: `weights`"
     try:
-        origin = f"timm's {weights.removeprefix(HUB)}" if weights.startswith(HUB) else _file_label(weights, source)
+        path = published(weights.removeprefix(HUB)) if weights.startswith(HUB) else weights_path(weights)
+        label = _label(path, source)
         if config.source == "scratch":
-            layout, content = ("timm", _hub(weights)) if weights.startswith(HUB) else (config.layout, weights_path(weights))
-            vit_scratch.weights.load(model, content, str(layout), head="keep")  # type: ignore[arg-type]
+            vit_scratch.weights.load(model, path, config.layout or "timm", head="keep")  # type: ignore[arg-type]
         else:
-            found = _hub(weights) if weights.startswith(HUB) else baselines.pretrained.read(weights_path(weights))
-            baselines.pretrained.load(model, found, weights)
+            baselines.pretrained.load(model, baselines.pretrained.read(path), str(path))
     except ValueError as error:
         raise ConfigError([f"{source}: {str(error).rstrip('.')}."]) from error
     with torch.no_grad():
         for parameter in head(model).parameters():
             parameter.zero_()
-    return {"init": "pretrained", "weights": origin}
+    return {"init": "pretrained", "weights": label}
 
 
-def _file_label(weights: str, source: str) -> str:
-    path = weights_path(weights)
+def _label(path: Path, source: str) -> str:
     if not path.is_file():
         raise ConfigError(
             [f"{source}: no file {path}. Put the weights there, or name another file below {data_dir()} or timm:<name>."]
@@ -74,16 +78,33 @@ def _file_label(weights: str, source: str) -> str:
         return f"{path.name}, SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
 
 
-def _hub(weights: str) -> dict[str, Tensor]:
-    name, cache = weights.removeprefix(HUB), data_dir() / "weights"
-    try:
-        return baselines.pretrained.from_hub(name, cache)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}. Without a network, save the state dict of timm's {name} as a .safetensors file, put it at "
-            f"{cache / (name + '.safetensors')}, and set `weights: weights/{name}.safetensors` (for a scratch model also "
-            "`layout: timm`)"
-        ) from error
+def published(name: str) -> Path:
+    """The weights that timm publishes under a name, as a file below `DATA_DIR`, downloaded where it is not there yet.
+
+    Raises
+    ------
+    ValueError
+        If timm knows no such weights, or they cannot be downloaded. The message says which file to put where.
+    """
+    path = data_dir() / "weights" / f"{name}.safetensors"
+    with exclusively(path.with_name(f".{name}.lock")):
+        if path.is_file():
+            return path
+        baselines.pretrained.check_published(name)
+        try:
+            requests.head(
+                os.environ.get("HF_ENDPOINT") or "https://huggingface.co", timeout=10
+            )  # timm's own tries last minutes
+            with tempfile.TemporaryDirectory(dir=path.parent) as cache:
+                found = baselines.pretrained.from_hub(name, Path(cache))
+        except (requests.RequestException, ValueError) as error:
+            raise ValueError(
+                f"the weights timm:{name} could not be downloaded ({reason(error)}). Without a network, save the state dict "
+                f"of timm's {name} as {path}; the same command then finds it"
+            ) from error
+        with atomic_write(path, "wb") as file:
+            file.write(safetensors_bytes({key: tensor.contiguous() for key, tensor in found.items()}))
+    return path
 
 
 def head(model: nn.Module) -> nn.Module:

@@ -79,7 +79,7 @@ def download(url: str, target: Path, *, blob_id: str, max_bytes: int, progress: 
         try:
             _fetch(url, part, max_bytes, progress)
         except requests.RequestException as error:
-            problem = _reason(error)
+            problem = reason(error)
             if isinstance(error, requests.HTTPError):
                 break
             continue
@@ -138,7 +138,7 @@ def _receive(
         raise requests.ConnectionError(f"the connection broke off after {have} of {total} bytes")
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """The innermost cause in a few words: the outer ones repeat addresses and objects."""
     cause: BaseException = error
     while isinstance(inner := getattr(cause, "reason", None) or (cause.args[0] if cause.args else None), BaseException):

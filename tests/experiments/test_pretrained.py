@@ -178,19 +178,31 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
 
 
 def test_offline_hub_says_what_to_save_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    create = timm.create_model
-
-    def offline(name: str, **options: Any) -> nn.Module:
-        if options.get("pretrained"):
-            raise OSError("We couldn't connect. Try later.")
-        return create(name, **options)
-
-    monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     place = tmp_path / "data_dir" / "weights" / "test_vit.safetensors"
     for base in (VIT, MICRO):
         text = faults_of(config(base, init="pretrained", weights="timm:test_vit"), size=32, channels=3)
-        assert f"put it at {place}" in text and "We couldn't connect" in text
+        assert f"save the state dict of timm's test_vit as {place}" in text and "refused" in text
     assert "publishes no weights as 'nothing'" in faults_of(config(MICRO, init="pretrained", weights="timm:nothing"))
+
+
+def test_published_weights_are_downloaded_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    source = timm.create_model("test_vit", img_size=32, patch_size=8)
+    asked = []
+
+    def from_hub(name: str, cache: Path) -> dict[str, Tensor]:
+        asked.append(name)
+        return dict(source.state_dict())
+
+    monkeypatch.setattr(pretrained.requests, "head", lambda *arguments, **options: None)
+    monkeypatch.setattr(pretrained.baselines.pretrained, "from_hub", from_hub)
+    for _ in range(2):
+        model, facts = build(config(VIT, init="pretrained", weights="timm:test_vit"), size=32, channels=3)
+        assert torch.equal(model.patch_embed.proj.weight, source.patch_embed.proj.weight)
+    assert asked == ["test_vit"] and facts["weights"].startswith("test_vit.safetensors, SHA-256 ")
+    kept = [path.name for path in (tmp_path / "data_dir" / "weights").iterdir() if not path.name.startswith(".")]
+    assert kept == ["test_vit.safetensors"]
 
 
 # -------------------------------------------------------------------------------------------------------------- freezing
