@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import tempfile
+import warnings as stdlib_warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,9 @@ def save(folder: Path, state: dict[str, Any]) -> None:
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
     """The state of one file. Raises ValueError where it is not a whole checkpoint of this schema."""
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        with stdlib_warnings.catch_warnings():
+            stdlib_warnings.simplefilter("ignore")  # on the pickle protocol of files that are none of ours
+            content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or hostile file
         raise ValueError(f"cannot be read ({type(error).__name__})") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:

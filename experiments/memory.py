@@ -45,8 +45,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def has_batch_statistics(model: nn.Module) -> bool:
-    """Whether a layer normalises by the statistics of its batch, so that parts of a batch are another computation."""
-    return any(isinstance(module, _BatchNorm) for module in model.modules())
+    """Whether a layer normalises by the statistics of its batch, so that parts of a batch are another computation.
+
+    The model is taken as it is: in training, frozen layers in evaluation.
+    """
+    norms = (module for module in model.modules() if isinstance(module, _BatchNorm))
+    return any(norm.training or norm.running_mean is None for norm in norms)
 
 
 def parts_for(batch_size: int, micro_batch_size: int | None) -> int:

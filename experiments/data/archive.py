@@ -73,14 +73,15 @@ def _check(entries: Iterable[zipfile.ZipInfo], archive: Path, max_files: int, ma
     folders: set[str] = set()
     for entry in entries:
         reason = _fault(entry)
-        path = PurePosixPath(_folded(entry.filename.rstrip("/")))
-        parents = {str(parent) for parent in path.parents} - {"."}
-        if not reason and not entry.is_dir() and str(path) in files:
-            reason = "is there twice, letter case aside"
-        elif not reason and (parents & files or (str(path) in folders and not entry.is_dir())):
-            reason = "is a file and a folder at once"
-        folders |= parents
-        (folders if entry.is_dir() else files).add(str(path))
+        if not reason:
+            path = PurePosixPath(_folded(entry.filename.rstrip("/")))
+            parents = {str(parent) for parent in path.parents} - {"."}
+            if not entry.is_dir() and str(path) in files:
+                reason = "is there twice, letter case aside"
+            elif parents & files or (str(path) in folders and not entry.is_dir()):
+                reason = "is a file and a folder at once"
+            folders |= parents
+            (folders if entry.is_dir() else files).add(str(path))
         if reason:
             faults.append(f"{archive}: its entry {entry.filename[:200]!a} {reason}. The archive is not unpacked.")
     if faults:
@@ -95,6 +96,8 @@ def _folded(name: str) -> str:
 def _fault(entry: zipfile.ZipInfo) -> str:
     """What is wrong with one entry, in words; empty where nothing is."""
     name, mode = entry.orig_filename, entry.external_attr >> 16
+    if not entry.filename:  # of which zipfile cannot tell whether it is a folder
+        return "has no usable name"
     parts = name.rstrip("/").split("/")
     if name.startswith("/") or "\\" in name or (len(parts[0]) > 1 and parts[0][1] == ":"):
         return "has an absolute path or one of another system"

@@ -90,7 +90,7 @@ def _idx_values(content: bytes, header: int) -> NDArray[np.uint8]:
         raise ValueError("its header is not that of 28 × 28 images or their labels")
     if len(content) - header != math.prod(shape):
         raise ValueError(f"{len(content) - header} bytes where its header tells {math.prod(shape)}")
-    values = np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    values = np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy()  # writable, as torch wants it
     if header == 8 and values.max() >= len(FASHION_CLASSES):
         raise ValueError(f"a label of {values.max()}")
     return values

@@ -19,7 +19,15 @@ from tests.chaos import commands, grids, inputs, kills, outside
 
 PROMISED_ZERO = {
     *("lost_runs", "lost_evaluations", "doubled_evaluations", "differing_files", "left_over_files", "stuck_locks"),
-    *("tracebacks", "not_refused", "runs_started", "files_outside", "runs_started_after_a_refusal", "half_records"),
+    *(
+        "tracebacks",
+        "not_refused",
+        "runs_started",
+        "files_outside",
+        "runs_started_after_a_refusal",
+        "half_records",
+        "half_unpacked",
+    ),
     "cells_not_run_once",
     *("lost_evaluations_in_wandb", "doubled_evaluations_in_wandb", "not_resumed", "refused_without_the_file's_name"),
 }
@@ -52,7 +60,8 @@ def attacks(place: Path) -> dict[str, Callable[[], Any]]:
         "full_disk": lambda: outside.full_disk(place / "disk", small, grids.SMALL, [0, 50_000, 400_000, 900_000, 1_500_000]),
         "configs": lambda: inputs.configs(place / "configs", 400),
         "images": lambda: inputs.images(place / "images", 150),
-        "archives": lambda: inputs.idx_archives(place / "archives", 60),
+        "idx_archives": lambda: inputs.idx_archives(place / "idx_archives", 60),
+        "zips": lambda: inputs.zips(place / "zips", 200),
         "wandb": lambda: [
             outside.service_fault(place / f"wandb-{fault}", small, grids.SMALL, fault) for fault in ("500", "hang", "killed")
         ],

@@ -10,6 +10,8 @@ import random
 import shutil
 import struct
 import sys
+import warnings
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,8 +27,9 @@ from PIL import Image
 
 from experiments import worker
 from experiments.__main__ import main
-from experiments.config import ROOT, ExperimentFile, ModelConfig, Recipe
+from experiments.config import ROOT, ConfigError, ExperimentFile, ModelConfig, Recipe
 from experiments.data import datasets
+from experiments.data.archive import unpack
 from experiments.worker import Outcome
 
 Verdict = tuple[str, str]
@@ -340,6 +343,69 @@ def idx_archives(place: Path, examples: int, seed: int = 0) -> dict[str, Any]:
 
     arguments = ["data=fashion_mnist", f"data.path={folder}", "data.image_size=8"]
     return {"malformed_archives": examples} | _each_in_turn(place, examples, each, arguments, mend)
+
+
+def _hostile_zip(draws: random.Random, path: Path) -> None:
+    """An archive that would write elsewhere, or too much, or is damaged; a few are whole."""
+    names = [
+        *(
+            "a/../../outside",
+            "../outside",
+            "/outside-of-everything",
+            "C:/outside",
+            "a\\..\\outside",
+            "..",
+            "./../outside",
+            "~/outside",
+        ),
+        *("a/./b", "a//b", "", "a\0b", "a/b\n", "x" * 2000, "a/" * 300 + "b", "x" * 300, "cat/1.png", "CAT/1.PNG"),
+    ]
+    with zipfile.ZipFile(path, "w", draws.choice([zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])) as archive:
+        for number in range(draws.randint(1, 6)):
+            archive.writestr(f"dog/{number}.png", draws.randbytes(200))
+        for _ in range(draws.randint(0, 2)):
+            info = zipfile.ZipInfo(draws.choice(names))
+            way = draws.choice(["plain", "plain", "link", "device", "bomb"])
+            info.external_attr = {"link": 0o120777, "device": 0o020666}.get(way, 0o100644) << 16
+            content = bytes(30_000_000) if way == "bomb" else b"/etc/passwd"
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, content)
+    damage, content = draws.choice(["none", "none", "cut", "flip", "noise"]), bytearray(path.read_bytes())
+    if damage == "cut":
+        content = content[: draws.randrange(len(content))]
+    elif damage == "flip":
+        for _ in range(draws.randint(1, 20)):
+            content[draws.randrange(len(content))] ^= 1 << draws.randrange(8)
+    elif damage == "noise":
+        content = bytearray(draws.randbytes(500))
+    path.write_bytes(content)
+
+
+def zips(place: Path, examples: int, seed: int = 0) -> dict[str, Any]:
+    """Unpack one hostile archive after another: refused as a whole, or unpacked inside its folder alone."""
+    draws, counts = random.Random(seed), Counter[str]()
+    shown: list[str] = []
+    place.mkdir(parents=True)
+    path, folder = place / "archive.zip", place / "inside" / "photos"
+    for _ in range(examples):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a name that is there twice
+            _hostile_zip(draws, path)
+        try:
+            unpack(path, folder, max_files=100, max_bytes=20_000_000)
+            counts["unpacked"] += 1
+        except (ConfigError, OSError):
+            counts["refused"] += 1
+            counts["half_unpacked"] += folder.exists()
+        except Exception as error:
+            counts["tracebacks"] += 1
+            shown.append(f"{type(error).__name__}: {error}")
+        found = [entry for entry in place.rglob("*") if entry not in (path, folder.parent)]
+        counts["files_outside"] += sum(not entry.is_relative_to(folder) or entry.is_symlink() for entry in found)
+        shutil.rmtree(folder, ignore_errors=True)
+    counts["files_outside"] += Path("/outside-of-everything").exists() + (place.parent / "outside").exists()
+    keys = ("refused", "unpacked", "half_unpacked", "tracebacks", "files_outside")
+    return {"hostile_zips": examples} | {key: counts[key] for key in keys} | {"examples": shown[:10]}
 
 
 def _each_in_turn(

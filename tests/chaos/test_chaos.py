@@ -68,7 +68,7 @@ def test_what_differs_is_seen(tmp_path: Path) -> None:
     assert grids.compare(tmp_path / "a", tmp_path / "b").lost_runs == 1
 
 
-@pytest.mark.parametrize(("attack", "examples"), [("configs", 60), ("images", 40), ("idx_archives", 12)])
+@pytest.mark.parametrize(("attack", "examples"), [("configs", 60), ("images", 40), ("idx_archives", 12), ("zips", 60)])
 def test_malformed_input_is_refused(tmp_path: Path, attack: str, examples: int) -> None:
     found = getattr(inputs, attack)(tmp_path / "place", examples)
     assert not [key for key in chaos.PROMISED_ZERO & set(found) if found[key]], found

@@ -54,6 +54,7 @@ def test_unpacks_into_a_folder_that_appears_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
+        ([(entry(""), b"x")], "has no usable name"),
         ([("../out.txt", b"x")], "leads out of the folder"),
         ([("a/../../out.txt", b"x")], "leads out of the folder"),
         ([("/tmp/out.txt", b"x")], "absolute path"),  # noqa: S108 - never written

@@ -203,6 +203,13 @@ def test_parts_are_refused_before_anything_runs_for_batch_statistics() -> None:
     assert worker.check(cells("micro_batch_size=32", "models=[resnet_micro,vit_micro_p2]")[0]) == []
 
 
+def test_frozen_norms_have_no_batch_statistics() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    assert memory.has_batch_statistics(model)
+    assert not memory.has_batch_statistics(model.eval())
+    assert memory.has_batch_statistics(nn.Sequential(nn.BatchNorm2d(2, track_running_stats=False)).eval())
+
+
 def test_a_full_allocator_of_this_torch_is_recognised() -> None:
     with pytest.raises((RuntimeError, MemoryError)) as caught:
         torch.empty(2**60, dtype=torch.uint8)
