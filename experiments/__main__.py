@@ -59,12 +59,12 @@ def run(
 
 def _run(name: str, overrides: list[str] | None, engine: str, jobs: str, retry_failed: bool) -> None:
     from experiments.grid import ledger, left_to_run
-    from experiments.launch import experiment_folder, launch, plan, trials_for
+    from experiments.launch import ENGINES, experiment_folder, launch, plan, trials_for
     from experiments.record import CHECKPOINT_FILE
     from experiments.worker import stop_requested
 
-    if engine != "local":
-        raise ConfigError([f"ENGINE: must be `local`, got {engine!r}."])
+    if engine not in ENGINES:
+        raise ConfigError([f"ENGINE: must be {' or '.join(f'`{known}`' for known in ENGINES)}, got {engine!r}."])
     experiment = _load(name, overrides)
     folder = experiment_folder(experiment)
     with err.status("Loading the data"):
@@ -81,7 +81,7 @@ def _run(name: str, overrides: list[str] | None, engine: str, jobs: str, retry_f
         to_run = len(batch) - counts["done"] - ended
         headline.append(f"{len(batch)} {kind}, {counts['done']} done before, {to_run} to run.{going_on}")
         with display.Progress(out, folder, total=len(batch), done=counts["done"] + ended, headline=headline) as progress:
-            launch(batch, folder, jobs=jobs, observer=progress, retry_failed=retry_failed)
+            launch(batch, folder, jobs=jobs, observer=progress, retry_failed=retry_failed, engine_name=engine)
         headline = []
     after = ledger(experiment, cells, folder, trials)
     if stop_requested() and after["counts"]["done"] < len(cells):

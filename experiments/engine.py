@@ -42,6 +42,21 @@ def distributed_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def requested_jobs(jobs: str) -> int | None:
+    """`JOBS` as a number; None where it is ``auto``.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither ``auto`` nor a whole number from 1.
+    """
+    if jobs == "auto":
+        return None
+    if not (jobs.isascii() and jobs.isdigit()) or int(jobs) < 1:
+        raise ConfigError([f"JOBS: must be `auto` or a whole number from 1, got {jobs!r}."])
+    return int(jobs)
+
+
 def resolve_jobs(jobs: str, cells: int, threads: int) -> int:
     """``JOBS=auto|n`` → worker processes.
 
@@ -60,10 +75,9 @@ def resolve_jobs(jobs: str, cells: int, threads: int) -> int:
         if jobs not in ("auto", "1"):
             raise ConfigError([f"JOBS: must be 1 under torchrun, whose processes share each cell, got {jobs!r}."])
         return 1
-    if jobs != "auto":
-        if not (jobs.isascii() and jobs.isdigit()) or int(jobs) < 1:
-            raise ConfigError([f"JOBS: must be `auto` or a whole number from 1, got {jobs!r}."])
-        return max(1, min(int(jobs), cells))
+    wanted = requested_jobs(jobs)
+    if wanted is not None:
+        return min(wanted, max(1, cells))
     on_gpu = os.environ.get("DEVICE", "auto") != "cpu" and gpu_count() > 0
     return 1 if on_gpu else max(1, min(usable_cores() // threads, cells))
 

@@ -20,6 +20,7 @@ LAYERS = [  # each may import those below it, never those above
     {"experiments.predict"},
     {"experiments.trained"},
     {"experiments.launch"},
+    {"experiments.ray_engine"},
     {"experiments.engine"},
     {"experiments.worker"},
     {"experiments.run"},
