@@ -29,7 +29,7 @@ from experiments.engine import Observer, gpu_count, requested_jobs, usable_cores
 from experiments.grid import Cell
 from experiments.worker import Outcome
 
-CONNECT_SECONDS = 20.0
+CONNECT_SECONDS = 15.0
 """How long a cluster may take to answer."""
 
 STOP_POLL_SECONDS = 1.0
@@ -49,6 +49,7 @@ PASSED_ON = ("DEVICE", "CONFIGS_DIR", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTI
 
 def _ray() -> Any:
     """Ray, which plain installs do not have."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # read at the import
     try:
         import ray
     except ImportError as error:

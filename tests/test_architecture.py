@@ -59,6 +59,7 @@ LAYERS = [  # each may import those below it, never those above
         "experiments.distributed",
         "experiments.data.mixing",
         "experiments.data.order",
+        "experiments.data.source",
         "experiments.data.trivial_augment",
         "experiments.data.splits",
         "experiments.data.images",
