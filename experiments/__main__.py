@@ -258,23 +258,31 @@ def bench(
     recipe: Annotated[str, typer.Option(help="Name of the recipe.")] = "digits",
     steps: Annotated[int, typer.Option(help="Steps of one timed stretch.")] = 300,
     repeats: Annotated[int, typer.Option(help="Timed stretches of each way.")] = 5,
+    grid_cells: Annotated[int, typer.Option(help="Trivial cells of the grid that is timed.", min=2)] = 200,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16, instead of the recipe's.")] = None,
+    compile_: Annotated[str | None, typer.Option("--compile", help="Mode, instead of the recipe's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images of a step, instead of the recipe's.", min=2)] = None,
 ) -> None:
     """Measure what the harness costs over bare computation, and what a DataLoader costs over the harness."""
     from experiments.bench import table, write_bench
+    from experiments.bench_costs import costs_table
 
     names = models or ["vit_micro_p2", "resnet_micro"]
     target = reports_dir() / "bench"
     with out.status("Measuring") as line:
-        rows = write_bench(
+        rows, costs = write_bench(
             names,
             data,
             recipe,
             steps=steps,
             repeats=repeats,
+            grid_cells=grid_cells,
+            settings=loading.checked_settings(recipe, precision=precision, compile=compile_, batch_size=batch_size),
             target=target,
             on_model=lambda m: line.update(f"Measuring {m}"),
         )
     out.print(table(rows), markup=False, soft_wrap=True)
+    out.print(costs_table(costs), markup=False, soft_wrap=True)
     out.print(f"\nBench    {target / 'bench.json'}", soft_wrap=True)
 
 

@@ -16,7 +16,7 @@ from experiments.config import ROOT
 LAYERS = [  # each may import those below it, never those above
     {"experiments.__main__"},
     {"experiments.reporting"},
-    {"experiments.bench", "experiments.display", "experiments.export"},
+    {"experiments.bench", "experiments.bench_costs", "experiments.bench_gpu", "experiments.display", "experiments.export"},
     {"experiments.predict"},
     {"experiments.trained"},
     {"experiments.launch"},
