@@ -14,7 +14,9 @@ override ARGS_WORD = $(if $(strip $(ARGS)),'$(subst ','\'',$(ARGS))')
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-install: $(VENV)/.installed ## Make .venv and install everything but Ray; nothing to do when nothing changed
+RAY := $(if $(filter ray,$(ENGINE)),$(VENV)/.installed-ray)
+
+install: $(VENV)/.installed $(RAY) ## Make .venv and install everything but Ray; nothing to do when nothing changed
 
 $(VENV)/.installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -24,10 +26,14 @@ $(VENV)/.installed: requirements.lock
 	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes -r requirements.lock
 	@touch $@
 
+$(VENV)/.installed-ray: requirements-ray.lock | $(VENV)/.installed
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes -r requirements-ray.lock
+	@touch $@
+
 list: install ## List experiments, models, data and recipes
 	@$(RUN) list $(FLAGS)
 
-experiment: install named ## Run an experiment: NAME=… [ARGS="recipe.steps=200 seeds=[0,1]"] [JOBS=n|auto] [FLAGS=--retry-failed]
+experiment: install named ## Run an experiment: NAME=… [ARGS="recipe.steps=200 seeds=[0,1]"] [JOBS=n|auto] [ENGINE=ray] [FLAGS=--retry-failed]
 	@$(RUN) run $(NAME) $(ARGS_WORD) --engine $(ENGINE) --jobs $(JOBS) $(FLAGS)
 
 status: install named ## Show which cells are done, running, failed or missing: NAME=…

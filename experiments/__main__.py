@@ -59,12 +59,12 @@ def run(
 
 def _run(name: str, overrides: list[str] | None, engine: str, jobs: str, retry_failed: bool) -> None:
     from experiments.grid import ledger, left_to_run
-    from experiments.launch import experiment_folder, launch, plan, trials_for
+    from experiments.launch import ENGINES, experiment_folder, launch, plan, trials_for
     from experiments.record import CHECKPOINT_FILE
     from experiments.worker import stop_requested
 
-    if engine != "local":
-        raise ConfigError([f"ENGINE: must be `local`, got {engine!r}."])
+    if engine not in ENGINES:
+        raise ConfigError([f"ENGINE: must be {' or '.join(f'`{known}`' for known in ENGINES)}, got {engine!r}."])
     experiment = _load(name, overrides)
     folder = experiment_folder(experiment)
     with err.status("Loading the data"):
@@ -81,7 +81,7 @@ def _run(name: str, overrides: list[str] | None, engine: str, jobs: str, retry_f
         to_run = len(batch) - counts["done"] - ended
         headline.append(f"{len(batch)} {kind}, {counts['done']} done before, {to_run} to run.{going_on}")
         with display.Progress(out, folder, total=len(batch), done=counts["done"] + ended, headline=headline) as progress:
-            launch(batch, folder, jobs=jobs, observer=progress, retry_failed=retry_failed)
+            launch(batch, folder, jobs=jobs, observer=progress, retry_failed=retry_failed, engine_name=engine)
         headline = []
     after = ledger(experiment, cells, folder, trials)
     if stop_requested() and after["counts"]["done"] < len(cells):
@@ -258,23 +258,31 @@ def bench(
     recipe: Annotated[str, typer.Option(help="Name of the recipe.")] = "digits",
     steps: Annotated[int, typer.Option(help="Steps of one timed stretch.")] = 300,
     repeats: Annotated[int, typer.Option(help="Timed stretches of each way.")] = 5,
+    grid_cells: Annotated[int, typer.Option(help="Trivial cells of the grid that is timed.", min=2)] = 200,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16, instead of the recipe's.")] = None,
+    compile_: Annotated[str | None, typer.Option("--compile", help="Mode, instead of the recipe's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images of a step, instead of the recipe's.", min=2)] = None,
 ) -> None:
     """Measure what the harness costs over bare computation, and what a DataLoader costs over the harness."""
     from experiments.bench import table, write_bench
+    from experiments.bench_costs import costs_table
 
     names = models or ["vit_micro_p2", "resnet_micro"]
     target = reports_dir() / "bench"
     with out.status("Measuring") as line:
-        rows = write_bench(
+        rows, costs = write_bench(
             names,
             data,
             recipe,
             steps=steps,
             repeats=repeats,
+            grid_cells=grid_cells,
+            settings=loading.checked_settings(recipe, precision=precision, compile=compile_, batch_size=batch_size),
             target=target,
             on_model=lambda m: line.update(f"Measuring {m}"),
         )
     out.print(table(rows), markup=False, soft_wrap=True)
+    out.print(costs_table(costs), markup=False, soft_wrap=True)
     out.print(f"\nBench    {target / 'bench.json'}", soft_wrap=True)
 
 

@@ -11,7 +11,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from experiments import compute, models
+from experiments import accelerate, bench_costs, bench_gpu, compute, engine, models
 from experiments.config import DataConfig, Recipe
 from experiments.data import datasets
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
@@ -47,6 +47,7 @@ class Task:
     data: DataConfig
     recipe: Recipe
     device: torch.device
+    n_classes: int
 
     @property
     def images(self) -> int:
@@ -66,20 +67,25 @@ class Task:
             seed=0,
             augmentation=self.recipe.augmentation,
             device=self.device,
+            n_classes=self.n_classes,
         )
 
     def training(self) -> Training:
-        """A fresh model and optimiser."""
+        """A fresh model and optimiser, in the memory format and compiled as a run has them."""
         model = self.build()[0].to(self.device)
+        model.to(memory_format=accelerate.memory_format(model, self.device))
         betas = (self.recipe.betas[0], self.recipe.betas[1])
         optimizer = adamw(model, weight_decay=self.recipe.weight_decay, betas=betas)
-        return Training("bench", model, optimizer, compute.Meter(self.device), torch.zeros((), device=self.device))
+        training = Training("bench", model, optimizer, compute.Meter(self.device), torch.zeros((), device=self.device))
+        images = self.batches()(0)[0]
+        training.forward = accelerate.compiled(model, self.recipe.compile, images, precision=self.recipe.precision).forward
+        return training
 
 
 def _steps(task: Task, training: Training, batches: Callable[[int], tuple[Tensor, Tensor]]) -> None:
     recipe = task.recipe
     train_steps(
-        training.model,
+        training.model if training.forward is None else training.forward,
         training.optimizer,
         batches,
         range(recipe.steps),
@@ -95,7 +101,8 @@ def _steps(task: Task, training: Training, batches: Callable[[int], tuple[Tensor
 def bare(task: Task) -> Callable[[], float]:
     """The step alone, written out, on one batch that lies on the device. Returns a function that times a stretch."""
     training, (images, labels) = task.training(), task.batches()(0)
-    model, optimizer, recipe = training.model.train(), training.optimizer, task.recipe
+    model = (training.model if training.forward is None else training.forward).train()
+    optimizer, recipe = training.optimizer, task.recipe
     for group in optimizer.param_groups:
         group["lr"] = recipe.learning_rate
 
@@ -227,6 +234,20 @@ def measure(task: Task, repeats: int) -> dict[str, Any]:
     }
 
 
+def costs_of(task: Task) -> dict[str, Any]:
+    """A model's costs around the steps: seconds of a checkpoint and of compiling, bytes of memory at the peak of a step."""
+    start = time.perf_counter()
+    training = task.training()
+    compiling = time.perf_counter() - start if task.recipe.compile != "off" else None
+    with training.meter.training():
+        _steps(replace(task, recipe=task.recipe.model_copy(update={"steps": 3})), training, task.batches())
+    return {
+        "checkpoint_seconds": bench_costs.checkpoint_seconds(training),
+        "compile_seconds": compiling,
+        "peak_memory_bytes": training.meter.peak_bytes,
+    }
+
+
 def write_bench(
     names: list[str],
     data_name: str,
@@ -234,10 +255,12 @@ def write_bench(
     *,
     steps: int,
     repeats: int,
+    grid_cells: int,
+    settings: dict[str, Any],
     target: Path,
     on_model: Callable[[str], None],
-) -> dict[str, dict[str, Any]]:
-    """Measure models on one recipe, each in `measure`'s three ways, and write ``bench.json``.
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Measure models on one recipe, each in `measure`'s three ways, then what is around the steps; write ``bench.json``.
 
     Parameters
     ----------
@@ -248,13 +271,17 @@ def write_bench(
     steps : int
         Optimiser steps of one timed stretch; the harness evaluates once in it.
     repeats : int
+    grid_cells : int
+        Trivial cells of the grid that is timed.
+    settings : dict
+        Fields of the recipe to replace, such as ``precision``, ``compile`` and ``batch_size``.
     target : Path
         Folder of the report.
     on_model : callable
         Told the name of each model before it is measured.
     """
     data = load_part("data", data_name)
-    recipe = load_part("recipes", recipe_name).model_copy(update={"steps": steps, "evaluations": 1})
+    recipe = load_part("recipes", recipe_name).model_copy(update={"steps": steps, "evaluations": 1} | settings)
     configs = {name: load_part("models", name) for name in names}
     device = resolve_device()
     torch.set_num_threads(1)
@@ -270,7 +297,18 @@ def write_bench(
     for name, config in configs.items():
         on_model(name)
         build = partial(models.build, name, config, **sizes)
-        rows[name] = measure(Task(build, train, val, data, recipe, device), repeats)
+        task = Task(build, train, val, data, recipe, device, len(dataset.class_names))
+        rows[name] = measure(task, repeats) | costs_of(task)
+    on_model("what is around the steps")
+    costs: dict[str, Any] = {
+        "startup_seconds": bench_costs.startup_seconds(),
+        "first_batch_seconds": bench_costs.first_batch_seconds(data, recipe, device),
+        **bench_costs.cell_seconds(grid_cells),
+    }
+    if device.type == "cpu" and engine.usable_cores() > 1:
+        costs["side_by_side"] = bench_costs.side_by_side(steps)
+    if device.type == "cuda":
+        costs["vit_base_p16"] = bench_gpu.vit_base(device)
     target.mkdir(parents=True, exist_ok=True)
     about = {
         "device": compute.device_name(device),
@@ -279,13 +317,14 @@ def write_bench(
         "recipe": recipe_name,
         "batch_size": recipe.batch_size,
         "precision": recipe.precision,
+        "compile": recipe.compile,
         "steps": steps,
         "repeats": repeats,
         "torch": torch.__version__,
     }
     with atomic_write(target / "bench.json") as file:
-        json.dump({**rows, "settings": about}, file, indent=2)
-    return rows
+        json.dump({**rows, "settings": about, "costs": costs}, file, indent=2)
+    return rows, costs
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:

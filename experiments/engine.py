@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 from collections import deque
@@ -21,9 +22,26 @@ DIED = (
 )
 
 
+WORKER_BYTES = 750 * 2**20
+"""Resident memory of a worker process with torch, torchvision and timm imported, before it loads any data (measured)."""
+
+
 def usable_cores() -> int:
     """Cores that this process may use, as the scheduler or a container allows."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> int:
+    """Bytes that processes may still take: of the machine, or of the container where that allows less."""
+    free = 2**63
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit, used = ((group / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current"))
+        free = min(free, int(limit) - int(used))
+    return max(0, free)
 
 
 def gpu_count() -> int:
@@ -42,6 +60,21 @@ def distributed_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def requested_jobs(jobs: str) -> int | None:
+    """`JOBS` as a number; None where it is ``auto``.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither ``auto`` nor a whole number from 1.
+    """
+    if jobs == "auto":
+        return None
+    if not (jobs.isascii() and jobs.isdigit()) or int(jobs) < 1:
+        raise ConfigError([f"JOBS: must be `auto` or a whole number from 1, got {jobs!r}."])
+    return int(jobs)
+
+
 def resolve_jobs(jobs: str, cells: int, threads: int) -> int:
     """``JOBS=auto|n`` → worker processes.
 
@@ -51,7 +84,8 @@ def resolve_jobs(jobs: str, cells: int, threads: int) -> int:
     Raises
     ------
     ConfigError
-        If `jobs` is neither ``auto`` nor a whole number from 1, or `threads` is more than the machine has cores.
+        If `jobs` is neither ``auto`` nor a whole number from 1, `threads` is more than the machine has cores, or the
+        workers would not fit into memory.
     """
     cores = max(usable_cores(), os.cpu_count() or 1)
     if threads > cores:
@@ -60,12 +94,20 @@ def resolve_jobs(jobs: str, cells: int, threads: int) -> int:
         if jobs not in ("auto", "1"):
             raise ConfigError([f"JOBS: must be 1 under torchrun, whose processes share each cell, got {jobs!r}."])
         return 1
-    if jobs != "auto":
-        if not (jobs.isascii() and jobs.isdigit()) or int(jobs) < 1:
-            raise ConfigError([f"JOBS: must be `auto` or a whole number from 1, got {jobs!r}."])
-        return max(1, min(int(jobs), cells))
+    wanted = requested_jobs(jobs)
+    room = max(1, free_memory() // WORKER_BYTES)
+    if wanted is not None:
+        jobs_at_once = min(wanted, max(1, cells))
+        if jobs_at_once > room:
+            raise ConfigError(
+                [
+                    f"JOBS: {jobs_at_once} worker processes need {jobs_at_once * WORKER_BYTES / 2**30:.1f} GiB before any "
+                    f"data, {free_memory() / 2**30:.1f} GiB are free. Use JOBS={room} or JOBS=auto."
+                ]
+            )
+        return jobs_at_once
     on_gpu = os.environ.get("DEVICE", "auto") != "cpu" and gpu_count() > 0
-    return 1 if on_gpu else max(1, min(usable_cores() // threads, cells))
+    return 1 if on_gpu else max(1, min(usable_cores() // threads, cells, room))
 
 
 class Observer:

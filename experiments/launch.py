@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments import engine, worker
+from experiments import engine, ray_engine, worker
 from experiments.config import ConfigError, Experiment, runs_dir
 from experiments.grid import Cell, cell_status, compute_splits, expand, read_splits
 from experiments.progress import LOCK_FILE, Busy, locked
@@ -89,7 +89,19 @@ def forget_failures(failed: list[Cell], folder: Path) -> None:
             (run_folder / RECORD_FILE).unlink()  # last: killed before it, the cell is still known as failed
 
 
-def launch(cells: list[Cell], folder: Path, *, jobs: str, observer: engine.Observer, retry_failed: bool = False) -> None:
+ENGINES = {"local": engine, "ray": ray_engine}
+"""Where cells run: each has `resolve_jobs` and `execute`."""
+
+
+def launch(
+    cells: list[Cell],
+    folder: Path,
+    *,
+    jobs: str,
+    observer: engine.Observer,
+    retry_failed: bool = False,
+    engine_name: str = "local",
+) -> None:
     """Run the cells that have no record; those that another process runs are waited for.
 
     Parameters
@@ -103,14 +115,16 @@ def launch(cells: list[Cell], folder: Path, *, jobs: str, observer: engine.Obser
     observer : engine.Observer
     retry_failed : bool
         Run failed cells again.
+    engine_name : {"local", "ray"}
 
     Raises
     ------
     ConfigError
         If something is found to be wrong before any cell ran.
     """
-    threads = cells[0].threads
-    engine.resolve_jobs(jobs, len(cells), threads)  # a wrong value is told even when nothing is left to do
+    threads, room = cells[0].threads, ENGINES[engine_name]
+    # A wrong value is told even when nothing is left to do; no cluster is needed for that.
+    engine.requested_jobs(jobs) if room is ray_engine else engine.resolve_jobs(jobs, len(cells), threads)
     again = {cell.run_id: cell for cell in cells if retry_failed and cell_status(cell, folder)[0] == "failed"}
     begun = False
 
@@ -136,6 +150,6 @@ def launch(cells: list[Cell], folder: Path, *, jobs: str, observer: engine.Obser
                 return
             time.sleep(WAIT_SECONDS)
             continue
-        workers = engine.resolve_jobs(jobs, len(free), threads)
-        outcomes = engine.execute(free, folder, jobs=workers, observer=observer, on_checked=begin)
+        workers = room.resolve_jobs(jobs, len(free), threads)
+        outcomes = room.execute(free, folder, jobs=workers, observer=observer, on_checked=begin)
         settled |= {run_id for run_id, outcome in outcomes.items() if outcome.status != "busy"}

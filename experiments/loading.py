@@ -239,6 +239,19 @@ def load_part(
     return _validated(model, values, source, overrides or {}, prefix)
 
 
+def checked_settings(recipe: str, **changes: Any) -> dict[str, Any]:
+    """Changes of a recipe's fields, without those that are None, after validation.
+
+    Raises
+    ------
+    ConfigError
+        Naming the field and the value.
+    """
+    given = {key: value for key, value in changes.items() if value is not None}
+    changed = load_part("recipes", recipe, {key: (value, f"--{key.replace('_', '-')}") for key, value in given.items()})
+    return {key: getattr(changed, key) for key in given}
+
+
 def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """Load, override and validate an experiment with everything it refers to.
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from experiments.data.images import Pixels
 from experiments.metrics import confusion_matrix
 from experiments.record import PREDICTIONS_FILE, atomic_write
 
@@ -58,7 +59,7 @@ def shrunk(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.rint(blocks.mean(axis=(3, 5))).astype(np.uint8)
 
 
-def write_examples(folder: Path, pixels: NDArray[np.uint8], sample_ids: NDArray[np.str_]) -> None:
+def write_examples(folder: Path, pixels: Pixels, sample_ids: NDArray[np.str_]) -> None:
     """Keep the images that the predictions table shows in ``examples.npz`` of a run folder.
 
     Parameters

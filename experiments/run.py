@@ -301,6 +301,7 @@ def prepare(
         "compile_failure": step.failure,
         "memory_format": "channels_last" if layout == torch.channels_last else "contiguous",
         "processes": group.size,
+        "data_path": train.source.name,
     }
 
 

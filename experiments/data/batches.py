@@ -1,4 +1,4 @@
-"""Batches for training and evaluation, from uint8 images that live on the device.
+"""Batches for training and evaluation, augmented and normalised on the device.
 
 Shapes: ``B`` batch, ``C`` channels, ``H`` and ``W`` pixels, ``P`` padding.
 """
@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import pad
 
 from experiments.config import Augmentation
-from experiments.data import mixing, trivial_augment
-from experiments.data.images import Images
+from experiments.data import mixing, source, trivial_augment
+from experiments.data.images import Images, Rows
 from experiments.data.order import SampleOrder
 from experiments.seeding import generator
 
@@ -55,6 +54,8 @@ class TrainBatches:
         Steps from the first on that mix; all by default.
     part : (int, int)
         This process and the number of processes, which share each batch in equal slices.
+    resident : bool, optional
+        Whether all pixels lie on the device; by default where they fit. The batches are the same.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class TrainBatches:
         n_classes: int | None = None,
         mixed_steps: int | None = None,
         part: tuple[int, int] = (0, 1),
+        resident: bool | None = None,
     ) -> None:
         if not isinstance(images, Images):
             raise TypeError(f"training takes Images, got {type(images).__name__}")
@@ -84,7 +86,11 @@ class TrainBatches:
             raise ValueError("mixing labels needs the number of classes")
         self.slots = np.arange(batch_size).reshape(processes, -1)[process]
         padding = augmentation.crop_padding
-        self.pixels = pad(torch.from_numpy(np.array(images.pixels)).to(device), (padding,) * 4)  # N C H+2P W+2P
+        self.source: source.Resident | source.Streamed
+        if source.fits(images.pixels, padding, device) if resident is None else resident:
+            self.source = source.Resident(images.pixels, padding, self._to_device, device)
+        else:
+            self.source = source.Streamed(images.pixels, padding, device, lambda step: self._places(step)[1])
         self.labels = torch.from_numpy(images.labels).to(device)
 
     def _to_device(self, array: NDArray[Any]) -> Tensor:
@@ -93,10 +99,22 @@ class TrainBatches:
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """The batch of one step: images (B, C, H, W) float32, and labels: (B,) int64, or (B, K) float32 where they mix."""
-        if self.mixes and (self.mixed_steps is None or step < self.mixed_steps):
-            return self._mixed(step)
-        index = self.order.indices(step)[self.slots]
-        return self._images(index, self.slots, step), self.labels[self._to_device(index)]
+        slots, index = self._places(step)
+        images, labels = self._images(index, slots, step), self.labels[self._to_device(index)]
+        return self._mixed(images, labels, step) if self._mixes_at(step) else (images, labels)
+
+    def _mixes_at(self, step: int) -> bool:
+        return self.mixes and (self.mixed_steps is None or step < self.mixed_steps)
+
+    def _places(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Slots of the batch that this process makes at a step, and the training images in them.
+
+        Where images mix, a slice's first neighbour belongs to another process, and is made here too.
+        """
+        slots, batch_size = self.slots, self.order.batch_size
+        if self._mixes_at(step) and len(slots) < batch_size:
+            slots = np.concatenate([slots[:1] - 1, slots]) % batch_size
+        return slots, self.order.indices(step)[slots]
 
     def _images(self, index: NDArray[np.int64], slots: NDArray[np.int64], step: int) -> Tensor:
         """Augmented and normalised images, up to mixing, at some slots of the batch."""
@@ -114,11 +132,11 @@ class TrainBatches:
 
     def _cropped(self, index: NDArray[np.int64], slots: NDArray[np.int64], step: int) -> Tensor:
         """Select, crop and flip in one gather."""
-        options, selected = self.augmentation, self._to_device(index)
+        options, (pixels, selected) = self.augmentation, self.source(step, index)
         if not (options.crop_padding or options.horizontal_flip):
-            return self.pixels[selected]
-        batch_size, pixels = self.order.batch_size, np.arange(self.size)
-        rows = np.broadcast_to(pixels, (len(slots), self.size))
+            return pixels[selected]
+        batch_size = self.order.batch_size
+        rows = np.broadcast_to(np.arange(self.size), (len(slots), self.size))
         columns = rows
         if options.horizontal_flip:
             flip = generator(self.seed, "flip", step).random(batch_size)[slots] < 0.5
@@ -127,17 +145,13 @@ class TrainBatches:
             offsets = generator(self.seed, "crop", step).integers(0, 2 * options.crop_padding + 1, (2, batch_size, 1))
             rows, columns = rows + offsets[0, slots], columns + offsets[1, slots]
         where = self._to_device(np.stack([rows, columns]).astype(np.int64))
-        gathered = self.pixels[selected[:, None, None], :, where[0][:, :, None], where[1][:, None, :]]  # B H W C
+        gathered = pixels[selected[:, None, None], :, where[0][:, :, None], where[1][:, None, :]]  # B H W C
         return gathered.permute(0, 3, 1, 2).contiguous()
 
-    def _mixed(self, step: int) -> tuple[Tensor, Tensor]:
+    def _mixed(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """The batch with each image mixed with the one before it, the first with the last of the whole batch."""
         options, batch_size = self.augmentation, self.order.batch_size
         whole = len(self.slots) == batch_size
-        # A slice's first neighbour belongs to another process, and is made here too.
-        slots = self.slots if whole else np.concatenate([self.slots[:1] - 1, self.slots]) % batch_size
-        index = self.order.indices(step)[slots]
-        images, labels = self._images(index, slots, step), self.labels[self._to_device(index)]
         neighbours = (images.roll(1, 0), labels.roll(1, 0)) if whole else (images[:-1], labels[:-1])
         if not whole:
             images, labels = images[1:], labels[1:]
@@ -169,6 +183,8 @@ class EvaluationBatches:
         Bounds memory only; the results do not depend on it beyond rounding.
     part : (int, int)
         This process and the number of processes, which share the images in slices that differ by one at most.
+    resident : bool, optional
+        Whether all pixels lie on the device; by default where they fit.
     """
 
     def __init__(
@@ -179,16 +195,23 @@ class EvaluationBatches:
         device: torch.device,
         batch_size: int = 500,
         part: tuple[int, int] = (0, 1),
+        resident: bool | None = None,
     ) -> None:
         process, processes = part
         mine = slice(len(images) * process // processes, len(images) * (process + 1) // processes)
-        self.pixels = torch.from_numpy(np.array(images.pixels[mine])).to(device)
+        rows = Rows.of(images.pixels)
+        share = Rows(rows.base, rows.index[mine])
+        self.pixels: Tensor | Rows = share
+        if source.fits(share, 0, device) if resident is None else resident:
+            self.pixels = torch.from_numpy(np.array(images.pixels[mine])).to(device)
         self.labels = torch.from_numpy(images.labels).to(device)
-        self.normalise, self.batch_size = normalise, batch_size
+        self.normalise, self.batch_size, self.device = normalise, batch_size, device
 
     def __len__(self) -> int:
         """Images of the whole set, over all processes."""
         return len(self.labels)
 
     def __iter__(self) -> Iterator[Tensor]:
-        return (self.normalise(chunk) for chunk in self.pixels.split(self.batch_size))
+        if isinstance(self.pixels, Tensor):
+            return (self.normalise(chunk) for chunk in self.pixels.split(self.batch_size))
+        return (self.normalise(chunk) for chunk in source.chunks(self.pixels, self.batch_size, self.device))

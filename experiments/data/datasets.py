@@ -168,6 +168,11 @@ def _load(config_json: str) -> Dataset:
     return replace(dataset, pool=pool, test=test)
 
 
+def forget() -> None:
+    """Drop the datasets that are kept in memory."""
+    _load.cache_clear()
+
+
 def load(config: DataConfig) -> Dataset:
     """Load a dataset as it is configured; the last two are kept in memory for the next cells of the same process.
 

@@ -7,8 +7,10 @@ files' names, sizes and times.
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +21,6 @@ from PIL import Image, ImageOps
 from experiments.config import ConfigError, DataConfig, canonical_hash, data_dir
 from experiments.data.images import Dataset, Images
 from experiments.data.splits import cut_test
-from experiments.record import atomic_write
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
@@ -136,9 +137,8 @@ def _fitted(image: Image.Image, path: Path, size: int, channels: int) -> Image.I
     return ImageOps.fit(upright.convert(mode), (size, size), Image.Resampling.BICUBIC)
 
 
-def _decode_all(files: list[Path], size: int, channels: int) -> NDArray[np.uint8]:
+def _decode_into(pixels: NDArray[np.uint8], files: list[Path], size: int, channels: int) -> None:
     """Decode files in threads (Pillow releases the interpreter lock), collecting every fault."""
-    pixels = np.empty((len(files), channels, size, size), np.uint8)
     faults: list[str] = []
 
     def into(index: int) -> None:
@@ -152,7 +152,28 @@ def _decode_all(files: list[Path], size: int, channels: int) -> NDArray[np.uint8
     if faults:
         shown = sorted(faults)[:20]
         raise ConfigError(shown + ([f"… and {len(faults) - 20} more files."] if len(faults) > 20 else []))
-    return pixels
+
+
+@contextlib.contextmanager
+def _mapped(cache: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.uint8]]:
+    """A mapped file of this shape to fill, which gets its name once it is whole, so that no set must fit into memory.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written or the disk has no room, before anything is decoded.
+    """
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    temporary = cache.with_name(f".{cache.name}.{os.getpid()}.tmp")
+    try:
+        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        with open(temporary, "rb+") as file:  # a full disk would otherwise end the process at some later write
+            os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+        yield pixels
+        pixels.flush()
+        os.replace(temporary, cache)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _pixels(root: Path, files: list[Path], size: int, channels: int) -> NDArray[np.uint8]:
@@ -163,12 +184,14 @@ def _pixels(root: Path, files: list[Path], size: int, channels: int) -> NDArray[
     if cache.is_file():
         with contextlib.suppress(OSError, ValueError):  # a broken cache is made again
             return np.load(cache, mmap_mode="r", allow_pickle=False)
-    pixels = _decode_all(files, size, channels)
+    shape = (len(files), channels, size, size)
     with contextlib.suppress(OSError):  # a read-only or full disk costs the cache, not the run
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(cache, "wb") as file:
-            np.save(file, pixels, allow_pickle=False)
-    return pixels
+        with _mapped(cache, shape) as pixels:
+            _decode_into(pixels, files, size, channels)
+        return np.load(cache, mmap_mode="r", allow_pickle=False)
+    in_memory = np.empty(shape, np.uint8)
+    _decode_into(in_memory, files, size, channels)
+    return in_memory
 
 
 def load(config: DataConfig) -> Dataset:

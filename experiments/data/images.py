@@ -3,24 +3,72 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Rows:
+    """Some rows of a mapped file, in some order, without a copy in memory.
+
+    Parameters
+    ----------
+    base : uint8 array of shape (N, C, H, W)
+    index : int64 array of shape (n,)
+        The rows.
+    """
+
+    def __init__(self, base: NDArray[np.uint8], index: NDArray[np.int64]) -> None:
+        self.base, self.index = base, index
+        self.dtype, self.ndim, self.shape = base.dtype, base.ndim, (len(index), *base.shape[1:])
+
+    @classmethod
+    def of(cls, pixels: Pixels) -> Rows:
+        """Pixels of either kind as rows."""
+        return pixels if isinstance(pixels, Rows) else cls(pixels, np.arange(len(pixels)))
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: Any) -> NDArray[np.uint8]:
+        return self.base[self.index[key]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self.base[self.index], dtype=dtype)
+
+    def gathered(self, key: NDArray[np.int64]) -> Tensor:
+        """The rows at `key` of these rows as a tensor; other threads go on meanwhile."""
+        import warnings
+
+        import torch
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a mapped file is read-only, and is only read
+            base = torch.from_numpy(self.base)
+        return base.index_select(0, torch.from_numpy(self.index[key]))
+
+
+Pixels = NDArray[np.uint8] | Rows
+"""uint8 of shape (N, C, H, W): an array in memory, or rows of a mapped file."""
+
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images in memory.
+    """Labelled images, in memory or in a mapped file.
 
     Attributes
     ----------
-    pixels : uint8 array of shape (N, C, H, W)
+    pixels : uint8 array or `Rows` of shape (N, C, H, W)
     labels : int64 array of shape (N,)
     ids : str array of shape (N,)
         What names a sample for ever, such as its path inside the dataset; splits are hashed over it.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
     labels: NDArray[np.int64]
     ids: NDArray[np.str_]
 
@@ -35,7 +83,11 @@ class Images:
 
     def take(self, index: NDArray[np.int64]) -> Images:
         """The samples at `index`, in that order."""
-        return Images(self.pixels[index], self.labels[index], self.ids[index])
+        pixels = self.pixels
+        if isinstance(pixels, np.memmap | Rows):  # a mapped file stays on the disk
+            rows = Rows.of(pixels)
+            return Images(Rows(rows.base, rows.index[index]), self.labels[index], self.ids[index])
+        return Images(pixels[index], self.labels[index], self.ids[index])
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ import torch
 from torchvision.transforms import autoaugment
 
 from experiments.config import Augmentation
-from experiments.data import mixing, trivial_augment
-from experiments.data.batches import Normalise, TrainBatches
+from experiments.data import mixing, source, trivial_augment
+from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
 from experiments.data.images import Images
 from experiments.seeding import generator
 
@@ -44,10 +45,13 @@ def some_images(n: int, channels: int = 3, size: int = 16) -> Images:
     return Images(pixels, np.arange(n) % 3, np.array([str(i) for i in range(n)]))
 
 
-def batches(images: Images, *, part: tuple[int, int] = (0, 1), batch_size: int = 12, **options: object) -> TrainBatches:
+def batches(
+    images: Images, *, part: tuple[int, int] = (0, 1), batch_size: int = 12, resident: bool | None = None, **options: object
+) -> TrainBatches:
     return TrainBatches(
         images, Normalise([0.5] * 3, [0.25] * 3, CPU), batch_size=batch_size, seed=3, n_classes=3, part=part,
         augmentation=Augmentation.model_validate(options), device=CPU, mixed_steps=5,
+        resident=resident,
     )  # fmt: skip
 
 
@@ -187,6 +191,51 @@ def test_slices_of_processes_make_up_the_batch(processes: int, step: int) -> Non
     parts = [batches(images, part=(process, processes), **STRONG)(step) for process in range(processes)]
     for position in (0, 1):
         assert torch.equal(torch.cat([part[position] for part in parts]), whole[position])
+
+
+@pytest.mark.parametrize("part", [(0, 1), (1, 3)])
+def test_streamed_batches_are_the_resident_ones_bit_by_bit(part: tuple[int, int], tmp_path: Path) -> None:
+    images = some_images(20)
+    np.save(tmp_path / "pixels.npy", images.pixels)
+    mapped = Images(np.load(tmp_path / "pixels.npy", mmap_mode="r"), images.labels, images.ids)
+    order = np.random.default_rng(0).permutation(20)
+    streamed = batches(mapped.take(order), part=part, resident=False, **STRONG)
+    resident = batches(images.take(order), part=part, resident=True, **STRONG)
+    assert streamed.source.name == "streamed" and resident.source.name == "resident"
+    for step in (0, 1, 2, 7, 3, 4, 5, 6):  # onward, a jump, and over the end of mixing
+        for a, b in zip(streamed(step), resident(step), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_streamed_evaluation_is_the_resident_one(tmp_path: Path) -> None:
+    images = some_images(11)
+    np.save(tmp_path / "pixels.npy", images.pixels)
+    mapped = Images(np.load(tmp_path / "pixels.npy", mmap_mode="r"), images.labels, images.ids).take(np.arange(11)[::-1])
+    kinds = [
+        EvaluationBatches(
+            mapped, Normalise([0.5] * 3, [0.25] * 3, CPU), device=CPU, batch_size=4, part=(1, 2), resident=resident
+        )
+        for resident in (True, False)
+    ]
+    for a, b in zip(*kinds, strict=True):
+        assert torch.equal(a, b)
+    assert [len(chunk) for chunk in kinds[1]] == [4, 2]
+
+
+def test_a_set_that_fits_is_resident_and_a_larger_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.zeros((10, 3, 8, 8), np.uint8)
+    monkeypatch.setattr(source, "free_bytes", lambda device: 10_000)
+    assert source.fits(pixels, 0, CPU)  # 1,920 of 4,000 bytes
+    assert source.fits(pixels, 1, CPU)  # 3,000
+    assert not source.fits(pixels, 2, CPU)  # 4,320
+
+
+def test_a_mapped_file_is_not_read_to_choose_from_it(tmp_path: Path) -> None:
+    np.save(tmp_path / "pixels.npy", some_images(20).pixels)
+    mapped = np.load(tmp_path / "pixels.npy", mmap_mode="r")
+    chosen = Images(mapped, np.arange(20), np.array(["x"] * 20)).take(np.array([3, 1])).take(np.array([1, 0, 1]))
+    assert chosen.pixels.base is mapped and chosen.pixels.index.tolist() == [1, 3, 1]  # type: ignore[union-attr]
+    assert np.array_equal(np.array(chosen.pixels), some_images(20).pixels[[1, 3, 1]])
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:

@@ -16,7 +16,7 @@ import yaml
 
 from experiments import engine, launch, loading, worker
 from experiments.__main__ import main
-from experiments.config import ROOT
+from experiments.config import ROOT, ConfigError
 from experiments.engine import Observer
 from experiments.grid import Cell, ledger
 from experiments.progress import locked
@@ -246,6 +246,7 @@ def test_a_dead_worker_is_replaced_and_its_cell_goes_on(tmp_path: Path) -> None:
 
 def test_jobs_auto_is_one_process_per_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "usable_cores", lambda: 8)
+    monkeypatch.setattr(engine, "free_memory", lambda: 2**40)
     assert engine.resolve_jobs("auto", 100, 1) == 8
     assert engine.resolve_jobs("auto", 100, 4) == 2
     assert engine.resolve_jobs("auto", 3, 1) == 3
@@ -253,6 +254,17 @@ def test_jobs_auto_is_one_process_per_core(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("DEVICE", "auto")
     monkeypatch.setattr(engine, "gpu_count", lambda: 1)
     assert engine.resolve_jobs("auto", 100, 1) == 1
+
+
+def test_jobs_beyond_memory_are_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "usable_cores", lambda: 8)
+    monkeypatch.setattr(engine, "free_memory", lambda: 3 * engine.WORKER_BYTES + 5)
+    with pytest.raises(ConfigError, match=r"JOBS: 4 worker processes need 2.9 GiB before any data, 2.2 GiB .* Use JOBS=3"):
+        engine.resolve_jobs("4", 100, 1)
+    assert engine.resolve_jobs("3", 100, 1) == engine.resolve_jobs("auto", 100, 1) == 3
+    assert engine.resolve_jobs("9", 2, 1) == 2  # never more workers than cells
+    monkeypatch.setattr(engine, "free_memory", lambda: 0)
+    assert engine.resolve_jobs("1", 100, 1) == engine.resolve_jobs("auto", 100, 1) == 1
 
 
 @pytest.mark.parametrize(

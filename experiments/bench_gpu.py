@@ -1,0 +1,78 @@
+"""ViT-B/16 at 224 pixels on a GPU: how near the hardware's limit, and where its time goes."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments import accelerate, compute, models
+from experiments.loading import load_part
+from experiments.profile import bare_step
+
+KERNEL_CLASSES = (
+    ("attention", r"flash|fmha|attention|cudnn_generated.*sdpa"),
+    ("convolution", r"conv|implicit_gemm|dgrad|wgrad|winograd"),
+    ("matrix product", r"gemm|cutlass|nvjet|xmma|matmul|cublas"),
+    ("optimizer", r"adam|multi_tensor|foreach"),
+    ("normalisation", r"norm|welford"),
+    ("softmax and loss", r"softmax|nll|cross_entropy"),
+    ("copy", r"memcpy|memset|copy|cat"),
+    ("elementwise and reduction", r"elementwise|reduce|triton|vectorized|gelu|index|gather|scatter"),
+)
+"""Classes of GPU kernels by their names; the first that matches counts."""
+
+
+def kernel_class(name: str) -> str:
+    """The class of a kernel, ``other`` where no pattern matches."""
+    return next((label for label, pattern in KERNEL_CLASSES if re.search(pattern, name, re.I)), "other")
+
+
+def kernel_shares(step: Callable[[], None], device: torch.device, steps: int = 10) -> dict[str, float] | None:
+    """Share of GPU time by class of kernel over some steps; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        for _ in range(steps):
+            step()
+        compute.synchronise(device)
+    seconds: dict[str, float] = {}
+    for event in seen.key_averages():
+        if event.self_device_time_total > 0:
+            label = kernel_class(event.key)
+            seconds[label] = seconds.get(label, 0.0) + event.self_device_time_total
+    total = sum(seconds.values())
+    return {label: value / total for label, value in sorted(seconds.items(), key=lambda item: -item[1])} if total else None
+
+
+def vit_base(device: torch.device) -> dict[str, Any]:
+    """ViT-B/16 at 224 pixels in bf16, compiled, on a GPU: images/s, MFU and the share of GPU time by class of kernel."""
+    config = load_part("models", "vit_base_p16")
+    torch.manual_seed(0)
+    model, _ = models.build("vit_base_p16", config, image_size=224, in_channels=3, num_classes=1000)
+    gmacs = compute.forward_gmacs(model, 3, 224)
+    images = torch.randn(256, 3, 224, 224, device=device)
+    labels = torch.randint(1000, (256,), device=device)
+    forward = accelerate.compiled(model.to(device), "max-autotune", images, precision="bf16")
+    step = bare_step(forward.forward, images, labels, precision="bf16")
+    seconds = []
+    for number in range(60):
+        compute.synchronise(device)
+        start = time.perf_counter()
+        step()
+        compute.synchronise(device)
+        if number >= 10:
+            seconds.append(time.perf_counter() - start)
+    rate = len(images) / float(np.median(seconds))
+    return {
+        "images_per_second": rate,
+        "mfu": compute.mfu(gmacs, rate, compute.device_name(device)),
+        "compile": forward.mode,
+        "kernel_shares": kernel_shares(step, device),
+    }

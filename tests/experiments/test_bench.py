@@ -1,0 +1,69 @@
+"""The bench measures what it says, on the smallest sizes; figures are never asserted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments import bench_costs, bench_gpu
+from experiments.__main__ import main
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the parts that start processes, which have their own tests."""
+    monkeypatch.setattr(bench_costs, "startup_seconds", lambda: {"list": 0.1, "worker": 1.0})
+    monkeypatch.setattr(
+        bench_costs, "side_by_side", lambda steps: {"workers": 2, "of_one": 1.0, "together": 2.0, "ratio": 2.0}
+    )
+
+
+def test_the_command_writes_every_figure(
+    quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    options = ["--steps", "3", "--repeats", "1", "--grid-cells", "2", "--batch-size", "16"]
+    monkeypatch.setattr(sys, "argv", ["experiments", "bench", "vit_micro_p2", *options])
+    assert main() == 0
+    printed = capsys.readouterr().out
+    assert "vit_micro_p2" in printed and "not computing" in printed
+    values = json.loads((tmp_path / "reports_dir" / "bench" / "bench.json").read_text(encoding="utf-8"))
+    row = values["vit_micro_p2"]
+    for key in ("bare", "end_to_end", "dataloader", "end_to_end_over_bare", "checkpoint_seconds", "peak_memory_bytes"):
+        assert row[key] > 0, key
+    assert row["compile_seconds"] is None
+    costs = values["costs"]
+    assert costs["cell_seconds"] > costs["cell_overhead_seconds"] >= 0 and costs["first_batch_seconds"] > 0
+    assert values["settings"]["batch_size"] == 16 and values["settings"]["compile"] == "off"
+    assert not (tmp_path / "runs_dir").exists()  # measured apart from the user's runs
+
+
+@pytest.mark.parametrize("option", [["--precision", "fp8"], ["--compile", "fast"], ["--recipe", "digit"]])
+def test_wrong_options_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["experiments", "bench", *option])
+    assert main() == 2
+    assert option[1] in capsys.readouterr().err
+
+
+def test_kernels_are_told_apart_by_name() -> None:
+    assert bench_gpu.kernel_class("pytorch_flash::flash_fwd_kernel<...>") == "attention"
+    assert bench_gpu.kernel_class("nvjet_hsh_256x128_64x4_1x2_h_bz_coopA_NTT") == "matrix product"
+    assert bench_gpu.kernel_class("sm90_xmma_gemm_bf16bf16_bf16f32") == "matrix product"
+    assert bench_gpu.kernel_class("cudnn::cnn::wgrad2d_grouped_direct_kernel") == "convolution"
+    assert bench_gpu.kernel_class("multi_tensor_apply_kernel<FusedAdamMathFunctor>") == "optimizer"
+    assert bench_gpu.kernel_class("triton_poi_fused_gelu_3") == "elementwise and reduction"
+    assert bench_gpu.kernel_class("vectorized_layer_norm_kernel") == "normalisation"
+    assert bench_gpu.kernel_class("something else") == "other"
+    assert bench_gpu.kernel_shares(lambda: None, torch.device("cpu")) is None
+
+
+@pytest.mark.slow
+def test_processes_are_measured() -> None:
+    assert set(bench_costs.startup_seconds(1)) == {"list", "worker"}
+    both = bench_costs.side_by_side(steps=10)
+    assert both["ratio"] == pytest.approx(both["together"] / both["of_one"])
