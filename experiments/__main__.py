@@ -167,7 +167,12 @@ def show(
     from experiments.record import RECORD_FILE, read_record
     from experiments.run_folder import find_run
 
-    out.print_json(read_record(find_run(run_folder) / RECORD_FILE).to_json())
+    found = find_run(run_folder)
+    record = read_record(found / RECORD_FILE)
+    if as_json:
+        typer.echo(record.to_json(), nl=False)
+    else:
+        out.print(screens.record_table(record, found))
 
 
 @app.command()
