@@ -451,6 +451,7 @@ class WandbService:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128  # the client opens many connections at once, and would wait seconds for one that is refused
 
     def handle_error(self, *_: Any) -> None:
         """Say nothing where a client that was stopped leaves its connections open."""
