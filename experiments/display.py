@@ -64,8 +64,9 @@ class Progress(Observer):
             self.console.print(line, soft_wrap=True)
 
     def started(self, cell: Cell) -> None:
-        """A cell begins."""
+        """A cell begins; with the first the clock starts, since the imports before it say nothing about the pace."""
         with self._lock:
+            self._begun = self._begun or time.monotonic()
             self._active[str(cell.run_id)] = cell
 
     def ended(self, cell: Cell, outcome: Outcome) -> None:
@@ -95,15 +96,11 @@ class Progress(Observer):
     def _left(self) -> str:
         """Time left, from the pace of the cells that ended and the progress of those that run; empty until it can be known.
 
-        The clock starts with the first step that is seen: imports and the loading of data say nothing about the pace. What
-        earlier attempts did is no work of this one.
+        What earlier attempts did is no work of this one.
         """
         with self._lock:
             running = list(self._active)
         beats = [beat for beat in (read_progress(self.folder / run_id) for run_id in running) if beat.get("steps")]
-        first_step = any(beat["step"] > beat["attempt"]["start_step"] for beat in beats)
-        if self._begun is None and first_step:
-            self._begun = time.monotonic()
         ended = self.ended_cells - self._at_start
         worked = ended + sum((beat["step"] - beat["attempt"]["start_step"]) / beat["steps"] for beat in beats)
         left = self.total - self.ended_cells - sum(beat["step"] / beat["steps"] for beat in beats)

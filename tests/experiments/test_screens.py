@@ -101,6 +101,17 @@ def test_time_left_is_hidden_until_it_can_be_known(tmp_path: Path) -> None:
     assert "about 36 min" in progress._left()
 
 
+def test_a_pipe_is_told_the_time_left_with_the_first_cell(tmp_path: Path) -> None:
+    cells, folder = tiny_cells()
+    printed = io.StringIO()
+    progress = display.Progress(Console(file=printed, width=200), folder, total=8, done=0)
+    progress.started(cells[0])
+    assert progress._begun is not None
+    progress._begun -= 60
+    progress.ended(cells[0], Outcome("done", seconds=60.0))
+    assert "about 7 min 00 s left" in printed.getvalue()
+
+
 def test_progress_says_what_a_cell_is_doing() -> None:
     assert display.progress_columns({}, 100)[1:] == ("", "loading")
     attempt = {"start_step": 40}
