@@ -300,7 +300,7 @@ def sync(name: Name) -> None:
 
 def _sync(name: str) -> bool:
     """Send what W&B has not seen and say what was sent. Returns whether all of it arrived."""
-    from experiments.wandb_sync import sync as send
+    from experiments.tracking.sync import sync as send
 
     folder = runs_dir() / name
     if not folder.is_dir():
@@ -320,7 +320,7 @@ def _sync(name: str) -> bool:
 @app.command()
 def dashboard(name: Name, overrides: Overrides = None) -> None:
     """Lay the comparison out in W&B; without a login, open the terminal viewer on the runs."""
-    from experiments.wandb_client import choose_mode, point_client_at
+    from experiments.tracking.client import choose_mode, point_client_at
 
     experiment = _load(name, overrides)
     folder = runs_dir() / name

@@ -15,7 +15,7 @@ from experiments.screens import err, other_settings, out
 
 if TYPE_CHECKING:
     from analysis.freshness import Remembered
-    from experiments.wandb_dashboard import Saved
+    from experiments.tracking.dashboard import Saved
 
 
 def known_ledger(experiment: Experiment, folder: Path) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def made_report(
 ) -> Remembered:
     """Make the report; `again` makes it even where nothing changed since it was made."""
     from analysis import freshness
-    from experiments.wandb_report import EXPERIMENT_FILE
+    from experiments.tracking.report import EXPERIMENT_FILE
 
     target, links = reports_dir() / experiment.name, pages_of_runs(ledger, folder)
     key = freshness.key_of(ledger, folder, experiment, links)
@@ -69,7 +69,7 @@ def say_report(
 
 def send_report(name: str) -> None:
     """Send the report that lies there to W&B, made again first where the addresses of its runs are new."""
-    from experiments import wandb_report
+    from experiments.tracking import report as wandb_report
 
     folder, target = runs_dir() / name, reports_dir() / name
     path = target / wandb_report.EXPERIMENT_FILE
@@ -85,8 +85,8 @@ def send_report(name: str) -> None:
 
 def mirror_report(experiment: Experiment, ledger: dict[str, Any], folder: Path) -> None:
     """Send the report where the runs are online; what hinders that never spoils the run."""
-    from experiments.mirror import TrackingError, unsent
-    from experiments.wandb_report import send
+    from experiments.tracking.mirror import TrackingError, unsent
+    from experiments.tracking.report import send
 
     if (
         not pages_of_runs(ledger, folder)
@@ -103,7 +103,7 @@ def mirror_report(experiment: Experiment, ledger: dict[str, Any], folder: Path) 
 
 def pages_of_runs(ledger: dict[str, Any], folder: Path) -> dict[str, str]:
     """W&B pages of the runs that have one."""
-    from experiments.mirror import page_of
+    from experiments.tracking.mirror import page_of
 
     pages = {cell["run_id"]: page_of(folder / cell["run_id"]) for cell in ledger["cells"] if cell["run_id"]}
     return {run_id: page for run_id, page in pages.items() if page}
@@ -111,8 +111,8 @@ def pages_of_runs(ledger: dict[str, Any], folder: Path) -> dict[str, str]:
 
 def where_to_look(experiment: Experiment, folder: Path) -> None:
     """The last lines: what lies where, how it was made, and what to do next."""
-    from experiments import wandb_report
-    from experiments.mirror import unsent
+    from experiments.tracking import report as wandb_report
+    from experiments.tracking.mirror import unsent
 
     name, waiting, page = experiment.name, unsent(folder), wandb_report.page(folder)
     lines = {"Report": reports_dir() / name / "report.html", "Records": folder, "Again": experiment.command}
@@ -131,7 +131,7 @@ def where_to_look(experiment: Experiment, folder: Path) -> None:
 
 def report_from(source: str, name: str, *, allow_unequal: bool) -> None:
     """Report from the artifact that another machine sent."""
-    from experiments.wandb_fetch import fetch, parse_source
+    from experiments.tracking.fetch import fetch, parse_source
 
     parse_source(source)
     with err.status(f"Downloading the records of {name}"):
@@ -145,7 +145,7 @@ def report_from(source: str, name: str, *, allow_unequal: bool) -> None:
 def save_dashboard(experiment: Experiment, ledger: dict[str, Any], folder: Path, verdict: list[str]) -> Saved:
     """Build views and report, and save them."""
     from analysis import dashboard as boards
-    from experiments import wandb_dashboard
+    from experiments.tracking import dashboard as wandb_dashboard
 
     entity, project = wandb_dashboard.place(folder)
     done = [cell["run_id"] for cell in ledger["cells"] if cell["status"] == "done"]
@@ -159,7 +159,7 @@ def save_dashboard(experiment: Experiment, ledger: dict[str, Any], folder: Path,
 
 def view_offline(name: str, folder: Path, reason: str) -> None:
     """Open the terminal viewer, or say where to look where there is no terminal."""
-    from experiments import viewer
+    from experiments.tracking import viewer
 
     links = viewer.link_runs(folder)
     page = reports_dir() / name / "report.html"

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from experiments import accelerate, artifacts, compute, distributed, media, models
+from experiments import accelerate, artifacts, compute, distributed, models
 from experiments.artifacts import Predictions
 from experiments.config import ConfigError, canonical_hash
 from experiments.data import datasets
@@ -31,7 +31,8 @@ from experiments.progress import Heartbeat
 from experiments.provenance import environment_facts
 from experiments.record import Record, write_record
 from experiments.seeding import integer_seed
-from experiments.tracking import Tracker
+from experiments.tracking import content
+from experiments.tracking.tracker import Tracker
 from experiments.tuning import chosen
 
 
@@ -328,7 +329,7 @@ def predict(
     if cell.trial is not None:
         return Predictions(None, None, None, *val)
     test = splits.test.open()
-    media.write_examples(folder, test.pixels, test.ids)
+    content.write_examples(folder, test.pixels, test.ids)
     return Predictions(predicted(test), test.labels, test.ids, *val)
 
 

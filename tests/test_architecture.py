@@ -26,10 +26,16 @@ LAYERS = [  # each may import those below it, never those above
     {"experiments.run"},
     {"experiments.artifacts"},
     {"experiments.profile", "experiments.tuning"},
-    {"experiments.accelerate", "experiments.fit", "experiments.grid", "experiments.wandb_sync", "experiments.wandb_fetch"},
-    {"experiments.wandb_dashboard", "experiments.wandb_report"},
-    {"experiments.tracking"},
-    {"experiments.wandb_client"},
+    {
+        "experiments.accelerate",
+        "experiments.fit",
+        "experiments.grid",
+        "experiments.tracking.sync",
+        "experiments.tracking.fetch",
+    },
+    {"experiments.tracking.dashboard", "experiments.tracking.report"},
+    {"experiments.tracking.tracker"},
+    {"experiments.tracking.client"},
     {
         "experiments.checkpoint",
         "experiments.data",
@@ -41,11 +47,11 @@ LAYERS = [  # each may import those below it, never those above
         "experiments.progress",
         "experiments.provenance",
         "experiments.screens",
-        "experiments.media",
-        "experiments.mirror",
-        "experiments.wandb_media",
+        "experiments.tracking.content",
+        "experiments.tracking.mirror",
+        "experiments.tracking.objects",
         "experiments.train",
-        "experiments.viewer",
+        "experiments.tracking.viewer",
     },
     {
         "experiments.compute",
@@ -64,7 +70,14 @@ LAYERS = [  # each may import those below it, never those above
         "experiments.data.splits",
         "experiments.data.images",
     },
-    {"experiments", "experiments.config", "experiments.metrics", "experiments.record", "experiments.seeding"},
+    {
+        "experiments",
+        "experiments.tracking",
+        "experiments.config",
+        "experiments.metrics",
+        "experiments.record",
+        "experiments.seeding",
+    },
 ]
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import tracking, wandb_client
 from experiments.config import ROOT
+from experiments.tracking import client as wandb_client
+from experiments.tracking import tracker
 from tests.standins.wandb_service import WandbService
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -32,7 +33,7 @@ def env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.Monk
     monkeypatch.setenv("NETRC", str(tmp_path / "home" / ".netrc"))
     monkeypatch.setenv("OTHER_TOKEN", PRIVATE)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(tracking, "_outage", tracking._Outage())
+    monkeypatch.setattr(tracker, "_outage", tracker._Outage())
     monkeypatch.setattr(wandb_client, "_pointed", {})
     yield monkeypatch
     if "wandb" in sys.modules:

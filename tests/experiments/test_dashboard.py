@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from analysis import dashboard
-from experiments import viewer, wandb_dashboard
-from experiments.mirror import Mirror, TrackingError
+from experiments.tracking import dashboard as wandb_dashboard
+from experiments.tracking import viewer
+from experiments.tracking.mirror import Mirror, TrackingError
 from tests.analysis.conftest import make_experiment
 from tests.experiments.test_wandb_content import call
 from tests.standins.wandb_service import WandbService

@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 
-from experiments import mirror, tracking, wandb_client, wandb_sync
-from experiments.mirror import TrackingError
 from experiments.progress import locked
-from experiments.tracking import Tracker
+from experiments.tracking import client as wandb_client
+from experiments.tracking import mirror, tracker
+from experiments.tracking import sync as wandb_sync
+from experiments.tracking.mirror import TrackingError
+from experiments.tracking.tracker import Tracker
 from tests.experiments.conftest import KEY, PRIVATE, go_online
 from tests.standins.wandb_service import WandbService
 
@@ -229,7 +231,7 @@ def test_disabled_neither_imports_nor_writes(variable: tuple[str, str], env: pyt
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from experiments.tracking import Tracker
+from experiments.tracking.tracker import Tracker
 tracker = Tracker(Path({str(runs / "vit-s0")!r}), experiment="digits", run_id="vit-s0", config={{}})
 tracker.log({{"step": 0, "train/loss": 1.0}})
 tracker.finish({{"status": "done"}})
@@ -243,7 +245,7 @@ print(tracker.mode, tracker.message, "wandb" in sys.modules)
 # ------------------------------------------------------------------------------------------------------------- outages
 @pytest.mark.parametrize("fault", ["500", "hang", "closed"])
 def test_service_down_at_start(fault: Any, service: WandbService, env: pytest.MonkeyPatch, runs: Path) -> None:
-    env.setattr(tracking, "INIT_TIMEOUT_SECONDS", 1.0)
+    env.setattr(tracker, "INIT_TIMEOUT_SECONDS", 1.0)
     if fault == "closed":
         env.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     else:
@@ -270,13 +272,13 @@ def forbid_online(open_run: Any) -> Any:
 
 def test_the_wait_at_a_start_stays_below_ten_seconds() -> None:
     # The client's import and the change to offline take about 2 s more.
-    assert tracking.INIT_TIMEOUT_SECONDS <= 7.5
-    assert tracking.FINISH_TIMEOUT_SECONDS <= 8, "batch systems kill about 10 s after their signal"
+    assert tracker.INIT_TIMEOUT_SECONDS <= 7.5
+    assert tracker.FINISH_TIMEOUT_SECONDS <= 8, "batch systems kill about 10 s after their signal"
 
 
 @pytest.mark.parametrize("fault", ["500", "hang"])
 def test_service_lost_in_the_middle(fault: Any, service: WandbService, env: pytest.MonkeyPatch, runs: Path) -> None:
-    env.setattr(tracking, "FINISH_TIMEOUT_SECONDS", 1.0)
+    env.setattr(tracker, "FINISH_TIMEOUT_SECONDS", 1.0)
     folder = runs / "vit-s0"
     train(folder, 0, 10, ending="interrupted")
     lose_and_sync(fault, service, folder, open_tracker(folder, history=(0, 10)))

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import media, wandb_sync
 from experiments.__main__ import main
-from experiments.mirror import load_mirror
 from experiments.record import read_rows
-from experiments.tracking import Tracker
+from experiments.tracking import content
+from experiments.tracking import sync as wandb_sync
+from experiments.tracking.mirror import load_mirror
+from experiments.tracking.tracker import Tracker
 from tests.experiments.conftest import ONE
 from tests.standins.wandb_service import Run, WandbService
 
@@ -63,7 +64,7 @@ def test_a_run_has_a_name_a_command_a_flat_config_and_tables(service: WandbServi
     assert right / record["n_test"] == pytest.approx(record["metrics"]["test/top1"])
     predictions = table_of(service, "predictions")
     assert predictions["columns"][:6] == ["id", "image", "label", "prediction", "correct", "confidence"]
-    assert len(predictions["data"]) == media.MAX_EXAMPLES
+    assert len(predictions["data"]) == content.MAX_EXAMPLES
     for row in predictions["data"]:
         assert row[1]["_type"] == "image-file" and (row[1]["width"], row[1]["height"]) == (8, 8)
         assert row[4] == (row[2] == row[3])
@@ -117,15 +118,15 @@ def test_a_run_that_was_online_shows_what_a_run_that_is_sent_later_shows(
 # ------------------------------------------------------------------------------------------------------------ plain values
 def test_examples_are_the_same_images_for_every_run_and_small() -> None:
     ids = np.array([f"test/{index}" for index in range(1000)])
-    chosen = media.chosen_examples(ids)
-    assert len(set(chosen.tolist())) == media.MAX_EXAMPLES
+    chosen = content.chosen_examples(ids)
+    assert len(set(chosen.tolist())) == content.MAX_EXAMPLES
     shuffled = np.random.default_rng(0).permutation(1000)
-    assert ids[shuffled][media.chosen_examples(ids[shuffled])].tolist() == ids[chosen].tolist()
+    assert ids[shuffled][content.chosen_examples(ids[shuffled])].tolist() == ids[chosen].tolist()
     large = np.zeros((2, 3, 224, 200), dtype=np.uint8)
     large[:, :, :4, :4] = 100
-    small = media.shrunk(large)
+    small = content.shrunk(large)
     assert small.shape == (2, 3, 56, 50) and small[0, 0, 0, 0] == 100 and small[0, 0, 1, 1] == 0
-    assert media.shrunk(small) is small
+    assert content.shrunk(small) is small
 
 
 def test_many_classes_show_the_five_most_likely(tmp_path: Path) -> None:
@@ -135,9 +136,9 @@ def test_many_classes_show_the_five_most_likely(tmp_path: Path) -> None:
     logits = rng.normal(size=(80, 40)).astype(np.float32)
     names = np.array([f"class {index}" for index in range(40)])
     np.savez(tmp_path / "predictions.npz", logits=logits, labels=labels, sample_ids=ids, class_names=names)
-    assert media.predictions_table(tmp_path) is None, "a run from before there were examples"
-    media.write_examples(tmp_path, rng.integers(0, 255, (80, 3, 8, 8), dtype=np.uint8), ids)
-    found = media.predictions_table(tmp_path)
+    assert content.predictions_table(tmp_path) is None, "a run from before there were examples"
+    content.write_examples(tmp_path, rng.integers(0, 255, (80, 3, 8, 8), dtype=np.uint8), ids)
+    found = content.predictions_table(tmp_path)
     assert found is not None
     rows, images = found
     assert rows.columns == ["id", "label", "prediction", "correct", "confidence", "p(label)", "five most likely"]
@@ -145,5 +146,5 @@ def test_many_classes_show_the_five_most_likely(tmp_path: Path) -> None:
     first = rows.rows[0]
     index = ids.tolist().index(first[0])
     assert first[2] == f"class {logits[index].argmax()}" and first[6].startswith(first[2])
-    confusion = media.confusion_table(tmp_path)
+    confusion = content.confusion_table(tmp_path)
     assert confusion is not None and sum(row[2] for row in confusion.rows) == 80 and len(confusion.rows) <= 80

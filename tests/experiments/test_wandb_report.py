@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import wandb_fetch, wandb_report
-from experiments.mirror import TrackingError
+from experiments.tracking import fetch as wandb_fetch
+from experiments.tracking import report as wandb_report
+from experiments.tracking.mirror import TrackingError
 from tests.experiments.test_wandb_content import call
 from tests.standins.wandb_service import Artifact, Run, WandbService
 

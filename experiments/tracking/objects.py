@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiments.media import Rows, confusion_table, predictions_table
-from experiments.mirror import Mirror, weights_asked
 from experiments.record import WEIGHTS_FILE
+from experiments.tracking.content import Rows, confusion_table, predictions_table
+from experiments.tracking.mirror import Mirror, weights_asked
 
 PREDICTIONS_KEY, CONFUSION_KEY = "predictions", "confusion_matrix"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.config import ConfigError, Experiment
-from experiments.mirror import TrackingError
-from experiments.wandb_client import NO_ANSWER, client, one_line, require_login, why
-from experiments.wandb_report import EXPERIMENT_FILE, LEDGER_FILE, SUMS_FILE, artifact_name
+from experiments.tracking.client import NO_ANSWER, one_line, require_login, wandb_module, why
+from experiments.tracking.mirror import TrackingError
+from experiments.tracking.report import EXPERIMENT_FILE, LEDGER_FILE, SUMS_FILE, artifact_name
 
 API_TIMEOUT_SECONDS = 30
 _SOURCE = re.compile(r"wandb:([A-Za-z0-9][\w.-]*)/([A-Za-z0-9][\w.-]*)")
@@ -78,7 +78,7 @@ def fetch(source: str, name: str, runs_folder: Path) -> Fetched:
     partial = target.with_name(f"{name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        api = client().Api(timeout=API_TIMEOUT_SECONDS, overrides={"entity": entity, "project": project})
+        api = wandb_module().Api(timeout=API_TIMEOUT_SECONDS, overrides={"entity": entity, "project": project})
         artifact = api.artifact(f"{entity}/{project}/{artifact_name(name)}:latest", type="report")
         artifact.download(root=str(partial), skip_cache=True)
     except Exception as error:

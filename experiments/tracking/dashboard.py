@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.mirror import TrackingError
 from experiments.record import atomic_write
-from experiments.wandb_client import client, destination, one_line, require_login
+from experiments.tracking.client import destination, one_line, require_login, wandb_module
+from experiments.tracking.mirror import TrackingError
 
 STATE_FILE = ".wandb/dashboard.json"
 TIMEOUT_SECONDS = 30
@@ -48,7 +48,7 @@ def place(experiment_folder: Path) -> tuple[str, str]:
     if entity:
         return entity, project
     try:
-        return str(client().Api(timeout=TIMEOUT_SECONDS).default_entity), project
+        return str(wandb_module().Api(timeout=TIMEOUT_SECONDS).default_entity), project
     except Exception as error:
         raise TrackingError(f"W&B does not say who is logged in ({one_line(error)}). Set WANDB_ENTITY.") from error
 
@@ -108,7 +108,7 @@ def _id_of_view(view: Any) -> str:
 
 def _id_of_report(report: Any) -> str:
     """Id of the report with this title; empty where there is none."""
-    api = client().Api(timeout=TIMEOUT_SECONDS)
+    api = wandb_module().Api(timeout=TIMEOUT_SECONDS)
     found = [old for old in api.reports(f"{report.entity}/{report.project}") if old.display_name == report.title]
     return str(found[0].id) if found else ""
 

@@ -1,7 +1,8 @@
 """Weights & Biases as a mirror of the run folder.
 
 The run folder is the truth: ``metrics.jsonl`` and ``record.json`` are written whether or not W&B answers, and nothing here
-may stop, slow or change a training. See `experiments.mirror` for what is kept, `experiments.wandb_sync` for sending later.
+may stop, slow or change a training. See `experiments.tracking.mirror` for what is kept, `experiments.tracking.sync` for
+sending later.
 
 Every evaluation reaches W&B exactly once and in order by one rule, used at a start, a resume and a later sync alike: the
 evaluation at training step ``s`` is W&B's step ``s``; W&B says at the start of a session which step it expects next; rows
@@ -20,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments import wandb_client
-from experiments.mirror import Ending, Mirror, TrackingError, flat, load_mirror, ordered, summary_of, weights_asked
-from experiments.wandb_client import Mode, choose_mode, one_line
+from experiments.tracking import client
+from experiments.tracking.client import Mode, choose_mode, one_line
+from experiments.tracking.mirror import Ending, Mirror, TrackingError, flat, load_mirror, ordered, summary_of, weights_asked
 
 __all__ = ["Mode", "Tracker", "TrackingError", "choose_mode"]
 
@@ -108,7 +109,7 @@ class Tracker:
         self._later = f"runs are logged offline, `make sync NAME={experiment}` sends them later"
         self._rest = f"`make sync NAME={experiment}` sends the rest"
         try:
-            wandb_client.point_client_at(folder.parent)
+            client.point_client_at(folder.parent)
             self.mode, reason = choose_mode()
             if self.mode == "disabled":
                 return
@@ -145,7 +146,7 @@ class Tracker:
         """Open the session: online where that is possible, else offline."""
 
         def opened(mode: Mode) -> Any:
-            return wandb_client.open_run(
+            return client.open_run(
                 self._folder,
                 self._mirror,
                 mode,
@@ -164,12 +165,12 @@ class Tracker:
                     self._mirror.save(self._folder)
                     return
                 except Exception as error:
-                    reason = wandb_client.why(error)
+                    reason = client.why(error)
                     _outage.begin(reason)
-                    wandb_client.client().teardown()  # the client still holds the id of the attempt that failed
+                    client.wandb_module().teardown()  # the client still holds the id of the attempt that failed
             self.mode = "offline"
             self.message = f"W&B: {reason}; {self._later}."
-        wandb_client.clear_fragments(self._folder)
+        client.clear_fragments(self._folder)
         self._run = opened("offline")
 
     def log(self, row: Mapping[str, float | None]) -> None:
@@ -223,7 +224,7 @@ class Tracker:
             self._mirror.summary = json.loads(json.dumps(summary_of(summary), default=str))
             self._mirror.save(self._folder)  # first, so that a sync can tell the ending should the service not take it
             path, session = run.path, Path(run.dir).parent
-            wandb_client.close_run(run, self._mirror, self._folder)
+            client.close_run(run, self._mirror, self._folder)
             if self.mode == "online" and ended != "interrupted":
                 self._confirm(path, session)
         except TimeoutError:
@@ -235,11 +236,11 @@ class Tracker:
     def _confirm(self, path: str, session: Path) -> None:
         """Note what W&B holds now, so that a sync need not look at this run."""
         rows = ordered(self._rows.values())
-        if not wandb_client.confirmed(path, self._mirror, rows):
+        if not client.confirmed(path, self._mirror, rows):
             raise RuntimeError("the service does not show all rows")
-        self._mirror.sent = self._mirror.progress(rows, wandb_client.destination())
+        self._mirror.sent = self._mirror.progress(rows, client.destination())
         self._mirror.save(self._folder)
-        wandb_client.clear_fragments(self._folder, keep=session)
+        client.clear_fragments(self._folder, keep=session)
 
     def _give_up(self, error: Exception) -> None:
         """Go on without a mirror."""

@@ -18,11 +18,11 @@ from typing import Any
 
 import yaml
 
-from experiments.media import Rows
-from experiments.mirror import Mirror, TrackingError, load_mirror
 from experiments.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE
-from experiments.wandb_client import close_run, destination, one_line, open_run, require_login, session_refused
-from experiments.wandb_media import table
+from experiments.tracking.client import close_run, destination, one_line, open_run, require_login, session_refused
+from experiments.tracking.content import Rows
+from experiments.tracking.mirror import Mirror, TrackingError, load_mirror
+from experiments.tracking.objects import table
 
 EXPERIMENT_FILE = "experiment.json"
 LEDGER_FILE = "ledger.json"

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from experiments.mirror import MIRROR_FILE, Mirror, TrackingError, load_mirror
+from experiments.tracking.mirror import MIRROR_FILE, Mirror, TrackingError, load_mirror
 
 VIEWER_FOLDER = ".wandb/viewer/wandb"
 

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.mirror import MIRROR_FILE, Mirror, TrackingError, ended_by_record, load_mirror, ordered
 from experiments.progress import Busy, locked
 from experiments.record import METRICS_FILE, RecordError, read_rows
-from experiments.wandb_client import (
+from experiments.tracking.client import (
     NO_ANSWER,
     KeyRefused,
     Unreachable,
@@ -30,6 +29,7 @@ from experiments.wandb_client import (
     require_login,
     session_refused,
 )
+from experiments.tracking.mirror import MIRROR_FILE, Mirror, TrackingError, ended_by_record, load_mirror, ordered
 
 INIT_TIMEOUT_SECONDS = 20.0
 FINISH_TIMEOUT_SECONDS = 120.0

@@ -11,8 +11,8 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any, Literal
 
-from experiments import wandb_media
-from experiments.mirror import Mirror, TrackingError
+from experiments.tracking import objects
+from experiments.tracking.mirror import Mirror, TrackingError
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -44,7 +44,7 @@ def choose_mode() -> tuple[Mode, str]:
     if wished in ("offline", "dryrun"):
         return "offline", f"WANDB_MODE={wished}"
     try:
-        wandb = client()
+        wandb = wandb_module()
         settings = wandb.setup().settings
         if settings.mode == "disabled":
             return "disabled", "the W&B settings file says so"
@@ -57,7 +57,7 @@ def choose_mode() -> tuple[Mode, str]:
         return "offline", f"the login for Weights & Biases cannot be used ({one_line(error)})"
 
 
-def client() -> Any:
+def wandb_module() -> Any:
     """The wandb package, told to be silent. Imported late: it costs a second, and a disabled mirror must not pay it."""
     import wandb
 
@@ -91,7 +91,7 @@ class Unreachable(TrackingError):
 
 def session_refused(error: Exception) -> TrackingError:
     """Why a session could not be opened, as an error for the user; the client forgets the attempt."""
-    client().teardown()
+    wandb_module().teardown()
     reason = why(error)
     if reason == KEY_REFUSED:
         return KeyRefused(
@@ -142,7 +142,7 @@ def open_run(
     wandb.errors.Error
         If the service does not answer in time or refuses.
     """
-    wandb = client()
+    wandb = wandb_module()
     settings = wandb.Settings(
         silent=True,
         console="off",
@@ -200,7 +200,7 @@ def close_run(run: Any, mirror: Mirror, folder: Path) -> None:
     if mirror.ended in ("done", "failed"):
         run.summary.update(mirror.summary)
         if mirror.ended == "done" and not run.offline:
-            wandb_media.add(run, mirror, folder)
+            objects.add(run, mirror, folder)
     else:
         run.mark_preempting()
     run.finish(exit_code=0 if mirror.ended == "done" else 1)
@@ -220,7 +220,7 @@ def confirmed(path: str, mirror: Mirror, rows: Sequence[Mapping[str, Any]]) -> b
         All rows of the run, as `ordered` gives them.
     """
     entity, project, _ = path.split("/")
-    seen = client().Api(timeout=CONFIRM_TIMEOUT_SECONDS, overrides={"entity": entity, "project": project}).run(path)
+    seen = wandb_module().Api(timeout=CONFIRM_TIMEOUT_SECONDS, overrides={"entity": entity, "project": project}).run(path)
     ended = mirror.ended not in ("done", "failed") or seen.state in ("finished", "failed")
     return ended and (not rows or seen.lastHistoryStep >= int(rows[-1]["step"]))
 
