@@ -203,6 +203,9 @@ def _in_workers(cells: list[Cell], folder: Path, jobs: int, on_checked: Checked,
                 lost = _until_broken(pool, waiting, folder, jobs, started, ended, stop.is_set)
             # When a worker dies, all cells in the pool are lost with it; alone, a second death has one culprit.
             for cell in lost:
+                if stop.is_set():
+                    ended(cell, Outcome("interrupted"))
+                    continue
                 with pool_of(1) as alone:
                     try:
                         outcome = alone.submit(worker.work, cell, folder).result()

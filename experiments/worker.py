@@ -114,6 +114,8 @@ def work(cell: Cell, experiment_folder: Path) -> Outcome:
     """Run a cell to its end, unless it has ended already or another process is on it."""
     folder = experiment_folder / str(cell.run_id)
     began, says = time.monotonic(), list[str]()
+    if stop_requested():  # a worker that was still importing when the command was told to stop
+        return Outcome("interrupted")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +17,8 @@ from tests.standins.wandb_service import WandbService
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 DISK_BYTES = 20 * 2**20
+NEW_MOUNTS = 0x00020000
+"""Linux's CLONE_NEWNS."""
 
 
 def service_fault(place: Path, whole: Path, overrides: tuple[str, ...], fault: str) -> dict[str, Any]:
@@ -67,32 +69,36 @@ def service_fault(place: Path, whole: Path, overrides: tuple[str, ...], fault: s
 def full_disk(place: Path, whole: Path, overrides: tuple[str, ...], free_bytes: list[int]) -> dict[str, Any]:
     """A disk of 20 MB that is almost full, then has space again. Needs the right to mount; says why where it is absent."""
     place.mkdir(parents=True)
-    namespace = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
-    script = "from tests.chaos import outside; outside._on_a_small_disk()"
-    words = json.dumps([str(place), str(whole), list(overrides), free_bytes])
-    if shutil.which("unshare") is None:
-        return {"skipped": "there is no unshare(1) here, with which a small disk could be mounted"}
-    done = subprocess.run([*namespace, sys.executable, "-c", script, words], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        return {"skipped": f"no small disk could be mounted here ({reason})"}
-    return dict(json.loads(done.stdout))
+    answer = place / "figures.json"
+    child = os.fork()  # a mount namespace is left by ending its process
+    if child == 0:
+        try:
+            if ctypes.CDLL(None, use_errno=True).unshare(NEW_MOUNTS) != 0:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            subprocess.run(["mount", "--make-rprivate", "/"], check=True, capture_output=True)
+            found = _on_small_disks(place, whole, overrides, free_bytes)
+        except (OSError, subprocess.CalledProcessError) as error:
+            found = {"skipped": f"no small disk could be mounted here ({error})"}
+        except BaseException as error:
+            found = {"tracebacks": 1, "reason": repr(error)}
+        answer.write_text(json.dumps(found), encoding="utf-8")
+        os._exit(0)
+    os.waitpid(child, 0)
+    return dict(json.loads(answer.read_text(encoding="utf-8")))
 
 
-def _on_a_small_disk() -> None:
-    """In a mount namespace of its own: mount, fill, run, make space, run again; prints the counts."""
-    commands.import_everything()
-    place, whole, overrides, free_bytes = json.loads(sys.argv[1])
+def _on_small_disks(place: Path, whole: Path, overrides: tuple[str, ...], free_bytes: list[int]) -> dict[str, Any]:
+    """Mount, fill, run, make space, run again."""
     counts = {"fillings": 0, "told": 0, "half_records": 0, "tracebacks": 0, "not_resumed": 0, "differing_files": 0}
     for number, free in enumerate(free_bytes):
-        here = Path(place) / f"disk{number}"
+        here = place / f"disk{number}"
         runs = here / "runs_dir"
         runs.mkdir(parents=True)
         mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(runs)]
-        subprocess.run(mount, check=True)
+        subprocess.run(mount, check=True, capture_output=True)
         filler = runs / "filler"
         filler.write_bytes(bytes(DISK_BYTES - free))
-        (first,) = commands.start(here, tuple(overrides)).wait()
+        (first,) = commands.start(here, overrides).wait()
         printed = (here / "printed.txt").read_text(encoding="utf-8")
         counts["fillings"] += 1
         counts["told"] += first in (1, 2) and ("No space left" in printed or "disk is probably full" in printed)
@@ -103,8 +109,8 @@ def _on_a_small_disk() -> None:
             except RecordError:
                 counts["half_records"] += 1
         filler.unlink()
-        counts["not_resumed"] += commands.start(here, tuple(overrides)).wait() != [0]
-        found = grids.compare(here, Path(whole))
+        counts["not_resumed"] += commands.start(here, overrides).wait() != [0]
+        found = grids.compare(here, whole)
         counts["differing_files"] += len(found.differing_bits) + found.lost_runs
         subprocess.run(["umount", str(runs)], check=True)
-    print(json.dumps(counts))
+    return counts

@@ -369,3 +369,10 @@ def test_a_death_is_recorded_with_what_its_folder_tells(tmp_path: Path) -> None:
     record = read_record(run_folder / "record.json")
     assert record.environment["threads"] == 1 and "geometry" not in record.environment
     assert record.geometry and record.attempts
+
+
+def test_a_stop_before_a_cell_leaves_it_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells, folder = tiny_cells("models=[resnet_micro]")
+    monkeypatch.setattr(worker, "_stop_shared", lambda: True)
+    assert worker.work(cells[0], folder).status == "interrupted"
+    assert not (folder / str(cells[0].run_id)).exists()
