@@ -48,8 +48,8 @@ sync: install named ## Send to W&B what it has not seen: NAME=…
 dashboard: install named ## Lay the comparison out in W&B, or view the runs in the terminal without a login: NAME=…
 	@$(RUN) dashboard $(NAME) $(ARGS_WORD) $(FLAGS)
 
-test: install ## Run the tests
-	@$(VENV)/bin/python -m pytest $(FLAGS)
+test: install ## Run the tests, file by file in parallel
+	@$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(FLAGS)
 
 test-slow: install ## Run the slow tests
 	@$(VENV)/bin/python -m pytest -m slow $(FLAGS)
