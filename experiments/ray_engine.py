@@ -49,7 +49,10 @@ PASSED_ON = ("DEVICE", "CONFIGS_DIR", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTI
 
 def _ray() -> Any:
     """Ray, which plain installs do not have."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # read at the import
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # both are read at the import
+    if (Path.home() / ".ray" / "auth_token").is_file():
+        # A cluster asks for the token wherever it was started by a user who has one; a driver sends it only in this mode.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
     except ImportError as error:
@@ -105,7 +108,7 @@ def _away(address: str, reason: str) -> ConfigError:
     return ConfigError(
         [
             f"RAY_ADDRESS: the cluster {address} cannot be joined ({reason}). Start it with `ray start --head`, mend the "
-            f"address, or unset RAY_ADDRESS to run on this machine."
+            f"address, copy its ~/.ray/auth_token here if it asks for one, or unset RAY_ADDRESS to run on this machine."
         ]
     )
 
