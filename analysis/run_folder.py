@@ -120,6 +120,12 @@ def load_run(cell: Mapping[str, Any], folder: Path, experiment: Experiment) -> L
     outcome = _outcome(predictions, record, folder / PREDICTIONS_FILE)
     faults: list[str] = []
     curve = _read_curve(folder / METRICS_FILE, faults)
+    if curve and curve[-1]["step"] != record.steps:
+        faults.append(
+            f"{folder / METRICS_FILE}: ends at step {curve[-1]['step']}, its record at {record.steps}: evaluations are lost, "
+            "this run's training curve is left out."
+        )
+        curve = []
     row = _row(record, experiment)
     row["ece"], row["ece_scaled"] = _calibration(predictions)
     row["test_digest"] = _test_digest(predictions)

@@ -233,8 +233,8 @@ def profile(
     config = loading.load_part("models", model)
     if precision not in ("fp32", "bf16"):
         raise ConfigError([f"--precision: must be fp32 or bf16, got {precision!r}."])
+    from experiments.device import check_precision, resolve_device
     from experiments.profile import profile as measure
-    from experiments.run import check_precision, resolve_device
 
     device = resolve_device()
     check_precision(precision, device)

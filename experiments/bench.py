@@ -28,12 +28,12 @@ from experiments.data import datasets
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
 from experiments.data.images import Images
 from experiments.data.splits import nested_subset
+from experiments.device import resolve_device
 from experiments.fit import MetricsLog, Training, fit
 from experiments.loading import load_part
 from experiments.optim import adamw
 from experiments.progress import Heartbeat
 from experiments.record import atomic_write
-from experiments.run import resolve_device
 from experiments.train import train_steps
 
 

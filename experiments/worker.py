@@ -76,9 +76,10 @@ def warm_up() -> None:
 
 def check(cells: list[Cell]) -> list[str]:
     """Faults that only torch and timm can tell, before any cell runs: device, precision, models."""
+    from experiments.device import check_precision, resolve_device
     from experiments.distributed import current
     from experiments.memory import has_batch_statistics, parts_for
-    from experiments.run import build_model, check_precision, resolve_device
+    from experiments.run import build_model
 
     faults: list[str] = []
     processes = current().size
@@ -131,9 +132,10 @@ def work(cell: Cell, experiment_folder: Path) -> Outcome:
 
 
 def _run(cell: Cell, folder: Path, began: float, says: list[str]) -> Outcome:
+    from experiments.device import resolve_device
     from experiments.fit import Interrupted
     from experiments.memory import is_out_of_memory
-    from experiments.run import resolve_device, run
+    from experiments.run import run
 
     try:
         record = run(cell, folder, device=resolve_device(), say=says.append, stop_requested=stop_requested)
@@ -177,7 +179,8 @@ def _sentence(error: BaseException) -> str:
 
 def _facts(cell: Cell) -> dict[str, Any]:
     """The machine and the resolved settings, for the record of a failure; nothing where even they cannot be had."""
-    from experiments.run import facts_of, resolve_device
+    from experiments.device import resolve_device
+    from experiments.run import facts_of
 
     with contextlib.suppress(Exception):
         return facts_of(cell, resolve_device())

@@ -40,6 +40,7 @@ LAYERS = [  # each may import those below it, never those above
         "experiments.checkpoint",
         "experiments.data",
         "experiments.data.batches",
+        "experiments.device",
         "experiments.data.datasets",
         "experiments.loading",
         "experiments.models",

@@ -136,6 +136,14 @@ def test_a_broken_curve_costs_the_curve_only(synthetic_runs):
     assert "metrics.jsonl" in results.faults[0] and run_id in results.faults[0]
 
 
+def test_a_curve_that_lost_its_end_is_left_out(synthetic_runs):
+    run_id = synthetic_runs.run_id("vit")
+    path = synthetic_runs.folder / run_id / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    results = _load(synthetic_runs)
+    assert results.curves(run_id).empty and "ends at step 75, its record at 100" in results.faults[0]
+
+
 def test_nothing_done(synthetic_runs):
     for cell in synthetic_runs.ledger["cells"]:
         cell |= {"status": "missing"}
