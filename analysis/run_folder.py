@@ -122,8 +122,8 @@ def load_run(cell: Mapping[str, Any], folder: Path, experiment: Experiment) -> L
     curve = _read_curve(folder / METRICS_FILE, faults)
     if curve and curve[-1]["step"] != record.steps:
         faults.append(
-            f"{folder / METRICS_FILE}: ends at step {curve[-1]['step']}, its record at {record.steps}: evaluations are lost, "
-            "this run's training curve is left out."
+            f"{folder / METRICS_FILE}: ends at step {curve[-1]['step']}, its record at {record.steps}: "
+            "evaluations are lost, this run's training curve is left out."
         )
         curve = []
     row = _row(record, experiment)
