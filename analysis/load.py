@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.run_folder import COMPUTE_COLUMNS, Arrays, Loaded, Outcome, Refused, load_run, read_predictions, setting_label
+from analysis.run_folder import COMPUTE_COLUMNS, Arrays, Outcome, Refused, load_run, read_predictions, setting_label
 from experiments.config import Experiment, ModelConfig
 from experiments.record import PREDICTIONS_FILE, RECORD_FILE, Record, RecordError, read_record
 
@@ -125,20 +124,20 @@ def load(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, known_
     class_names: dict[str, tuple[str, ...]] = {}
     curves: dict[str, list[dict[str, Any]]] = {}
     unusable: dict[str, str] = {}
-    # Reading and decompressing release the interpreter's lock; map keeps the ledger's order.
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        for cell, loaded in zip(done, pool.map(lambda cell: _attempt(cell, folder, experiment), done), strict=True):
-            if isinstance(loaded, Refused):
-                faults.append(str(loaded))
-                unusable[cell["run_id"]] = str(loaded).replace(f"{folder / cell['run_id']}{os.sep}", "")
-                continue
-            run_id = cell["run_id"]
-            rows.append(loaded.row)
-            records[run_id], outcomes[run_id] = loaded.record, loaded.outcome
-            labels.setdefault(loaded.row["test_digest"], loaded.labels)
-            class_names.setdefault(loaded.row["data"], loaded.class_names)
-            curves[run_id] = loaded.curve
-            faults += loaded.faults
+    for cell in done:
+        run_id = cell["run_id"]
+        try:
+            loaded = load_run(cell, folder / run_id, experiment)
+        except Refused as refusal:
+            faults.append(str(refusal))
+            unusable[run_id] = str(refusal).replace(f"{folder / run_id}{os.sep}", "")
+            continue
+        rows.append(loaded.row)
+        records[run_id], outcomes[run_id] = loaded.record, loaded.outcome
+        labels.setdefault(loaded.row["test_digest"], loaded.labels)
+        class_names.setdefault(loaded.row["data"], loaded.class_names)
+        curves[run_id] = loaded.curve
+        faults += loaded.faults
     if not rows:
         raise _nothing_done(folder, experiment, cells, faults)
     refused = cells["run_id"].isin(list(unusable))
@@ -185,10 +184,3 @@ def _unreadable(cell: Mapping[str, Any], folder: Path) -> bool:
     except RecordError:
         return True
     return False
-
-
-def _attempt(cell: Mapping[str, Any], folder: Path, experiment: Experiment) -> Loaded | Refused:
-    try:
-        return load_run(cell, folder / cell["run_id"], experiment)
-    except Refused as refusal:
-        return refusal

@@ -269,8 +269,8 @@ def bench(
     batch_size: Annotated[int | None, typer.Option(help="Images of a step, instead of the recipe's.", min=2)] = None,
 ) -> None:
     """Measure what the harness costs over bare computation, and what a DataLoader costs over the harness."""
-    from experiments.bench import table, write_bench
-    from experiments.bench_costs import costs_table
+    from experiments.bench.costs import costs_table
+    from experiments.bench.everything import table, write_bench
 
     names = models or ["vit_micro_p2", "resnet_micro"]
     target = reports_dir() / "bench"

@@ -16,7 +16,9 @@ from experiments.config import ROOT
 LAYERS = [  # each may import those below it, never those above
     {"experiments.__main__"},
     {"experiments.reporting"},
-    {"experiments.bench", "experiments.bench_costs", "experiments.bench_gpu", "experiments.display", "experiments.export"},
+    {"experiments.bench.everything"},
+    {"experiments.bench.steps"},
+    {"experiments.bench.costs", "experiments.bench.gpu", "experiments.display", "experiments.export"},
     {"experiments.predict"},
     {"experiments.trained"},
     {"experiments.launch"},
@@ -73,6 +75,7 @@ LAYERS = [  # each may import those below it, never those above
     },
     {
         "experiments",
+        "experiments.bench",
         "experiments.tracking",
         "experiments.config",
         "experiments.metrics",

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import bench_costs, bench_gpu
 from experiments.__main__ import main
+from experiments.bench import costs as bench_costs
+from experiments.bench import gpu as bench_gpu
 
 
 @pytest.fixture
