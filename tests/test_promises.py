@@ -49,32 +49,33 @@ def test_paths_of_the_guides_exist() -> None:
         assert (ROOT / path).exists() or path.partition("/")[0] in made_by_use, path
 
 
-def _report_again(name: str, target: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Make a published experiment's report again; headings and lines of its table of data efficiency."""
+RESULTS = re.findall(
+    r"<!-- result: .*? made from (?:results/)?(\w+);(.*?)<!-- /result -->",
+    README + (ROOT / "results" / "README.md").read_text(encoding="utf-8"),
+    re.DOTALL,
+)
+
+
+def _rows(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
+@pytest.mark.parametrize(("name", "shown"), RESULTS, ids=[name for name, _ in RESULTS])
+def test_results_are_made_from_the_published_records(
+    name: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RUNS_DIR", str(ROOT / "results"))
-    monkeypatch.setenv("REPORTS_DIR", str(target))
+    monkeypatch.setenv("REPORTS_DIR", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["experiments", "report", name])
     assert main() == 0
-    made = (target / name / "data_efficiency.md").read_text(encoding="utf-8")
-    return [line for line in made.splitlines() if line.startswith(("|", "**"))]
+    made = (tmp_path / name / "data_efficiency.md").read_text(encoding="utf-8")
+    assert _rows(shown) == _rows(made) and len(_rows(made)) > 4
+    for figure in (ROOT / "results" / name).glob("*.svg"):
+        assert (tmp_path / name / "figures" / figure.name).read_bytes() == figure.read_bytes()
 
 
-def test_result_of_the_readme_is_made_from_the_published_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = [line for line in _report_again("vit_small_data", tmp_path, monkeypatch) if line.startswith("|")]
-    assert len(table) == 6 and "\n".join(table) in README
-    figure = "learning_curves.svg"
-    drawn = (tmp_path / "vit_small_data" / "figures" / figure).read_bytes()
-    assert drawn == (ROOT / "results" / "vit_small_data" / figure).read_bytes()
-
-
-def test_other_results_are_made_from_the_published_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    published = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
-    results = published.split("<!-- result: ")[1:]
-    assert len(results) == len(list((ROOT / "results").glob("*/"))) - 1  # all but the one of the main README
-    for result in results:
-        name = re.search(r"made from (\w+);", result)[1]
-        shown = [line for line in result.partition("<!-- /result -->")[0].splitlines() if line.startswith(("|", "**"))]
-        assert _report_again(name, tmp_path, monkeypatch) == shown
+def test_every_published_result_is_shown() -> None:
+    assert {name for name, _ in RESULTS} == {folder.name for folder in (ROOT / "results").iterdir() if folder.is_dir()}
 
 
 @pytest.mark.parametrize("target", ["experiment", "status", "report", "sync"])
