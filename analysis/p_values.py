@@ -37,15 +37,14 @@ def holm(p_values: npt.ArrayLike) -> Floats:
     ----------
     Holm (1979), A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6(2): 65–70.
     """
-    from statsmodels.stats.multitest import multipletests  # slow to import
-
     p = np.asarray(p_values, dtype=np.float64)
     if p.ndim != 1 or np.any((p < 0) | (p > 1)):
         raise ValueError(f"`p_values` must be a list of numbers in [0, 1], got {p_values!r}.")
+    # The k-th smallest of K counts K − k + 1 times, and none counts less than a smaller one; NaN sorts last.
+    order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]
+    times = np.arange(order.size, 0, -1)
     adjusted = np.full(p.shape, np.nan)
-    known = ~np.isnan(p)
-    if known.any():
-        adjusted[known] = multipletests(p[known], method="holm")[1]
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * times), 1)
     return adjusted
 
 

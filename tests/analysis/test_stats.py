@@ -9,6 +9,7 @@ from scipy import stats as scipy_stats
 from scipy.special import ndtr
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
+from statsmodels.stats.multitest import multipletests
 
 from analysis.stats import (
     Interval,
@@ -216,6 +217,13 @@ def test_seeds_needed_refuses(arguments, message):
 
 
 # --------------------------------------------------------------------------------------------------------- tests and states
+def test_holm_is_that_of_statsmodels():
+    generator = np.random.default_rng(3)
+    for size in (1, 2, 7, 40):
+        family = np.round(generator.random(size) ** 3, 2)  # with ties
+        np.testing.assert_allclose(holm(family), multipletests(family, method="holm")[1], rtol=1e-12)
+
+
 def test_holm_on_a_hand_computed_family():
     # Sorted .01, .02, .04 times 3, 2, 1: .03, .04, .04; NaN does not count.
     np.testing.assert_allclose(holm([0.04, np.nan, 0.01, 0.02]), [0.04, np.nan, 0.03, 0.04])
