@@ -19,6 +19,7 @@ from experiments.data.batches import EvaluationBatches, Normalise
 from experiments.data.images import Images
 from experiments.distributed import Group
 from experiments.grid import Cell
+from experiments.progress import read_progress
 from experiments.record import read_record, read_rows
 
 ARGUMENTS = ["recipe.steps=12", "recipe.evaluations=2", "seeds=[0]", "train_fractions=[0.5]", "checkpoint_every_steps=5"]
@@ -80,6 +81,7 @@ def test_two_processes_make_the_run_of_one(tmp_path: Path, monkeypatch: pytest.M
     asked = iter(range(1000))
     monkeypatch.setattr(worker, "stop_requested", lambda: next(asked) >= 3)
     assert worker.work(cells[1], shared).status == "interrupted"
+    stopped_at = read_progress(shared / str(cells[1].run_id))["step"]
     monkeypatch.undo()
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setenv("DEVICE", "cpu")
@@ -95,7 +97,7 @@ def test_two_processes_make_the_run_of_one(tmp_path: Path, monkeypatch: pytest.M
         assert saved["sample_ids"].tolist() == before["sample_ids"].tolist() and len(saved["logits"]) == record.n_test
         assert np.abs(saved["logits"] - before["logits"]).max() < 10 * tolerance[cell.model.family]
         assert np.abs(saved["val_logits"] - before["val_logits"]).max() < 10 * tolerance[cell.model.family]
-    assert read_record(shared / str(cells[1].run_id) / "record.json").attempts[-1].start_step == 3
+    assert read_record(shared / str(cells[1].run_id) / "record.json").attempts[-1].start_step == stopped_at > 0
 
     # What two processes checkpointed at step 10 is gone on with by one.
     monkeypatch.setenv("RUNS_DIR", str(tmp_path / "two"))
