@@ -57,6 +57,8 @@ def gather(results: Results, summary: Summary, experiment: Experiment, certifica
     if certificate.equal:
         hashes = "; ".join(f"{value[:12]}{f' ({table})' if len(tables) > 1 else ''}" for table, value in tables.items())
         proof = f"Certificate: everything but the model is equal for all rows, settings {hashes}."
+        if unverified := len(certificate.faults):
+            proof += f" The settings of {unverified} of {len(results.runs)} runs are known by the recorded hash alone."
         banner = ""
     else:
         keys = ", ".join(dict.fromkeys(difference.key for difference in certificate.differences))

@@ -16,7 +16,7 @@ import yaml
 
 from analysis.load import Results
 from analysis.run_folder import devices
-from experiments.config import canonical_hash
+from experiments.config import PROTOCOL, canonical_hash
 from experiments.record import CONFIG_FILE
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -124,6 +124,10 @@ def certify(results: Results, known: Sequence[Difference] = ()) -> Certificate:
     for data, runs in results.runs.groupby("data", sort=False):
         differences += _unequal(runs, "test_digest", str(data), key="test images and labels")
     differences += _unequal(results.runs, "protocol", "report")
+    older = results.runs[results.runs["protocol"] != PROTOCOL]
+    if len(older) == len(results.runs):
+        found_protocol = _collect(dict(zip(older["run_id"], older["protocol"], strict=True)))
+        differences.append(Difference("protocol", "report", {f"{PROTOCOL} (this version)": [], **found_protocol}))
     geometry, unequal_geometry = _geometry(results)
     differences += unequal_geometry
     found = {(difference.key, difference.where) for difference in differences}
@@ -154,7 +158,9 @@ def _requested(results: Results) -> tuple[dict[str, dict[str, Any]], list[str]]:
     for run_id in results.runs["run_id"]:
         try:
             found[run_id] = dict(read_config(results.folder / run_id / CONFIG_FILE)["requested"])
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+            canonical_hash(found[run_id])  # raises where a value is none that settings have
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
+            found.pop(run_id, None)
             path = Path(results.folder.parent.name, results.folder.name, run_id, CONFIG_FILE)
             reason = " ".join(str(getattr(error, "strerror", None) or error).split())
             faults.append(

@@ -13,6 +13,9 @@ from experiments.record import Record
 
 ROUNDING = 1e-4
 """Relative difference between a metric and its second computation that rounding may make."""
+FORWARD, FORWARD_AND_BACKWARD = 1, 3
+"""Training operations in units of the forward pass: of frozen features, and of a model that is trained."""
+FROZEN = ("linear_probe", "random_features")
 HALF_PRECISION = 2e-2
 """The same where logits were stored in half precision."""
 
@@ -62,13 +65,25 @@ def _costs(record: Record) -> Iterator[str]:
     for key, value in cost.model_dump().items():
         if isinstance(value, int | float) and value < 0:
             yield f"`compute.{key}` is {value:g}, below zero"
-    if record.init == "from_scratch" and cost.train_pflops is not None and cost.forward_gmacs is not None:
-        operations = 3 * 2 * cost.forward_gmacs * 1e-6 * record.samples_seen
-        if not math.isclose(cost.train_pflops, operations, rel_tol=1e-3):
+    if cost.peak_memory_bytes == 0:
+        yield "`compute.peak_memory_bytes` is 0, which nothing runs in"
+    if cost.mfu is not None and cost.mfu > 1:
+        yield f"`compute.mfu` is {cost.mfu:g}, above one"
+    if cost.train_pflops is not None and cost.forward_gmacs is not None:
+        passes = FORWARD if record.init in FROZEN else FORWARD_AND_BACKWARD
+        operations = passes * 2 * cost.forward_gmacs * 1e-6 * record.samples_seen
+        if not math.isclose(cost.train_pflops, operations, rel_tol=ROUNDING):
             yield (
-                f"`compute.train_pflops` is {cost.train_pflops:.6g}, 3 × the forward pass × {record.samples_seen} images is "
-                f"{operations:.6g}"
+                f"`compute.train_pflops` is {cost.train_pflops:.6g}, {passes} × the forward pass × {record.samples_seen} "
+                f"images is {operations:.6g}"
             )
-    hours = sum(attempt.seconds for attempt in record.attempts) / 3600
-    if cost.device_hours is not None and cost.device_hours < 0.999 * hours:
+    hours = sum(attempt.seconds * attempt.devices for attempt in record.attempts) / 3600
+    if cost.device_hours is not None and not math.isclose(cost.device_hours, hours, rel_tol=ROUNDING):
         yield f"`compute.device_hours` is {cost.device_hours:.6g}, the attempts took {hours:.6g}"
+    if cost.images_per_second is not None and cost.train_seconds:
+        rate = record.samples_seen / cost.train_seconds
+        if not math.isclose(cost.images_per_second, rate, rel_tol=ROUNDING):
+            yield (
+                f"`compute.images_per_second` is {cost.images_per_second:.6g}, {record.samples_seen} images in "
+                f"{cost.train_seconds:.6g} s are {rate:.6g}"
+            )

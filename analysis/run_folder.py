@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +36,8 @@ _RECORD_COLUMNS = (
     *("run_id", "model", "data", "family", "source", "track", "init", "seed", "train_fraction"),
     *("n_train", "n_val", "n_test", "n_classes", "settings_hash", "split_hash", "protocol", "steps", "samples_seen"),
 )
+LARGEST = 1e18
+"""No count or cost of a run comes near it."""
 _ADVICE = "The run is left out; delete its folder and run the experiment again, or restore the file."
 _ARRAYS = ("logits", "labels", "sample_ids", "val_logits", "val_labels", "val_sample_ids", "class_names")
 
@@ -135,19 +135,23 @@ def load_run(cell: Mapping[str, Any], folder: Path, experiment: Experiment) -> L
 
 def _check_record(record: Record, cell: Mapping[str, Any], path: Path, experiment: Experiment) -> None:
     """Refuse a record that is not the cell's, has not ended, or holds a number that is none."""
-    expected = {"experiment": experiment.name}
-    expected |= {key: cell[key] for key in ("run_id", "model", "data", "train_fraction", "seed")}
+    model, varied = experiment.models[cell["model"]], cell["varied"] or {}
+    expected = {key: cell[key] for key in ("run_id", "model", "data", "train_fraction", "seed")}
+    expected |= {"experiment": experiment.name, "varied": varied, "trial": None, "init": model.init_label}
+    expected |= {"family": model.family, "source": model.source, "track": varied.get("track", "identical")}
     for key, wanted in expected.items():
         found = getattr(record, key)
         if found != wanted:
             raise Refused(f"{path}: foreign record: `{key}` is {found!r}, this cell has {wanted!r}. {_ADVICE}")
     if record.status != "done":
         raise Refused(f"{path}: `status` is {record.status!r}, not 'done'. {_ADVICE}")
-    numbers = {f"metrics.{key}": value for key, value in record.metrics.items()}
-    numbers |= {f"compute.{key}": value for key, value in record.compute.model_dump().items() if isinstance(value, float)}
+    numbers: dict[str, Any] = {f"metrics.{key}": value for key, value in record.metrics.items()}
+    numbers |= {f"compute.{key}": value for key, value in record.compute.model_dump().items()}
+    numbers |= {"steps": record.steps, "samples_seen": record.samples_seen}
     for key, value in numbers.items():
-        if value is not None and not math.isfinite(value):
-            raise Refused(f"{path}: `{key}` is {value}, not a number. {_ADVICE}")
+        if isinstance(value, int | float) and not abs(value) < LARGEST:
+            shown = f"{value}" if isinstance(value, float) else "a number of too many digits"
+            raise Refused(f"{path}: `{key}` is {shown}, not a number that can be meant. {_ADVICE}")
     for key in ("test/top1", "test/nll"):
         if record.metrics.get(key) is None:
             raise Refused(f"{path}: `metrics.{key}` is missing. {_ADVICE}")
@@ -168,7 +172,7 @@ def read_predictions(path: Path) -> Arrays:
         raise Refused(f"{path}: missing. {_ADVICE}") from error
     except KeyError as error:
         raise Refused(f"{path}: has no array {error.args[0]!r}; it is foreign or of an older version. {_ADVICE}") from error
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # a damaged archive raises nearly anything
         raise Refused(f"{path}: cannot be read, truncated or foreign ({error}). {_ADVICE}") from error
     for part in ("", "val_"):
         _check_arrays(arrays, part, path)
@@ -190,6 +194,10 @@ def _check_arrays(arrays: Arrays, part: str, path: Path) -> None:
     if logits.dtype.kind != "f" or not np.isfinite(logits).all():
         raise Refused(f"{path}: `{part}logits` holds a value that is not a number. {_ADVICE}")
     n_classes = shapes["logits"][1]
+    if arrays["class_names"].shape != (n_classes,):
+        raise Refused(
+            f"{path}: `class_names` must name {n_classes} classes, its shape is {arrays['class_names'].shape}. {_ADVICE}"
+        )
     if labels.dtype.kind not in "iu" or (labels.size and not 0 <= labels.min() <= labels.max() < n_classes):
         raise Refused(f"{path}: class indices in `{part}labels` must lie in [0, {n_classes}). {_ADVICE}")
 
@@ -245,8 +253,11 @@ def _read_curve(path: Path, faults: list[str]) -> list[dict[str, Any]]:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         if not all(isinstance(row, dict) and "step" in row for row in rows):
             raise ValueError("a row without `step`")
-        if any(isinstance(value, str) for row in rows for value in row.values()):
+        if any(isinstance(value, str | list | dict) for row in rows for value in row.values()):
             raise ValueError("a value that is no number")
+    except RecursionError:
+        faults.append(f"{path}: foreign; this run's training curve is left out.")
+        return []
     except OSError as error:
         faults.append(f"{path}: cannot be read ({error.strerror}); this run's training curve is left out.")
         return []
@@ -266,7 +277,7 @@ def _row(record: Record, experiment: Experiment) -> dict[str, Any]:
         "n": (record.n_train or 0) + (record.n_val or 0),
         "precision": record.environment.get("precision"),
         "device": " + ".join(devices(record)),
-        **record.metrics,
+        **{name: value for name, value in record.metrics.items() if "/" in name},
     }
     compute = record.compute.model_dump()
     # The trials that a recipe was chosen from are part of what its result cost.

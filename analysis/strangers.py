@@ -16,7 +16,7 @@ import yaml
 
 from analysis.certificate import Difference, flatten, read_config, table_label
 from analysis.run_folder import setting_label
-from experiments.config import PROTOCOL, Experiment, requested_settings
+from experiments.config import ADDED_FIELDS, PROTOCOL, Experiment, ModelConfig, requested_settings
 from experiments.record import CONFIG_FILE, RECORD_FILE, Record, RecordError, read_record
 
 Cell = dict[str, Any]
@@ -120,11 +120,16 @@ def _differences(record: Record, cell: Cell, folder: Path, experiment: Experimen
     differences |= {
         f"model.{key}": (str(value), str(theirs))
         for key, value in own.items()
-        if key != "title" and (theirs := flatten(model).get(key, "absent")) != value
+        if key != "title" and (theirs := flatten(_younger_fields(model)).get(key, "absent")) != value
     }
     if record.protocol != PROTOCOL:
         differences["protocol"] = (str(PROTOCOL), str(record.protocol))
     return differences or {"split_hash": ("the images as they are now", record.split_hash)}
+
+
+def _younger_fields(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's model with the fields that did not exist when it was made, which were then as their default is now."""
+    return {name: ModelConfig.model_fields[name].default for name in ADDED_FIELDS[ModelConfig]} | dict(model)
 
 
 def _requested(experiment: Experiment, cell: Cell) -> dict[str, Any]:

@@ -91,8 +91,7 @@ def _block(results: Results, runs: pd.DataFrame, experiment: Experiment, data: s
         else ""
         for row, known in zip(cells.itertuples(), marked, strict=True)
     ]
-    cells["best"] = False
-    cells["bold"] = False
+    cells[["best", "bold", "tested"]] = False
     for _, block in cells.groupby("train_fraction"):
         _mark_best(results, runs, cells, block)
     return cells
@@ -152,7 +151,7 @@ def _time_to_target(results: Results, own: pd.DataFrame, target: float | None) -
     seconds = []
     for run_id in own["run_id"]:
         curve = results.curves(run_id)
-        if curve.empty:
+        if curve.empty or curve.get(["val/top1", "train_seconds"], pd.DataFrame([None])).isna().any(axis=None):
             return math.nan, math.nan
         reached = curve.loc[curve["val/top1"] >= target, "train_seconds"]
         seconds.append(float(reached.iloc[0]) if len(reached) else math.inf)
@@ -211,7 +210,8 @@ def _mean_if_complete(runs: pd.DataFrame, column: str) -> float:
 def _mark_best(results: Results, runs: pd.DataFrame, cells: pd.DataFrame, block: pd.DataFrame) -> None:
     """Mark the best model of a block, and in bold all that are not significantly below it (Holm within the block).
 
-    Models with fewer than 3 seeds take no part, nor is there a best of fewer than two.
+    Models with fewer than 3 seeds take no part, nor is there a best of fewer than two. One that shares fewer than 3 seeds
+    with the best is not tested against it, and has no mark.
     """
     entered = block[block["n_seeds"] >= stats.MIN_SEEDS_FOR_MARKS]
     if len(entered) < 2:
@@ -223,6 +223,7 @@ def _mark_best(results: Results, runs: pd.DataFrame, cells: pd.DataFrame, block:
     for index, row in entered.iterrows():
         pair = paired(results, winner, at[at["model"] == row["model"]]) if index != best else None
         p_values.append(stats.paired_difference(*pair).p if pair and len(pair[0]) >= stats.MIN_SEEDS_FOR_MARKS else math.nan)
-    below = holm(p_values) < 0.05
-    cells.loc[best, "best"] = True
-    cells.loc[entered.index[~below], "bold"] = True
+    tested = np.isfinite(p_values)  # not those that share too few seeds with the best
+    cells.loc[best, ["best", "bold", "tested"]] = True
+    cells.loc[entered.index[tested], "tested"] = True
+    cells.loc[entered.index[tested & (holm(p_values) >= 0.05)], "bold"] = True

@@ -66,6 +66,11 @@ def accuracy_text(row: Any) -> str:
     return plus_minus(100 * row.mean, 100 * row.std, accuracy_places(row))
 
 
+def _nll_places(row: Any) -> int:
+    """Decimals of a negative log-likelihood: of its noise floor, which one seed does not tell."""
+    return decimals(row.nll_margin, at_most=3) if known(row.nll_margin) else 2
+
+
 def _delta(row: Any) -> Entry:
     """Paired difference to the reference in points, with interval and mark."""
     places = percent_places(50 * (row.delta_high - row.delta_low))
@@ -81,7 +86,7 @@ def _accuracy_columns(cells: pd.DataFrame, facts: Facts) -> list[tuple[str, Call
         ("95% CI", lambda r: Entry(bracket(100 * r.low, min(100 * r.high, 100.0), accuracy_places(r)), value=r.low)),
         (f"Δ vs {facts.reference} [95% CI] ↑", _delta),
         ("Macro-F1 (%) ↑", lambda r: Entry(number(100 * r.macro_f1, accuracy_places(r)), value=r.macro_f1)),
-        ("NLL ↓", lambda r: Entry(number(r.nll, decimals(r.nll_margin, at_most=3)), value=r.nll)),
+        ("NLL ↓", lambda r: Entry(number(r.nll, _nll_places(r)), value=r.nll)),
         ("ECE (%) ↓", lambda r: Entry(number(100 * r.ece, 1), value=r.ece)),
         ("ECE, scaled (%) ↓", lambda r: Entry(number(100 * r.ece_scaled, 1), value=r.ece_scaled)),
         ("Params (M)", lambda r: Entry(significant(r.n_params / 1e6), value=r.n_params)),

@@ -66,13 +66,13 @@ def _leader(block: pd.DataFrame) -> str:
         )
     best = _row(present, present["best"].idxmax())
     tied = present[present["bold"] & ~present["best"]]["model_title"].tolist()
-    untested = present[present["n_seeds"] < stats.MIN_SEEDS_FOR_MARKS]["model_title"].tolist()
+    untested = present[~present["tested"]]["model_title"].tolist()
     rest = (
         f"; not distinguishable from it: {', '.join(tied)}"
         if tied
         else "; every other tested model is significantly below it"
     )
-    left_out = f"; too few seeds to be tested: {', '.join(untested)}" if untested else ""
+    left_out = f"; too few seeds in common with it to be tested: {', '.join(untested)}" if untested else ""
     absent = block[block["n_seeds"] == 0]["model_title"].tolist()
     left_out += f"; no run of {', '.join(absent)}" if absent else ""
     return f"{where}, {best.model_title} is best at {_accuracy(best)}{rest}{left_out}."

@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import socket
+import sys
 import tarfile
 import tempfile
 import threading
@@ -49,10 +50,11 @@ PASSED_ON = ("DEVICE", "CONFIGS_DIR", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTI
 
 def _ray() -> Any:
     """Ray, which plain installs do not have."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # both are read at the import
-    if (Path.home() / ".ray" / "auth_token").is_file():
-        # A cluster asks for the token wherever it was started by a user who has one; a driver sends it only in this mode.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if "ray" not in sys.modules:  # both variables are read at the import
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
+        if os.environ.get("RAY_ADDRESS") and (Path.home() / ".ray" / "auth_token").is_file():
+            # A cluster asks for the token where its user has one; a driver that joins sends it only in this mode.
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
     except ImportError as error:

@@ -235,7 +235,7 @@ def read_record(path: Path) -> Record:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror}).") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{path}: not valid JSON ({error}); the file is truncated or foreign. {advice}") from error
     if not isinstance(values, dict) or "schema" not in values:
         raise RecordError(f"{path}: not a record of this project (no key `schema`). {advice}")

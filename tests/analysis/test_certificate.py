@@ -81,7 +81,11 @@ def test_record_and_configuration_edited_alike_still_differ_from_the_rest(synthe
         ({"split_hash": "other"}, "split_hash", "shapes, train fraction 0.3, seed 1"),
         ({"n_train": 271}, "n_train", "shapes, train fraction 0.3, seed 1"),
         ({"steps": 99}, "steps", "shapes"),
-        ({"samples_seen": 31, "compute": {"train_pflops": 31 * 6e-6 * 0.0123}}, "samples_seen", "shapes"),
+        (
+            {"samples_seen": 31, "compute": {"train_pflops": 31 * 6e-6 * 0.0123, "images_per_second": None}},
+            "samples_seen",
+            "shapes",
+        ),
         ({"compute": {"n_params": 1}}, "n_params", "shapes, model vit"),
         ({"environment": {"precision": "bf16"}}, "precision", "shapes"),
         ({"protocol": 2}, "protocol", "report"),
@@ -116,6 +120,21 @@ def test_a_missing_configuration_is_named_and_refuses_nothing(synthetic_runs):
     assert certificate.equal
     (fault,) = certificate.content["unverified"]
     assert run_id in fault and "cannot be verified" in fault
+
+
+def test_a_configuration_that_is_none_is_named_and_refuses_nothing(synthetic_runs):
+    run_id = synthetic_runs.run_id("vit")
+    path = synthetic_runs.folder / run_id / "config.yaml"
+    path.write_text(path.read_text().replace("steps: 100", "steps: 2020-01-01"))
+    (fault,) = _certify(synthetic_runs).faults
+    assert run_id in fault and "cannot be verified" in fault
+
+
+def test_an_older_protocol_in_all_runs_is_no_equality(synthetic_runs):
+    for cell in synthetic_runs.ledger["cells"]:
+        synthetic_runs.edit_record(cell["run_id"], protocol=0)
+    (difference,) = _certify(synthetic_runs).differences
+    assert difference.key == "protocol" and list(difference.values) == ["1 (this version)", "0"]
 
 
 def test_varied_settings_are_tables_of_their_own(tmp_path):

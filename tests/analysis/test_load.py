@@ -92,6 +92,14 @@ def _truncate(runs, run_id, name):
         (lambda r, i: r.edit_record(i, compute={"train_pflops": 1e-4}), ["`compute.train_pflops`", "3200 images"]),
         (lambda r, i: r.edit_record(i, metrics={"val/top1": 0.9}), ["`metrics.val/top1` is 0.9", "it is 0.8"]),
         (lambda r, i: r.edit_record(i, metrics={"val/nll": 0.1}), ["`metrics.val/nll` is 0.1"]),
+        (lambda r, i: r.edit_record(i, varied={"a": 1}), ["foreign", "`varied`"]),
+        (lambda r, i: r.edit_record(i, trial=3), ["foreign", "`trial`"]),
+        (lambda r, i: r.edit_record(i, init="pretrained"), ["foreign", "`init` is 'pretrained'"]),
+        (lambda r, i: r.edit_record(i, samples_seen=10**400), ["`samples_seen`", "too many digits"]),
+        (lambda r, i: r.edit_record(i, compute={"images_per_second": 9.0}), ["`compute.images_per_second` is 9"]),
+        (lambda r, i: r.edit_record(i, compute={"mfu": 7.0}), ["`compute.mfu` is 7"]),
+        (lambda r, i: (r.folder / i / "record.json").write_text("[" * 200_000), ["record.json", "not valid JSON"]),
+        (lambda r, i: r.edit_predictions(i, class_names=np.array(["a", "b"])), ["`class_names` must name 4"]),
         (lambda r, i: r.edit_record(i, n_val=7), ["`n_val` is 7", "30 validation images"]),
         (lambda r, i: r.edit_record(i, metrics={"test/top1": 0.999}), ["does not match its record", "0.999"]),
         (lambda r, i: (r.folder / i / "predictions.npz").unlink(), ["predictions.npz", "missing"]),
@@ -134,6 +142,11 @@ def test_a_broken_curve_costs_the_curve_only(synthetic_runs):
     results = _load(synthetic_runs)
     assert len(results.runs) == 36 and results.curves(run_id).empty
     assert "metrics.jsonl" in results.faults[0] and run_id in results.faults[0]
+
+
+def test_a_metric_does_not_stand_for_a_column_of_the_record(synthetic_runs):
+    synthetic_runs.edit_record(synthetic_runs.run_id("vit"), metrics={"seed": 5.0})
+    assert sorted(set(_load(synthetic_runs).runs["seed"])) == [0, 1, 2]
 
 
 def test_a_curve_that_lost_its_end_is_left_out(synthetic_runs):

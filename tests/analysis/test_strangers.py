@@ -109,6 +109,16 @@ def test_other_code_models_and_images_are_named(synthetic_runs, change, key):
     assert [difference.key for difference in _examine(synthetic_runs).differences] == [key]
 
 
+def test_fields_that_are_younger_than_a_run_make_no_difference(synthetic_runs):
+    run_id = _other(synthetic_runs, steps=50)
+    path = synthetic_runs.folder / run_id / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["model"] = {key: value for key, value in config["model"].items() if key not in ("init", "weights", "train")}
+    path.write_text(yaml.safe_dump(config))
+    synthetic_runs.lose(synthetic_runs.run_id("resnet", 1.0, 2))
+    assert [difference.key for difference in _examine(synthetic_runs).differences] == ["recipe.steps"]
+
+
 def test_of_several_claims_to_a_place_the_newest_is_taken(synthetic_runs):
     old, new = _other(synthetic_runs, steps=50), _other(synthetic_runs, steps=60)
     synthetic_runs.edit_record(new, finished="2026-02-01T00:00:00Z")

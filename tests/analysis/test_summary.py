@@ -77,6 +77,16 @@ def test_twins_are_not_called_different_and_share_the_bold(tmp_path):
     assert summary.cells["bold"].all()
 
 
+def test_what_shares_too_few_seeds_with_the_best_has_no_mark(tmp_path):
+    runs = write_experiment(tmp_path / "runs" / "synthetic", make_experiment(seeds=[0, 1, 2, 3], expect=[]))
+    runs.lose(runs.run_id("resnet", 1.0, 0))
+    runs.lose(runs.run_id("vit", 1.0, 3))
+    _, summary = _summarise(runs)
+    cells = summary.cells[summary.cells["train_fraction"] == 1.0].set_index("model")
+    assert cells.at["resnet", "best"] and cells.at["vit", "n_seeds"] == 3
+    assert not cells.at["vit", "bold"] and not cells.at["vit", "tested"] and cells.at["convnext", "tested"]
+
+
 def test_efficiency(synthetic_runs):
     _, summary = _summarise(synthetic_runs)
     row = summary.efficiency.set_index("model").loc["vit"]

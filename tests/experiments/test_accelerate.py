@@ -57,7 +57,8 @@ def test_a_compiled_step_equals_the_plain_one(name: str, mode: str) -> None:
     fast, resolved = trained(name, mode)
     assert resolved == mode
     for a, b in zip(plain, fast, strict=True):
-        assert torch.allclose(a.float(), b.float(), atol=1e-4)
+        # Batch normalisation turns rounding into other signs of near-zero gradients, and Adam those into steps.
+        assert torch.allclose(a.float(), b.float(), atol=1e-3 if name == "resnet_micro" else 1e-4)
 
 
 def test_a_compile_failure_falls_back_once_and_says_so() -> None:
