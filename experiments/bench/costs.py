@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments import compute, engine, launch, loading
+from experiments import compute, engine, launch, loading, worker
 from experiments.config import ROOT, DataConfig, Recipe
 from experiments.data import datasets
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
@@ -55,6 +55,13 @@ def _apart() -> Iterator[Path]:
                 os.environ.pop(key) if value is None else os.environ.update({key: value})
 
 
+def _records(cells: list[Cell], folder: Path) -> list[Record]:
+    """The records of cells that have just run; a command that was told to stop meanwhile ends here."""
+    if worker.stop_requested():
+        raise KeyboardInterrupt
+    return [read_record(folder / str(cell.run_id) / "record.json") for cell in cells]
+
+
 def startup_seconds(repeats: int = 3) -> dict[str, float]:
     """Seconds from a fresh interpreter to a light command's end, and to a worker that has imported torch and timm."""
     commands = {"list": ["-m", "experiments", "list"], "worker": ["-c", "from experiments import worker; worker.warm_up()"]}
@@ -77,7 +84,7 @@ def cell_seconds(cells: int) -> dict[str, float]:
         start = time.perf_counter()
         launch.launch(planned, folder, jobs="1", observer=Observer())
         each = (time.perf_counter() - start) / max(1, len(planned) - 1)
-        records = [read_record(folder / str(cell.run_id) / "record.json") for cell in planned[1:]]
+        records = _records(planned[1:], folder)
         stepping = float(np.mean([(r.compute.train_seconds or 0) + (r.compute.evaluation_seconds or 0) for r in records]))
         return {"cell_seconds": each, "cell_overhead_seconds": max(0.0, each - stepping - _predicting(planned[0]))}
 
@@ -123,7 +130,7 @@ def side_by_side(steps: int, jobs: int = 2) -> dict[str, float]:
             experiment = loading.load_experiment("vit_small_data", loading.parse_overrides([*ONE_MODEL, *grid]))
             planned, folder = launch.plan(experiment), launch.experiment_folder(experiment)
             engine.execute(planned, folder, jobs=workers, observer=Observer())
-            return [read_record(folder / str(cell.run_id) / "record.json") for cell in planned]
+            return _records(planned, folder)
 
     alone = float(np.mean([record.compute.images_per_second or 0.0 for record in rates(1)]))
     together = sum(record.compute.images_per_second or 0.0 for record in rates(jobs))
