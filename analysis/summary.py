@@ -42,8 +42,9 @@ class Summary:
     ----------
     cells : DataFrame
         One row per (data, setting, model, train_fraction): accuracy (``mean``, ``std``, ``low``, ``high``), Δ to the
-        reference (``delta``, ``delta_low``, ``delta_high``, ``p``, ``p_holm``, ``state``), ``best``, ``bold``, mean
-        secondary metrics and cost, ``n_seeds`` of ``n_expected`` and a ``note`` where they differ.
+        reference (``delta``, ``delta_low``, ``delta_high``, ``p``, ``p_holm``, ``state``), ``best``, ``bold``, ``tested``
+        (it is the best, or shares seeds enough with it), mean secondary metrics and cost, ``n_seeds`` of ``n_expected``
+        and a ``note`` where they differ.
     efficiency : DataFrame
         One row per (data, setting, model); see `analysis.learning`.
     expectations : list of Expected
