@@ -48,6 +48,14 @@ def accumulate(
     return total
 
 
+def _seed_device(device: torch.device, seed: int) -> None:
+    """Seed the generator that a model on `device` draws from."""
+    if device.type == "cpu":  # torch.manual_seed also queues a call for a CUDA that may start later, with a stack trace
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 def _no_more_parts(error: BaseException, parts: int) -> int:
     raise error
 
@@ -107,7 +115,7 @@ def train_steps(
         images, labels = batches(step)
 
         def gradients(step: int = step, images: Tensor = images, labels: Tensor = labels) -> Tensor:
-            torch.manual_seed(integer_seed(seed, "model", step))
+            _seed_device(images.device, integer_seed(seed, "model", step))
             optimizer.zero_grad(set_to_none=True)
             return accumulate(model, images, labels, micro_batches, precision=precision, label_smoothing=label_smoothing)
 
