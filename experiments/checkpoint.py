@@ -42,7 +42,7 @@ def _digest(state: dict[str, Any]) -> str:
         if isinstance(value, torch.Tensor):
             array = value.detach().cpu().contiguous()
             digest.update(str((array.dtype, tuple(array.shape))).encode())
-            digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(array.reshape(-1).view(torch.uint8).numpy().data)
         else:
             digest.update(repr(value).encode())
     return digest.hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -72,12 +73,12 @@ class Cell:
         """``identical``: one recipe for all; ``tuned``: for each model the best of equally many trials."""
         return "tuned" if self.tuning else "identical"
 
-    @property
+    @cached_property
     def settings_hash(self) -> str:
         """Hash of everything but the model."""
         return settings_hash(self.recipe, self.data, self.tuning)
 
-    @property
+    @cached_property
     def run_id(self) -> str | None:
         """``<model>-<data>-f<fraction>-s<seed>-<hash8>``."""
         if self.split_hash is None:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from experiments.config import ConfigError
-from experiments.data.image_folder import decode
+from experiments.data.decoding import decode
 from experiments.record import atomic_write
 from experiments.trained import Trained
 from vit_scratch import VisionTransformer

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from experiments import models, pretrained
 from experiments.config import ConfigError, DataConfig, ModelConfig
 from experiments.data.batches import Normalise
-from experiments.data.image_folder import decode
+from experiments.data.decoding import decode
 from experiments.record import CONFIG_FILE, PREDICTIONS_FILE, RECORD_FILE, WEIGHTS_FILE, Record, RecordError, read_record
 from experiments.run_folder import find_run
 

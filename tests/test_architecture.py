@@ -61,6 +61,7 @@ LAYERS = [  # each may import those below it, never those above
         "experiments.data.archive",
         "experiments.data.download",
         "experiments.data.image_folder",
+        "experiments.data.decoding",
         "experiments.memory",
         "experiments.data.pizza_steak_sushi",
         "experiments.pretrained",

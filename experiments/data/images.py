@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,17 +12,32 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class Base(Protocol):
+    """What rows are taken of: a mapped file, or files that are decoded when they are asked for."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    @property
+    def ndim(self) -> int: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, key: Any, /) -> NDArray[np.uint8]: ...
+
+
 class Rows:
-    """Some rows of a mapped file, in some order, without a copy in memory.
+    """Some rows of a mapped file or of image files, in some order, without a copy in memory.
 
     Parameters
     ----------
-    base : uint8 array of shape (N, C, H, W)
+    base : uint8 array of shape (N, C, H, W), or what behaves like one
     index : int64 array of shape (n,)
         The rows.
     """
 
-    def __init__(self, base: NDArray[np.uint8], index: NDArray[np.int64]) -> None:
+    def __init__(self, base: Base, index: NDArray[np.int64]) -> None:
         self.base, self.index = base, index
         self.dtype, self.ndim, self.shape = base.dtype, base.ndim, (len(index), *base.shape[1:])
 
@@ -46,6 +61,8 @@ class Rows:
 
         import torch
 
+        if not isinstance(self.base, np.ndarray):
+            return torch.from_numpy(self.base[self.index[key]])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a mapped file is read-only, and is only read
             base = torch.from_numpy(self.base)
@@ -53,12 +70,12 @@ class Rows:
 
 
 Pixels = NDArray[np.uint8] | Rows
-"""uint8 of shape (N, C, H, W): an array in memory, or rows of a mapped file."""
+"""uint8 of shape (N, C, H, W): an array in memory, or rows of a mapped file or of image files."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images, in memory or in a mapped file.
+    """Labelled images, in memory, in a mapped file or in image files.
 
     Attributes
     ----------

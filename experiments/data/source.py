@@ -64,7 +64,7 @@ class Resident:
 
 
 class Streamed:
-    """Pixels on the host, in memory or in a mapped file; threads gather batches ahead and send them to the device.
+    """Pixels on the host, in memory, in a mapped file or in image files; threads gather, or decode, batches ahead.
 
     Parameters
     ----------
@@ -72,12 +72,11 @@ class Streamed:
         Step → indices of the images that it needs, so that coming batches can be made ready.
     """
 
-    name = "streamed"
-
     def __init__(
         self, pixels: Pixels, padding: int, device: torch.device, index_of: Callable[[int], NDArray[np.int64]]
     ) -> None:
         self.rows, self.padding, self.device, self.index_of = Rows.of(pixels), padding, device, index_of
+        self.name = "streamed" if isinstance(self.rows.base, np.ndarray) else "decoded"
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="batches")
         self._ready: dict[int, Future[Tensor]] = {}
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms import autoaugment
 
 from experiments.config import Augmentation
 from experiments.data import mixing, source, trivial_augment
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
-from experiments.data.images import Images
+from experiments.data.decoding import Photos
+from experiments.data.images import Images, Rows
 from experiments.seeding import generator
 
 CPU = torch.device("cpu")
@@ -205,6 +207,25 @@ def test_streamed_batches_are_the_resident_ones_bit_by_bit(part: tuple[int, int]
     for step in (0, 1, 2, 7, 3, 4, 5, 6):  # onward, a jump, and over the end of mixing
         for a, b in zip(streamed(step), resident(step), strict=True):
             assert torch.equal(a, b)
+
+
+def test_batches_decoded_from_files_are_the_resident_ones_bit_by_bit(tmp_path: Path) -> None:
+    images = some_images(20)
+    files = [tmp_path / f"{number}.png" for number in range(20)]
+    for file, pixels in zip(files, images.pixels, strict=True):
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(file)
+    size = images.pixels.shape[-1]
+    lazy = Images(Rows(Photos(files, size, 3), np.arange(20)), images.labels, images.ids)
+    order = np.random.default_rng(0).permutation(20)
+    decoded = batches(lazy.take(order), resident=False, **STRONG)
+    resident = batches(images.take(order), resident=True, **STRONG)
+    assert decoded.source.name == "decoded"
+    for step in (0, 1, 5):
+        for a, b in zip(decoded(step), resident(step), strict=True):
+            assert torch.equal(a, b)
+    files[order[decoded.order.indices(12)[0]]].unlink()
+    with pytest.raises(OSError, match="not a readable image"):
+        decoded(12)
 
 
 def test_streamed_evaluation_is_the_resident_one(tmp_path: Path) -> None:

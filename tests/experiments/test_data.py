@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+import shutil
 import struct
 from pathlib import Path
 
@@ -11,8 +13,8 @@ import pytest
 from PIL import Image
 
 from experiments.config import ConfigError, DataConfig
-from experiments.data import datasets, image_folder
-from experiments.data.images import Dataset, Images, SealedTest
+from experiments.data import datasets, decoding, image_folder
+from experiments.data.images import Dataset, Images, Rows, SealedTest
 
 
 def folder_config(path: Path, **changes: object) -> DataConfig:
@@ -76,7 +78,7 @@ def test_folder_without_test_split_gets_one(tmp_path: Path, split: str) -> None:
 def test_folder_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = folder_config(make_tree(tmp_path / "photos", ("train", "test")))
     first = image_folder.load(config)
-    monkeypatch.setattr(image_folder, "decode", None)  # a second decoding would fail
+    monkeypatch.setattr(decoding, "decode", None)  # a second decoding would fail
     assert np.array_equal(image_folder.load(config).pool.pixels, first.pool.pixels)
 
 
@@ -91,20 +93,54 @@ def test_changed_file_is_decoded_again(tmp_path: Path) -> None:
     assert np.array_equal(before[1], after[1])
 
 
+def test_cache_knows_content_not_place_nor_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_tree(tmp_path / "photos", ("train", "test"))
+    loaded = image_folder.load(folder_config(root))
+    copy = shutil.copytree(root, tmp_path / "elsewhere" / "photos", copy_function=shutil.copyfile)  # with other times
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "decode", None)  # a second decoding would fail
+        copied = image_folder.load(folder_config(copy))
+    assert np.array_equal(copied.pool.ids, loaded.pool.ids) and np.array_equal(copied.pool.pixels, loaded.pool.pixels)
+    small, large = sorted((root / "train" / "cat").glob("[01].png"), key=lambda file: file.stat().st_size)
+    before = large.stat()
+    large.write_bytes(small.read_bytes().ljust(before.st_size, b"\0"))
+    os.utime(large, ns=(before.st_atime_ns, before.st_mtime_ns))
+    changed = image_folder.load(folder_config(root)).pool
+    assert np.array_equal(changed.pixels[0], changed.pixels[1])
+    assert changed.ids[int(large.stem)] != loaded.pool.ids[int(large.stem)]
+
+
+def test_a_set_too_large_for_the_cache_is_decoded_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_tree(tmp_path / "photos", ("train", "test"))
+    cached = image_folder.load(folder_config(root))
+    monkeypatch.setattr(decoding, "CACHE_BYTES", 20 * 3 * 16 * 16 - 1)
+    large = image_folder.load(folder_config(root))
+    assert isinstance(large.pool.pixels, Rows) and isinstance(large.pool.pixels.base, decoding.Photos)
+    file = root / "train" / "cat" / "0.png"
+    assert large.pool.ids[0] == f"train/cat/0.png#{file.stat().st_size}b"
+    assert np.array_equal(np.asarray(large.pool.pixels), cached.pool.pixels)
+    chosen = np.array([19, 0, 7, 7])
+    assert np.array_equal(np.asarray(large.pool.take(chosen).pixels), cached.pool.pixels[chosen])
+    assert np.array_equal(large.pool.pixels[3], cached.pool.pixels[3])
+    file.unlink()
+    with pytest.raises(OSError, match=r"train/cat/0\.png: not a readable image"):
+        large.pool.pixels[0]
+
+
 def test_decode_turns_crops_and_flattens(tmp_path: Path) -> None:
     upright = Image.new("RGB", (40, 20), "red")
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown rotated by a quarter turn
     upright.paste("blue", (0, 0, 20, 20))
     upright.save(tmp_path / "turned.png", exif=exif)
-    pixels = image_folder.decode(tmp_path / "turned.png", 8, 3)
+    pixels = decoding.decode(tmp_path / "turned.png", 8, 3)
     assert pixels.shape == (3, 8, 8)
     assert pixels[2, 0, 4] > 200 and pixels[0, 7, 4] > 200  # blue is on top after the turn
     Image.new("RGBA", (9, 9), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert image_folder.decode(tmp_path / "clear.png", 8, 1).shape == (1, 8, 8)
+    assert decoding.decode(tmp_path / "clear.png", 8, 1).shape == (1, 8, 8)
     frames = [Image.new("P", (9, 9), colour) for colour in (0, 1)]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
-    assert image_folder.decode(tmp_path / "moving.gif", 8, 3).shape == (3, 8, 8)
+    assert decoding.decode(tmp_path / "moving.gif", 8, 3).shape == (3, 8, 8)
 
 
 def test_every_unreadable_image_is_named(tmp_path: Path) -> None:
