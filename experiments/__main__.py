@@ -258,11 +258,11 @@ def profile(
 
 @app.command()
 def bench(
-    models: Annotated[list[str] | None, typer.Argument(help="Names of models; those of vit_small_data by default.")] = None,
+    models: Annotated[list[str] | None, typer.Argument(help="Names of models; three of vit_small_data by default.")] = None,
     data: Annotated[str, typer.Option(help="Name of the data.")] = "digits",
     recipe: Annotated[str, typer.Option(help="Name of the recipe.")] = "digits",
-    steps: Annotated[int, typer.Option(help="Steps of one timed stretch.")] = 300,
-    repeats: Annotated[int, typer.Option(help="Timed stretches of each way.")] = 5,
+    steps: Annotated[int, typer.Option(help="Steps of one timed stretch.")] = 100,
+    repeats: Annotated[int, typer.Option(help="Timed stretches of each way.")] = 15,
     grid_cells: Annotated[int, typer.Option(help="Trivial cells of the grid that is timed.", min=2)] = 200,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16, instead of the recipe's.")] = None,
     compile_: Annotated[str | None, typer.Option("--compile", help="Mode, instead of the recipe's.")] = None,
@@ -272,7 +272,7 @@ def bench(
     from experiments.bench.costs import costs_table
     from experiments.bench.everything import table, write_bench
 
-    names = models or ["vit_micro_p2", "resnet_micro"]
+    names = models or ["vit_micro_p2", "timm_vit_micro_p2", "resnet_micro"]
     target = reports_dir() / "bench"
     with out.status("Measuring") as line:
         rows, costs = write_bench(
@@ -284,7 +284,7 @@ def bench(
             grid_cells=grid_cells,
             settings=loading.checked_settings(recipe, precision=precision, compile=compile_, batch_size=batch_size),
             target=target,
-            on_model=lambda m: line.update(f"Measuring {m}"),
+            on_part=lambda part: line.update(f"Measuring: {part}"),
         )
     out.print(table(rows), markup=False, soft_wrap=True)
     out.print(costs_table(costs), markup=False, soft_wrap=True)

@@ -121,7 +121,7 @@ def first_batch_seconds(data: DataConfig, recipe: Recipe, device: torch.device) 
     return time.perf_counter() - start
 
 
-def side_by_side(steps: int, jobs: int = 2) -> dict[str, float]:
+def side_by_side(steps: int = 600, jobs: int = 2) -> dict[str, float]:
     """Training images per second of `jobs` single-threaded workers together over those of one; cells of vit_small_data."""
 
     def rates(workers: int) -> list[Record]:

@@ -12,7 +12,7 @@ import torch
 
 from experiments import compute, engine, models
 from experiments.bench import costs, gpu
-from experiments.bench.steps import Task, costs_of, measure
+from experiments.bench.steps import Task, costs_of, evaluations_of_stretch, measure
 from experiments.data import datasets
 from experiments.data.splits import nested_subset
 from experiments.device import resolve_device
@@ -30,7 +30,7 @@ def write_bench(
     grid_cells: int,
     settings: dict[str, Any],
     target: Path,
-    on_model: Callable[[str], None],
+    on_part: Callable[[str], None],
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Measure models on one recipe in the three ways of `measure`, then what is around the steps; write ``bench.json``.
 
@@ -41,7 +41,7 @@ def write_bench(
     data_name, recipe_name : str
         Stems of files in ``configs/data`` and ``configs/recipes``.
     steps : int
-        Optimiser steps of one timed stretch; the harness evaluates once in it.
+        Optimiser steps of one timed stretch.
     repeats : int
     grid_cells : int
         Trivial cells of the grid that is timed.
@@ -49,36 +49,40 @@ def write_bench(
         Fields of the recipe to replace, such as ``precision``, ``compile`` and ``batch_size``.
     target : Path
         Folder of the report.
-    on_model : callable
-        Told the name of each model before it is measured.
+    on_part : callable
+        Told in words what is measured next.
     """
     data = load_part("data", data_name)
-    recipe = load_part("recipes", recipe_name).model_copy(update={"steps": steps, "evaluations": 1} | settings)
+    recipe = load_part("recipes", recipe_name)
     configs = {name: load_part("models", name) for name in names}
     device = resolve_device()
     torch.set_num_threads(1)
     dataset = datasets.load(data)
     subset = nested_subset(dataset.pool.labels, 1.0, seed=0)
-    train, val = dataset.pool.take(subset.train), dataset.pool.take(subset.val)
+    evaluations, n_val = evaluations_of_stretch(recipe, steps, len(subset.val))
+    recipe = recipe.model_copy(update={"steps": steps, "evaluations": evaluations} | settings)
+    train, val = dataset.pool.take(subset.train), dataset.pool.take(subset.val[:n_val])
     sizes = {
         "image_size": data.image_size,
         "in_channels": data.channels,
         "num_classes": len(dataset.class_names),
     }
-    rows: dict[str, dict[str, Any]] = {}
-    for name, config in configs.items():
-        on_model(name)
-        build = partial(models.build, name, config, **sizes)
-        task = Task(build, train, val, data, recipe, device, len(dataset.class_names))
-        rows[name] = measure(task, repeats) | costs_of(task)
-    on_model("what is around the steps")
+    tasks = {
+        name: Task(partial(models.build, name, config, **sizes), train, val, data, recipe, device, len(dataset.class_names))
+        for name, config in configs.items()
+    }
+    rows = measure(tasks, repeats, lambda turn: on_part(f"turn {turn} of {repeats}" if turn else "a turn to warm up"))
+    for name, task in tasks.items():
+        on_part(f"memory and checkpoint of {name}")
+        rows[name] |= costs_of(task)
+    on_part("what is around the steps")
     around: dict[str, Any] = {
         "startup_seconds": costs.startup_seconds(),
         "first_batch_seconds": costs.first_batch_seconds(data, recipe, device),
         **costs.cell_seconds(grid_cells),
     }
     if device.type == "cpu" and engine.usable_cores() > 1:
-        around["side_by_side"] = costs.side_by_side(steps)
+        around["side_by_side"] = costs.side_by_side()
     if device.type == "cuda":
         around["vit_base_p16"] = gpu.vit_base(device)
     target.mkdir(parents=True, exist_ok=True)
@@ -92,6 +96,8 @@ def write_bench(
         "compile": recipe.compile,
         "steps": steps,
         "repeats": repeats,
+        "evaluations": evaluations,
+        "images_per_evaluation": n_val,
         "torch": torch.__version__,
     }
     with atomic_write(target / "bench.json") as file:
@@ -101,11 +107,11 @@ def write_bench(
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """The measurements for the terminal, in images per second."""
-    lines = [f"{'model':<26}{'bare':>9}{'harness':>9}{'loader':>9}{'harness/bare':>14}{'quartiles':>15}"]
+    lines = [f"{'model':<26}{'bare':>9}{'harness':>9}{'loader':>9}{'harness/bare':>14}{'quartiles':>15}{'step/first':>12}"]
     for name, row in rows.items():
         spread = row["quartiles"]["end_to_end_over_bare"]
         lines.append(
             f"{name:<26}{row['bare']:>9,.0f}{row['end_to_end']:>9,.0f}{row['dataloader']:>9,.0f}"
-            f"{row['end_to_end_over_bare']:>14.3f}{spread['q1']:>9.3f}–{spread['q3']:.3f}"
+            f"{row['end_to_end_over_bare']:>14.3f}{spread['q1']:>9.3f}–{spread['q3']:.3f}{row['bare_over_first']:>12.2f}"
         )
     return "\n".join(lines)

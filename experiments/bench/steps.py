@@ -7,6 +7,7 @@ evaluation and logging; and a conventional loop over a `torch.utils.data.DataLoa
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ class Task:
     val: Images
     data: DataConfig
     recipe: Recipe
+    """Its `steps` and `evaluations` are those of one timed stretch."""
     device: torch.device
     n_classes: int
 
@@ -74,6 +76,13 @@ class Task:
         images = self.batches()(0)[0]
         training.forward = accelerate.compiled(model, self.recipe.compile, images, precision=self.recipe.precision).forward
         return training
+
+
+def evaluations_of_stretch(recipe: Recipe, steps: int, n_val: int) -> tuple[int, int]:
+    """Evaluations of a stretch of `steps`, and images of each: together the recipe's own share of its images seen."""
+    images = recipe.evaluations * n_val * steps / recipe.steps
+    evaluations = min(steps, max(1, math.ceil(images / n_val)))
+    return evaluations, min(n_val, max(1, round(images / evaluations)))
 
 
 def _steps(task: Task, training: Training, batches: Callable[[int], tuple[Tensor, Tensor]]) -> None:
@@ -189,43 +198,49 @@ def dataloader(task: Task) -> Callable[[], float]:
 WAYS = {"bare": bare, "end_to_end": harness, "dataloader": dataloader}
 
 
-def measure(task: Task, repeats: int) -> dict[str, Any]:
-    """Time all ways in turn.
+def measure(tasks: dict[str, Task], repeats: int, on_turn: Callable[[int], None] = lambda turn: None) -> dict[str, Any]:
+    """Time all ways of all models in turn, every second turn in the opposite order.
 
     Parameters
     ----------
-    task : Task
+    tasks : dict of str to Task
+        By name of the model.
     repeats : int
         Timed stretches of each way, after one that is not counted.
+    on_turn : callable
+        Told the number of each turn before it; 0 is not counted.
 
     Returns
     -------
     dict
-        Per way the median and quartiles in images/s, and the median over pairs of ``end_to_end_over_bare`` and
-        ``end_to_end_over_dataloader``.
+        By model: per way the median in images/s; the medians over pairs of one turn of ``end_to_end_over_bare``, of
+        ``end_to_end_over_dataloader`` and of ``bare_over_first``, the bare step over that of the first model; and the
+        ``quartiles`` of all these.
     """
-    ways = {name: way(task) for name, way in WAYS.items()}
-    for stretch in ways.values():
-        stretch()
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, stretch in ways.items():
-            rates[name].append(task.images / stretch())
+    stretches = {(model, name): way(task) for model, task in tasks.items() for name, way in WAYS.items()}
+    rates: dict[tuple[str, str], list[float]] = {key: [] for key in stretches}
+    for turn in range(repeats + 1):
+        on_turn(turn)
+        for key in list(stretches)[:: 1 if turn % 2 else -1]:
+            rate = tasks[key[0]].images / stretches[key]()
+            if turn:
+                rates[key].append(rate)
+    first = next(iter(tasks))
 
-    def quartiles(values: list[float]) -> dict[str, float]:
-        low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
-        return {"median": float(middle), "q1": float(low), "q3": float(high)}
+    def ratio(over: tuple[str, str], under: tuple[str, str]) -> list[float]:
+        return [a / b for a, b in zip(rates[over], rates[under], strict=True)]
 
-    def ratio(a: str, b: str) -> dict[str, float]:
-        return quartiles([x / y for x, y in zip(rates[a], rates[b], strict=True)])
-
-    return {
-        **{name: quartiles(values)["median"] for name, values in rates.items()},
-        "end_to_end_over_bare": ratio("end_to_end", "bare")["median"],
-        "end_to_end_over_dataloader": ratio("end_to_end", "dataloader")["median"],
-        "quartiles": {name: quartiles(values) for name, values in rates.items()}
-        | {"end_to_end_over_bare": ratio("end_to_end", "bare")},
-    }
+    rows = {}
+    for model in tasks:
+        values = {name: rates[model, name] for name in WAYS} | {
+            "end_to_end_over_bare": ratio((model, "end_to_end"), (model, "bare")),
+            "end_to_end_over_dataloader": ratio((model, "end_to_end"), (model, "dataloader")),
+            "bare_over_first": ratio((model, "bare"), (first, "bare")),
+        }
+        spread = {name: dict(zip(("q1", "median", "q3"), np.quantile(v, [0.25, 0.5, 0.75]).tolist(), strict=True))
+                  for name, v in values.items()}  # fmt: skip
+        rows[model] = {**{name: quartiles["median"] for name, quartiles in spread.items()}, "quartiles": spread}
+    return rows
 
 
 def costs_of(task: Task) -> dict[str, Any]:

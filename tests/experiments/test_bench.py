@@ -12,22 +12,22 @@ import torch
 from experiments.__main__ import main
 from experiments.bench import costs as bench_costs
 from experiments.bench import gpu as bench_gpu
+from experiments.bench.steps import evaluations_of_stretch
+from experiments.config import Recipe
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the parts that start processes, which have their own tests."""
     monkeypatch.setattr(bench_costs, "startup_seconds", lambda: {"list": 0.1, "worker": 1.0})
-    monkeypatch.setattr(
-        bench_costs, "side_by_side", lambda steps: {"workers": 2, "of_one": 1.0, "together": 2.0, "ratio": 2.0}
-    )
+    monkeypatch.setattr(bench_costs, "side_by_side", lambda: {"workers": 2, "of_one": 1.0, "together": 2.0, "ratio": 2.0})
 
 
 def test_the_command_writes_every_figure(
     quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     options = ["--steps", "3", "--repeats", "1", "--grid-cells", "2", "--batch-size", "16"]
-    monkeypatch.setattr(sys, "argv", ["experiments", "bench", "vit_micro_p2", *options])
+    monkeypatch.setattr(sys, "argv", ["experiments", "bench", "vit_micro_p2", "resnet_micro", *options])
     assert main() == 0
     printed = capsys.readouterr().out
     assert "vit_micro_p2" in printed and "not computing" in printed
@@ -35,11 +35,22 @@ def test_the_command_writes_every_figure(
     row = values["vit_micro_p2"]
     for key in ("bare", "end_to_end", "dataloader", "end_to_end_over_bare", "checkpoint_seconds", "peak_memory_bytes"):
         assert row[key] > 0, key
-    assert row["compile_seconds"] is None
+    assert row["compile_seconds"] is None and row["bare_over_first"] == 1.0
+    other = values["resnet_micro"]
+    assert other["bare_over_first"] == pytest.approx(other["bare"] / row["bare"])  # of the one pair that there is
     costs = values["costs"]
     assert costs["cell_seconds"] > costs["cell_overhead_seconds"] >= 0 and costs["first_batch_seconds"] > 0
     assert values["settings"]["batch_size"] == 16 and values["settings"]["compile"] == "off"
     assert not (tmp_path / "runs_dir").exists()  # measured apart from the user's runs
+
+
+def test_a_stretch_evaluates_as_much_per_step_as_the_recipe() -> None:
+    recipe = Recipe(steps=700, batch_size=32, learning_rate=1e-3, evaluations=10)
+    assert evaluations_of_stretch(recipe, 700, 148) == (10, 148)
+    assert evaluations_of_stretch(recipe, 70, 148) == (1, 148)
+    assert evaluations_of_stretch(recipe, 7, 148) == (1, 15)
+    evaluations, images = evaluations_of_stretch(recipe, 100, 148)
+    assert evaluations == 2 and images == 106  # 10 × 148 images in 700 steps are 211 in 100
 
 
 @pytest.mark.parametrize("option", [["--precision", "fp8"], ["--compile", "fast"], ["--recipe", "digit"]])
