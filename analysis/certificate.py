@@ -16,7 +16,7 @@ import yaml
 
 from analysis.load import Results
 from analysis.run_folder import devices
-from experiments.config import PROTOCOL, canonical_hash
+from experiments.identity import PROTOCOL, canonical_hash
 from experiments.record import CONFIG_FILE
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -16,7 +16,8 @@ import yaml
 
 from analysis.certificate import Difference, flatten, read_config, table_label
 from analysis.run_folder import setting_label
-from experiments.config import ADDED_FIELDS, PROTOCOL, Experiment, ModelConfig, requested_settings
+from experiments.config import Experiment, ModelConfig
+from experiments.identity import ADDED_FIELDS, PROTOCOL, requested_settings
 from experiments.record import CONFIG_FILE, RECORD_FILE, Record, RecordError, read_record
 
 Cell = dict[str, Any]

@@ -17,7 +17,8 @@ from rich.markup import escape
 from rich.text import Text
 
 from experiments import display, loading, reporting, screens
-from experiments.config import ConfigError, Experiment, reports_dir, runs_dir
+from experiments.config import ConfigError, Experiment
+from experiments.folders import reports_dir, runs_dir
 from experiments.screens import err, out
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)

@@ -12,9 +12,9 @@ from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
 from experiments import compute
-from experiments.config import PROTOCOL, TUNED_FIELDS, requested_settings
 from experiments.fit import Training
 from experiments.grid import Cell
+from experiments.identity import PROTOCOL, TUNED_FIELDS, requested_settings
 from experiments.metrics import classification_metrics
 from experiments.profile import bare_rate, describe
 from experiments.progress import now
@@ -116,7 +116,7 @@ def make_record(
                     channels=cell.data.channels,
                     batch_size=cell.recipe.batch_size,
                     precision=cell.recipe.precision,
-                    threads=cell.threads,
+                    threads=cell.execution.threads,
                     device=environment["device"],
                 )
             ),
@@ -195,8 +195,7 @@ def identity(cell: Cell) -> dict[str, Any]:
 
 def write_config(cell: Cell, folder: Path, geometry: dict[str, Any], environment: dict[str, Any]) -> None:
     """``config.yaml``: what was requested and what it resolved to, complete."""
-    execution = ("threads", "checkpoint_every_steps", "micro_batch_size", "on_oom", "deterministic")
-    about = identity(cell) | {name: getattr(cell, name) for name in execution}
+    about = identity(cell) | cell.execution.model_dump()
     about.pop("schema_")
     values = {
         "experiment": cell.experiment,

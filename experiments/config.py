@@ -5,21 +5,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shlex
 from collections.abc import Iterable
-from decimal import Decimal
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
-
-PROTOCOL = 1
-"""Raised when a change of the code changes results: runs made before it are then other runs."""
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class ConfigError(Exception):
@@ -290,7 +280,23 @@ class Tuning(_Strict):
         return self
 
 
-class ExperimentFile(_Strict):
+class Execution(_Strict):
+    """How runs are carried out: what changes their results by rounding at most, and is never hashed."""
+
+    threads: int = Field(1, ge=1, le=1024)
+    """CPU threads of one run: a recorded setting, so that every engine gives the same bits."""
+    checkpoint_every_steps: int | None = Field(None, ge=1)
+    """Optimiser steps between checkpoints; by default they are taken by time."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Most images of one forward and backward pass; a larger batch is trained in parts (gradient accumulation), whose result
+    is the whole batch's up to rounding."""
+    on_oom: Literal["fail", "split"] = "fail"
+    """Out of memory, end the cell as failed, or train its batches in twice as many parts."""
+    deterministic: bool = False
+    """Have torch take deterministic algorithms alone, so that a GPU too gives the same bits again."""
+
+
+class ExperimentFile(Execution):
     """The keys of a file in ``configs/experiments``; names are looked up afterwards."""
 
     question: str
@@ -305,11 +311,6 @@ class ExperimentFile(_Strict):
     target_val_top1: float | None = Field(None, gt=0, le=1)
     vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     expect: list[Expectation] = []
-    threads: int = Field(1, ge=1, le=1024)
-    checkpoint_every_steps: int | None = Field(None, ge=1)
-    micro_batch_size: int | None = Field(None, ge=1)
-    on_oom: Literal["fail", "split"] = "fail"
-    deterministic: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> ExperimentFile:
@@ -337,7 +338,7 @@ class ExperimentFile(_Strict):
         return self
 
 
-class Experiment(_Strict):
+class Experiment(Execution):
     """A named question with everything it refers to, resolved and valid."""
 
     name: str
@@ -356,19 +357,13 @@ class Experiment(_Strict):
     """Validation accuracy, fixed in advance, for the time that it takes to reach it. Never hashed."""
     vary: dict[str, list[Any]] = {}
     expect: list[Expectation] = []
-    threads: int = 1
-    """CPU threads of one run: a recorded setting, so that every engine gives the same bits."""
-    checkpoint_every_steps: int | None = None
-    """Optimiser steps between checkpoints; by default they are taken by time. Never hashed."""
-    micro_batch_size: int | None = None
-    """Most images of one forward and backward pass; a larger batch is trained in parts (gradient accumulation), whose result
-    is the whole batch's up to rounding. Never hashed."""
-    on_oom: Literal["fail", "split"] = "fail"
-    """Out of memory, end the cell as failed, or train its batches in twice as many parts. Never hashed."""
-    deterministic: bool = False
-    """Have torch take deterministic algorithms alone, so that a GPU too gives the same bits again. Never hashed."""
     args: str = ""
     """The overrides as the user typed them, so that the command can be repeated. Never hashed."""
+
+    @property
+    def execution(self) -> Execution:
+        """How its runs are carried out, apart from what is asked."""
+        return Execution(**{name: getattr(self, name) for name in Execution.model_fields})
 
     @property
     def command(self) -> str:
@@ -380,86 +375,3 @@ def repeat_command(name: str, args: str) -> str:
     """The command that runs an experiment with these overrides: ``make experiment NAME=smoke ARGS="seeds=[0]"``."""
     quoted = shlex.quote(args) if set(args) & set('"$`\\') else f'"{args}"'
     return f"make experiment NAME={name}" + (f" ARGS={quoted}" if args else "")
-
-
-# --------------------------------------------------------------------------------------------------------------- hashing
-def canonical_hash(value: Any) -> str:
-    """SHA-256 of a value's canonical JSON: sorted keys, no spaces, UTF-8. Returns 64 hex digits."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-TUNED_FIELDS = {"learning_rate", "weight_decay", "augmentation"}
-"""Fields of a recipe that track B searches."""
-
-
-ADDED_FIELDS: dict[type[BaseModel], set[str]] = {
-    ModelConfig: {"init", "weights", "layout", "train"},
-    Augmentation: {"policy", "erase", "mixup", "cutmix", "mix_probability", "mix_until"},
-    Recipe: {"compile"},
-}
-"""Fields that came after the first published records: hashed only where they differ from their default, so that a new
-option renames no run that does not use it."""
-
-
-def hashed_values(part: BaseModel, exclude: Iterable[str] = ()) -> dict[str, Any]:
-    """A part of a configuration as it is hashed: every field but `exclude` and the `ADDED_FIELDS` at their default."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, BaseModel):
-            return hashed_values(value)
-        return [plain(entry) for entry in value] if isinstance(value, list) else value
-
-    kind = type(part)
-    return {
-        name: plain(getattr(part, name))
-        for name, field in kind.model_fields.items()
-        if name not in exclude and not (name in ADDED_FIELDS.get(kind, ()) and getattr(part, name) == field.default)
-    }
-
-
-def requested_settings(recipe: Recipe, data: DataConfig, tuning: Tuning | None = None) -> dict[str, Any]:
-    """Everything but the model: what must be equal for all rows of a table.
-
-    Neither path, title, seed, fraction nor device is part of it. On track B the search space and its budget stand for the
-    values that were searched.
-    """
-    settings = {
-        "recipe": hashed_values(recipe, exclude=TUNED_FIELDS if tuning else ()),
-        "data": hashed_values(data, exclude={"path", "title"}),
-        "evaluation": {"checkpoint": "last", "test": "once, at the end"},
-        "track": "tuned" if tuning else "identical",
-    }
-    return settings | {"tuning": hashed_values(tuning)} if tuning else settings
-
-
-def settings_hash(recipe: Recipe, data: DataConfig, tuning: Tuning | None = None) -> str:
-    """Hash of `requested_settings`."""
-    return canonical_hash(requested_settings(recipe, data, tuning))
-
-
-# ---------------------------------------------------------------------------------------------------------- environment
-def runs_dir() -> Path:
-    """Folder of the run folders: `RUNS_DIR`, else ``runs`` in the checkout."""
-    return Path(os.environ.get("RUNS_DIR") or ROOT / "runs").expanduser().resolve()
-
-
-def reports_dir() -> Path:
-    """Folder of the reports: `REPORTS_DIR`, else ``reports`` in the checkout."""
-    return Path(os.environ.get("REPORTS_DIR") or ROOT / "reports").expanduser().resolve()
-
-
-def data_dir() -> Path:
-    """Folder where datasets live or are downloaded: `DATA_DIR`, else ``data`` in the checkout."""
-    return Path(os.environ.get("DATA_DIR") or ROOT / "data").expanduser().resolve()
-
-
-def configs_dir() -> Path:
-    """Folder of the configuration files: `CONFIGS_DIR`, else ``configs`` in the checkout."""
-    return Path(os.environ.get("CONFIGS_DIR") or ROOT / "configs").expanduser().resolve()
-
-
-# --------------------------------------------------------------------------------------------------------------- labels
-def fraction_label(fraction: float) -> str:
-    """A train fraction as it stands in a run id: ``1``, ``0.1``, ``0.03``, exact and without an exponent."""
-    return format(Decimal(repr(fraction)).normalize(), "f")

@@ -189,7 +189,7 @@ def _in_workers(cells: list[Cell], folder: Path, jobs: int, on_checked: Checked,
     waiting, checked = deque(cells), False
 
     def pool_of(size: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(size, context, worker.initialise, (stop, cells[0].threads))
+        return ProcessPoolExecutor(size, context, worker.initialise, (stop, cells[0].execution.threads))
 
     with worker.stop_signals_caught(stop.set):
         while waiting and not stop.is_set():

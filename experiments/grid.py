@@ -8,22 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from experiments.config import (
-    PROTOCOL,
-    ConfigError,
-    DataConfig,
-    Experiment,
-    ModelConfig,
-    Recipe,
-    Tuning,
-    canonical_hash,
-    fraction_label,
-    hashed_values,
-    repeat_command,
-    settings_hash,
-)
+from experiments.config import ConfigError, DataConfig, Execution, Experiment, ModelConfig, Recipe, Tuning, repeat_command
+from experiments.identity import PROTOCOL, canonical_hash, fraction_label, hashed_values, settings_hash
 from experiments.loading import varied_settings, with_settings
 from experiments.progress import is_running
 from experiments.record import RECORD_FILE, RecordError, atomic_write, read_record
@@ -46,8 +34,7 @@ class Cell:
     train_fraction: float
     seed: int
     varied: dict[str, Any]
-    threads: int
-    checkpoint_every_steps: int | None
+    execution: Execution
     split_hash: str | None
     """None where the split has never been computed: such a cell has not run."""
     target_val_top1: float | None = None
@@ -57,9 +44,6 @@ class Cell:
     """Split of the tuning seed, on track B."""
     trial: int | None = None
     """Number of a tuning trial, which never sees the test set; None for a run that is reported."""
-    micro_batch_size: int | None = None
-    on_oom: Literal["fail", "split"] = "fail"
-    deterministic: bool = False
     args: str = ""
     """The overrides of the command that asked for the cell."""
 
@@ -145,15 +129,11 @@ def expand(experiment: Experiment, splits: Mapping[str, str]) -> list[Cell]:
                         train_fraction=fraction,
                         seed=seed,
                         varied=varied,
-                        threads=experiment.threads,
-                        checkpoint_every_steps=experiment.checkpoint_every_steps,
+                        execution=experiment.execution,
                         split_hash=splits.get(split_key(data, fraction, seed)),
                         target_val_top1=experiment.target_val_top1,
                         tuning=tuning,
                         trial_split_hash=trial_split,
-                        micro_batch_size=experiment.micro_batch_size,
-                        on_oom=experiment.on_oom,
-                        deterministic=experiment.deterministic,
                         args=experiment.args,
                     )
                     for model_name, model in experiment.models.items()

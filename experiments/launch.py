@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments import engine, ray_engine, worker
-from experiments.config import ConfigError, Experiment, runs_dir
+from experiments.config import ConfigError, Experiment
+from experiments.folders import runs_dir
 from experiments.grid import Cell, cell_status, compute_splits, expand, read_splits
 from experiments.progress import LOCK_FILE, Busy, locked
 from experiments.record import RECORD_FILE
@@ -122,7 +123,7 @@ def launch(
     ConfigError
         If something is found to be wrong before any cell ran.
     """
-    threads, room = cells[0].threads, ENGINES[engine_name]
+    threads, room = cells[0].execution.threads, ENGINES[engine_name]
     # A wrong value is told even when nothing is left to do; no cluster is needed for that.
     engine.requested_jobs(jobs) if room is ray_engine else engine.resolve_jobs(jobs, len(cells), threads)
     again = {cell.run_id: cell for cell in cells if retry_failed and cell_status(cell, folder)[0] == "failed"}

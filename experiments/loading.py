@@ -17,16 +17,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from experiments.config import (
-    ROOT,
-    ConfigError,
-    DataConfig,
-    Experiment,
-    ExperimentFile,
-    ModelConfig,
-    Recipe,
-    configs_dir,
-)
+from experiments.config import ConfigError, DataConfig, Execution, Experiment, ExperimentFile, ModelConfig, Recipe
+from experiments.folders import ROOT, configs_dir
 
 
 # ------------------------------------------------------------------------------------------------------------- YAML text
@@ -317,12 +309,8 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
                 "reference",
                 "track",
                 "vary",
-                "threads",
-                "checkpoint_every_steps",
-                "micro_batch_size",
-                "on_oom",
-                "deterministic",
                 "target_val_top1",
+                *Execution.model_fields,
             }
         ),
         expect=file.expect,

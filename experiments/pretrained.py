@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 import baselines.pretrained
 import vit_scratch.weights
-from experiments.config import ConfigError, ModelConfig, data_dir
+from experiments.config import ConfigError, ModelConfig
 from experiments.data.download import exclusively, reason
+from experiments.folders import data_dir
 from experiments.record import atomic_write
 
 HUB = "timm:"

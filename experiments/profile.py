@@ -14,7 +14,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from experiments import compute, models
-from experiments.config import ModelConfig, canonical_hash, runs_dir
+from experiments.config import ModelConfig
+from experiments.folders import runs_dir
+from experiments.identity import canonical_hash
 from experiments.optim import adamw
 from experiments.record import atomic_write
 from experiments.train import autocast

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from experiments.compute import device_name
-from experiments.config import ROOT
+from experiments.folders import ROOT
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "wandb")
 

@@ -25,9 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments import worker
-from experiments.config import ROOT, ConfigError, canonical_hash, data_dir, runs_dir
+from experiments.config import ConfigError
 from experiments.engine import Observer, gpu_count, requested_jobs, usable_cores
+from experiments.folders import ROOT, data_dir, runs_dir
 from experiments.grid import Cell
+from experiments.identity import canonical_hash
 from experiments.worker import Outcome
 
 CONNECT_SECONDS = 15.0
@@ -219,7 +221,7 @@ def _placed(cells: list[Cell]) -> list[Cell]:
 def _work(cell: Cell, folder: Path, shared: bool, files: bytes | None, stop: Any) -> tuple[Outcome, bytes | None]:
     """In a task: run a cell. Returns its outcome, and its run folder where the driver cannot see it."""
     _placed([cell])
-    worker.initialise(_Polled(stop), cell.threads)
+    worker.initialise(_Polled(stop), cell.execution.threads)
     if shared:
         return worker.work(cell, folder), None
     own = Path(tempfile.gettempdir(), f"vit-bench-{os.getuid()}", f"{folder.name}-{canonical_hash(str(folder))[:8]}")
@@ -260,7 +262,7 @@ def execute(
     ray = _ray()
     folder.mkdir(parents=True, exist_ok=True)
     gpus = sum(int(node["Resources"].get("GPU", 0)) for node in _nodes()) if _on_gpu() else 0
-    options = {"num_cpus": cells[0].threads, "num_gpus": gpu_share(jobs, gpus), "max_retries": 0}
+    options = {"num_cpus": cells[0].execution.threads, "num_gpus": gpu_share(jobs, gpus), "max_retries": 0}
     stop = ray.remote(num_cpus=0)(_Stop).remote()
     with worker.stop_signals_caught(lambda: stop.ask.remote()):
         faults = _answer(ray.remote(**options)(_check).remote(cells))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from experiments.config import Experiment, reports_dir, runs_dir
+from experiments.config import Experiment
+from experiments.folders import reports_dir, runs_dir
 from experiments.record import RECORD_FILE, atomic_write, read_record
 from experiments.screens import err, other_settings, out
 

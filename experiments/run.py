@@ -18,7 +18,7 @@ from torch import nn
 
 from experiments import accelerate, artifacts, compute, distributed, models
 from experiments.artifacts import Predictions
-from experiments.config import ConfigError, canonical_hash
+from experiments.config import ConfigError
 from experiments.data import datasets
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
 from experiments.data.images import Images, SealedTest
@@ -26,6 +26,7 @@ from experiments.data.splits import nested_subset, split_hash
 from experiments.device import resolve_device, set_deterministic
 from experiments.fit import Diverged, Interrupted, MetricsLog, Training, fit, logits_of
 from experiments.grid import Cell
+from experiments.identity import canonical_hash
 from experiments.memory import parts_for
 from experiments.optim import adamw
 from experiments.progress import Heartbeat
@@ -134,8 +135,8 @@ def _carried_out(
 ) -> Record:
     """The procedure, in every process of the run."""
     recipe, group = cell.recipe, distributed.current()
-    torch.set_num_threads(cell.threads)
-    set_deterministic(cell.deterministic)
+    torch.set_num_threads(cell.execution.threads)
+    set_deterministic(cell.execution.deterministic)
     splits = load_splits(cell)
     model, geometry = build_model(cell, len(splits.class_names))
     gmacs = forward_gmacs(cell, model, len(splits.class_names))
@@ -182,8 +183,8 @@ def _carried_out(
             log=log,
             on_row=tracker.log,
             heartbeat=heartbeat,
-            checkpoint_every_steps=cell.checkpoint_every_steps,
-            on_oom=cell.on_oom,
+            checkpoint_every_steps=cell.execution.checkpoint_every_steps,
+            on_oom=cell.execution.on_oom,
             say=lambda sentence: say(f"{cell.model_name}: {sentence}"),
             stop_requested=stop_requested,
         )
@@ -224,7 +225,9 @@ def _carried_out(
 
 def facts_of(cell: Cell, device: torch.device) -> dict[str, Any]:
     """What a record says about the machine and the resolved settings of a cell."""
-    return environment_facts(device, precision=cell.recipe.precision, threads=cell.threads, deterministic=cell.deterministic)
+    return environment_facts(
+        device, precision=cell.recipe.precision, threads=cell.execution.threads, deterministic=cell.execution.deterministic
+    )
 
 
 def prepare(
@@ -245,7 +248,7 @@ def prepare(
     optimizer = adamw(model, weight_decay=recipe.weight_decay, betas=(recipe.betas[0], recipe.betas[1]))
     loss_sum = torch.zeros((), device=device)
     training = Training(str(cell.run_id), model, optimizer, compute.Meter(device), loss_sum, group=group)
-    training.micro_batches = parts_for(recipe.batch_size // group.size, cell.micro_batch_size)
+    training.micro_batches = parts_for(recipe.batch_size // group.size, cell.execution.micro_batch_size)
     for warning in training.restore(folder):
         say(warning)
     step = accelerate.compiled(model, recipe.compile, train(training.step)[0], precision=recipe.precision)
@@ -278,7 +281,7 @@ def predict(
 
     def predicted(images: Images) -> NDArray[np.float32]:
         batches = evaluation_batches(images, normalise, device)
-        logits = logits_of(model, batches, device=device, precision=cell.recipe.precision, on_oom=cell.on_oom)
+        logits = logits_of(model, batches, device=device, precision=cell.recipe.precision, on_oom=cell.execution.on_oom)
         return distributed.current().gathered(logits)
 
     val = (predicted(splits.val), splits.val.labels, splits.val.ids)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.config import ConfigError, runs_dir
+from experiments.config import ConfigError
+from experiments.folders import runs_dir
 from experiments.record import RECORD_FILE
 
 

@@ -103,10 +103,10 @@ def check(cells: list[Cell]) -> list[str]:
             faults += [fault for fault in error.faults if fault not in faults]
             continue
         largest = max(other.recipe.batch_size for other in cells if other.model_name == cell.model_name)
-        if parts_for(largest, cell.micro_batch_size) > 1 and has_batch_statistics(model):
+        if parts_for(largest, cell.execution.micro_batch_size) > 1 and has_batch_statistics(model):
             faults.append(
-                f"`micro_batch_size`: {cell.model_name} normalises by the statistics of its batch (BatchNorm), which parts "
-                f"of {cell.micro_batch_size} images would change. Leave `micro_batch_size` out, or choose other models."
+                f"`micro_batch_size`: {cell.model_name} normalises by the statistics of its batch (BatchNorm), which "
+                f"parts of {cell.execution.micro_batch_size} images would change. Leave it out, or choose other models."
             )
     return faults
 

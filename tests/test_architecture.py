@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments import fit, train
-from experiments.config import ROOT
+from experiments.folders import ROOT
 
 LAYERS = [  # each may import those below it, never those above
     {"experiments.__main__"},
@@ -59,26 +59,28 @@ LAYERS = [  # each may import those below it, never those above
     {
         "experiments.compute",
         "experiments.data.archive",
+        "experiments.data.decoding",
         "experiments.data.download",
         "experiments.data.image_folder",
-        "experiments.data.decoding",
-        "experiments.memory",
-        "experiments.data.pizza_steak_sushi",
-        "experiments.pretrained",
-        "experiments.run_folder",
-        "experiments.distributed",
+        "experiments.data.images",
         "experiments.data.mixing",
         "experiments.data.order",
+        "experiments.data.pizza_steak_sushi",
         "experiments.data.source",
-        "experiments.data.trivial_augment",
         "experiments.data.splits",
-        "experiments.data.images",
+        "experiments.data.trivial_augment",
+        "experiments.distributed",
+        "experiments.memory",
+        "experiments.pretrained",
+        "experiments.run_folder",
     },
+    {"experiments.identity"},
     {
         "experiments",
         "experiments.bench",
         "experiments.tracking",
         "experiments.config",
+        "experiments.folders",
         "experiments.metrics",
         "experiments.record",
         "experiments.seeding",
@@ -118,7 +120,7 @@ def test_vit_scratch_and_baselines_know_nothing_of_ours() -> None:
 
 
 def test_analysis_reads_records_and_config_and_never_torch() -> None:
-    allowed = {"experiments.record", "experiments.config", "experiments.metrics"}
+    allowed = {"experiments.record", "experiments.config", "experiments.identity", "experiments.metrics"}
     for name, path in modules("analysis").items():
         names = imported(path)
         assert not rooms_of(names) & {"torch", "timm", "torchvision", "vit_scratch", "baselines"}, name

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from experiments.config import ROOT
+from experiments.folders import ROOT
 
 FOLDER = ROOT / "notebooks"
 

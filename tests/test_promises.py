@@ -11,7 +11,7 @@ import pytest
 
 from experiments import loading
 from experiments.__main__ import main
-from experiments.config import ROOT
+from experiments.folders import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")

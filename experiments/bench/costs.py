@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from experiments import compute, engine, launch, loading, worker
-from experiments.config import ROOT, DataConfig, Recipe
+from experiments.config import DataConfig, Recipe
 from experiments.data import datasets
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
 from experiments.data.splits import nested_subset
 from experiments.engine import Observer
 from experiments.fit import Training
+from experiments.folders import ROOT
 from experiments.grid import Cell
 from experiments.record import Record, read_record
 from experiments.run import build_model

@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from experiments.config import ConfigError, canonical_hash, data_dir
+from experiments.config import ConfigError
 from experiments.data.images import Pixels, Rows
+from experiments.folders import data_dir
+from experiments.identity import canonical_hash
 
 _DECODER = 1
 """Raised when decoding changes, so that older caches are not used."""

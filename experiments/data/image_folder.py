@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.config import ConfigError, DataConfig, data_dir
+from experiments.config import ConfigError, DataConfig
 from experiments.data.decoding import pixels_of
 from experiments.data.images import Dataset, Images, Rows
 from experiments.data.splits import cut_test
+from experiments.folders import data_dir
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.config import ConfigError, canonical_hash
+from experiments.config import ConfigError
+from experiments.identity import canonical_hash
 from experiments.seeding import generator
 
 TEST_FRACTION = 0.2

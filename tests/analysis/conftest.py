@@ -12,17 +12,8 @@ import numpy as np
 import pytest
 import yaml
 
-from experiments.config import (
-    PROTOCOL,
-    DataConfig,
-    Expectation,
-    Experiment,
-    Geometry,
-    ModelConfig,
-    Recipe,
-    canonical_hash,
-    requested_settings,
-)
+from experiments.config import DataConfig, Expectation, Experiment, Geometry, ModelConfig, Recipe
+from experiments.identity import PROTOCOL, canonical_hash, requested_settings
 from experiments.metrics import classification_metrics
 from experiments.record import SCHEMA, Attempt, Compute, Record, write_record
 

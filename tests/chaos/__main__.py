@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.config import reports_dir
+from experiments.folders import reports_dir
 from experiments.record import atomic_write
 from tests.chaos import commands, grids, inputs, kills, outside
 

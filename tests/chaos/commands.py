@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.config import ROOT
+from experiments.folders import ROOT
 from tests.chaos.grids import environment
 
 PATIENCE_SECONDS = 600.0

@@ -27,9 +27,10 @@ from PIL import Image
 
 from experiments import worker
 from experiments.__main__ import main
-from experiments.config import ROOT, ConfigError, ExperimentFile, ModelConfig, Recipe
+from experiments.config import ConfigError, ExperimentFile, ModelConfig, Recipe
 from experiments.data import datasets
 from experiments.data.archive import unpack
+from experiments.folders import ROOT
 from experiments.worker import Outcome
 
 Verdict = tuple[str, str]

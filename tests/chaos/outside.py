@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.config import ROOT
+from experiments.folders import ROOT
 from experiments.record import METRICS_FILE, RECORD_FILE, RecordError, read_record
 from tests.chaos import commands, grids
 from tests.standins.wandb_service import WandbService

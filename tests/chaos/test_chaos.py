@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.config import ROOT
+from experiments.folders import ROOT
 from tests.chaos import __main__ as chaos
 from tests.chaos import grids, inputs
 

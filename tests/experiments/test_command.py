@@ -16,8 +16,9 @@ import yaml
 
 from experiments import engine, launch, loading, worker
 from experiments.__main__ import main
-from experiments.config import ROOT, ConfigError
+from experiments.config import ConfigError
 from experiments.engine import Observer
+from experiments.folders import ROOT
 from experiments.grid import Cell, ledger
 from experiments.progress import locked
 from experiments.record import RecordError, read_record

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from experiments import distributed, engine, launch, loading, worker
-from experiments.config import ROOT, ConfigError
+from experiments.config import ConfigError
 from experiments.data.batches import EvaluationBatches, Normalise
 from experiments.data.images import Images
 from experiments.distributed import Group
+from experiments.folders import ROOT
 from experiments.grid import Cell
 from experiments.progress import read_progress
 from experiments.record import read_record, read_rows

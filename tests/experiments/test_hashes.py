@@ -6,8 +6,10 @@ import pytest
 import yaml
 
 from experiments import loading
-from experiments.config import ADDED_FIELDS, ROOT, Augmentation, Recipe, Tuning, canonical_hash, hashed_values, settings_hash
+from experiments.config import Augmentation, Recipe, Tuning
+from experiments.folders import ROOT
 from experiments.grid import expand, read_splits
+from experiments.identity import ADDED_FIELDS, canonical_hash, hashed_values, settings_hash
 from experiments.record import read_record
 
 

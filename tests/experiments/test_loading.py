@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from experiments import loading
-from experiments.config import ROOT, ConfigError, settings_hash
+from experiments.config import ConfigError
+from experiments.folders import ROOT
 from experiments.grid import expand
+from experiments.identity import settings_hash
 
 
 @pytest.fixture

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 import vit_scratch
 from experiments import models, pretrained
 from experiments.__main__ import main
-from experiments.config import ROOT, ConfigError, DataConfig, ModelConfig, Recipe, canonical_hash, hashed_values
+from experiments.config import ConfigError, DataConfig, Execution, ModelConfig, Recipe
+from experiments.folders import ROOT
 from experiments.grid import Cell
+from experiments.identity import canonical_hash, hashed_values
 from experiments.loading import load_part
 from experiments.optim import adamw
 from experiments.record import read_record
@@ -72,8 +74,7 @@ def test_published_runs_keep_their_names(name: str) -> None:
         train_fraction=1.0,
         seed=0,
         varied={},
-        threads=1,
-        checkpoint_every_steps=None,
+        execution=Execution(),
         split_hash=about["cell"]["split_hash"],
     )
     assert cell.run_id == folder.name

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from experiments import display, screens
-from experiments.config import ROOT
+from experiments.folders import ROOT
 from experiments.record import read_record
 from experiments.worker import Outcome
 from tests.experiments.test_command import tiny_cells

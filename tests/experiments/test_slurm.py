@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config import ROOT
+from experiments.folders import ROOT
 from experiments.record import read_record
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
