@@ -71,10 +71,20 @@ def gather(results: Results, summary: Summary, experiment: Experiment, certifica
         conditions=(
             f"{_track(experiment)} {_starts(experiment)}"
             f"Trained on {', '.join(certificate.content['devices'])} in {', '.join(precisions)}. "
-            "Training FLOPs are 3 × forward."
+            f"{_parts(certificate.content['micro_batches'])}Training FLOPs are 3 × forward."
         ),
         certificate=proof,
         banner=banner,
+    )
+
+
+def _parts(micro_batches: list[int]) -> str:
+    """What gradient accumulation means for the costs, with a blank after it; empty where every batch was trained whole."""
+    if micro_batches == [1]:
+        return ""
+    return (
+        f"Batches of some runs were trained in parts (up to {micro_batches[-1]}), with results equal up to rounding; this "
+        "changes their times and memory. "
     )
 
 

@@ -98,7 +98,7 @@ def certify(results: Results, known: Sequence[Difference] = ()) -> Certificate:
     Equal in each (data, setting) table: the settings' hash, precision, steps and images seen. Equal among models at one
     (data, fraction, seed): the hash of the split and the numbers of images. Equal for each dataset: the test images and
     their labels, and a model's geometry, parameters and forward pass. Equal over the report: the protocol. Different
-    devices are listed but allowed.
+    devices, and batches trained in different numbers of parts, are listed but allowed.
     """
     requested, faults = _requested(results)
     differences: list[Difference] = []
@@ -140,6 +140,7 @@ def certify(results: Results, known: Sequence[Difference] = ()) -> Certificate:
         "protocol": sorted({int(value) for value in results.runs["protocol"]}),
         "geometry": geometry,
         "devices": sorted({device for run_id in results.runs["run_id"] for device in devices(results.records[run_id])}),
+        "micro_batches": sorted({results.records[run_id].compute.micro_batches or 1 for run_id in results.runs["run_id"]}),
         "differences": [asdict(difference) for difference in differences],
         "unverified": faults,
         "records": len(results.runs),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from scipy.special import logsumexp
@@ -21,7 +21,7 @@ HALF_PRECISION = 2e-2
 
 
 def false(record: Record, predictions: Mapping[str, np.ndarray], nll: float) -> Iterator[str]:
-    """Whatever a record says that does not follow from its run folder, one clause each.
+    """Whatever a record says that does not follow from its predictions and attempts, one clause each.
 
     Parameters
     ----------
@@ -34,6 +34,26 @@ def false(record: Record, predictions: Mapping[str, np.ndarray], nll: float) -> 
     yield from _metrics(record, predictions, nll)
     yield from _counts(record, predictions)
     yield from _costs(record)
+
+
+def false_best(record: Record, curve: Sequence[Mapping[str, float | None]]) -> Iterator[str]:
+    """What a record says of its best evaluation that does not follow from its evaluations, the rows of ``metrics.jsonl``."""
+    seen = [row for row in curve if row.get("val/top1") is not None]
+    if not seen:
+        return
+    best = max(seen, key=lambda row: row["val/top1"] or 0.0)  # the first of equals, as training keeps it
+    for key, value in (("val_best/top1", best["val/top1"]), ("val_best/nll", best.get("val/loss"))):
+        claimed = record.metrics.get(key)
+        if claimed is not None and value is not None and not math.isclose(claimed, value, rel_tol=ROUNDING):
+            yield f"`metrics.{key}` is {claimed:.6g}, its best evaluation has {value:.6g}"
+
+
+def false_tuning(record: Record, trials: Sequence[Record]) -> Iterator[str]:
+    """What a record says of the cost of its tuning that does not follow from all its trials."""
+    for key, own in (("tuning_pflops", "train_pflops"), ("tuning_device_hours", "device_hours")):
+        claimed, cost = getattr(record.compute, key), sum(getattr(trial.compute, own) or 0 for trial in trials)
+        if not math.isclose(claimed or 0, cost, rel_tol=ROUNDING):
+            yield f"`compute.{key}` is {claimed or 0:.6g}, its {len(trials)} trials cost {cost:.6g}"
 
 
 def _metrics(record: Record, predictions: Mapping[str, np.ndarray], nll: float) -> Iterator[str]:

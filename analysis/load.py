@@ -7,6 +7,7 @@ incomplete cell, never as a smaller mean.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -124,10 +125,11 @@ def load(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, known_
     class_names: dict[str, tuple[str, ...]] = {}
     curves: dict[str, list[dict[str, Any]]] = {}
     unusable: dict[str, str] = {}
+    trials = _whole_tunings(ledger, folder, experiment)
     for cell in done:
-        run_id = cell["run_id"]
+        run_id, tuned = cell["run_id"], (cell["varied"] or {}).get("track") == "tuned"
         try:
-            loaded = load_run(cell, folder / run_id, experiment)
+            loaded = load_run(cell, folder / run_id, experiment, trials.get(_tuning_key(cell), ()) if tuned else ())
         except Refused as refusal:
             faults.append(str(refusal))
             unusable[run_id] = str(refusal).replace(f"{folder / run_id}{os.sep}", "")
@@ -145,6 +147,23 @@ def load(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, known_
     cells.loc[refused, "reason"] = cells.loc[refused, "run_id"].map(unusable)
     faults = [fault.replace(f"{folder.parent.parent}{os.sep}", "") for fault in faults]
     return Results(folder, _frame(rows, experiment), cells, records, outcomes, labels, class_names, faults, curves)
+
+
+Tuned = tuple[str, str, float]
+"""What a recipe is tuned for: a model, a dataset and a train fraction."""
+
+
+def _tuning_key(cell: Mapping[str, Any]) -> Tuned:
+    return cell["model"], cell["data"], cell["train_fraction"]
+
+
+def _whole_tunings(ledger: Mapping[str, Any], folder: Path, experiment: Experiment) -> dict[Tuned, list[Record]]:
+    """Records of trials, where all of a tuning can be read: a report needs none of them, its costs are checked with them."""
+    found: dict[Tuned, list[Record]] = {}
+    for trial in ledger.get("trials", []):
+        with contextlib.suppress(RecordError):
+            found.setdefault(_tuning_key(trial), []).append(read_record(folder / str(trial["run_id"]) / RECORD_FILE))
+    return {key: trials for key, trials in found.items() if len(trials) == experiment.tuning.trials}
 
 
 def _nothing_done(folder: Path, experiment: Experiment, cells: pd.DataFrame, faults: list[str]) -> NothingDone:

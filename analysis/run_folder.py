@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,8 +102,18 @@ def devices(record: Record) -> list[str]:
     return sorted({str(record.environment.get("device")), *(attempt.device for attempt in record.attempts)})
 
 
-def load_run(cell: Mapping[str, Any], folder: Path, experiment: Experiment) -> Loaded:
+def load_run(cell: Mapping[str, Any], folder: Path, experiment: Experiment, trials: Sequence[Record] = ()) -> Loaded:
     """Read one run folder and check it against the cell that it should be.
+
+    Parameters
+    ----------
+    cell : mapping
+        An entry of the ledger.
+    folder : Path
+        The run folder.
+    experiment : Experiment
+    trials : sequence of Record
+        On track B the trials that the run's recipe was chosen from, if all are there.
 
     Raises
     ------
@@ -126,6 +136,8 @@ def load_run(cell: Mapping[str, Any], folder: Path, experiment: Experiment) -> L
             "evaluations are lost, this run's training curve is left out."
         )
         curve = []
+    for sentence in (*claims.false_best(record, curve), *(claims.false_tuning(record, trials) if trials else ())):
+        raise _untrue(sentence, folder / RECORD_FILE)
     row = _row(record, experiment)
     row["ece"], row["ece_scaled"] = _calibration(predictions)
     row["test_digest"] = _test_digest(predictions)
@@ -225,8 +237,12 @@ def _outcome(predictions: Arrays, record: Record, path: Path) -> Outcome:
             f"`metrics.test/top1` is {recorded:.6f}. {_ADVICE}"
         )
     for sentence in claims.false(record, predictions, float(nll.mean())):
-        raise Refused(f"{path.with_name(RECORD_FILE)}: does not match what it describes: {sentence}. {_ADVICE}")
+        raise _untrue(sentence, path.with_name(RECORD_FILE))
     return Outcome(correct, predicted.astype(np.uint16), nll.astype(np.float32))
+
+
+def _untrue(sentence: str, path: Path) -> Refused:
+    return Refused(f"{path}: does not match what it describes: {sentence}. {_ADVICE}")
 
 
 def _calibration(predictions: Arrays) -> tuple[float, float]:

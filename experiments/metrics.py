@@ -107,13 +107,6 @@ def confusion_matrix(logits: npt.ArrayLike, labels: npt.ArrayLike) -> npt.NDArra
     return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes).astype(np.int64)
 
 
-def per_class_accuracy(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
-    """Share of each class's images that are classified rightly, of shape (C,); NaN for a class without images."""
-    counts = confusion_matrix(logits, labels)
-    images = counts.sum(axis=1)
-    return np.where(images > 0, counts.diagonal() / np.maximum(images, 1), np.nan)
-
-
 def macro_f1(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """Mean over classes of F1 = 2·TP / (2·TP + FP + FN).
 

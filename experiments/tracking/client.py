@@ -18,6 +18,7 @@ Mode = Literal["online", "offline", "disabled"]
 
 DEFAULT_PROJECT = "vit-bench"
 CONFIRM_TIMEOUT_SECONDS = 5
+SEND_INIT_TIMEOUT_SECONDS = 20.0
 NO_ANSWER = "the service did not answer"
 KEY_REFUSED = "the service refused the key"
 
@@ -87,6 +88,20 @@ class KeyRefused(TrackingError):
 
 class Unreachable(TrackingError):
     """The service does not answer."""
+
+
+def open_to_send(folder: Path, mirror: Mirror, *, finish_timeout: float) -> Any:
+    """Begin an online session for what was made before; training does not wait for it, so it may take its time.
+
+    Raises
+    ------
+    TrackingError
+        If the service does not answer in time or refuses.
+    """
+    try:
+        return open_run(folder, mirror, "online", init_timeout=SEND_INIT_TIMEOUT_SECONDS, finish_timeout=finish_timeout)
+    except Exception as error:
+        raise session_refused(error) from error
 
 
 def session_refused(error: Exception) -> TrackingError:

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from experiments.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE
-from experiments.tracking.client import close_run, destination, one_line, open_run, require_login, session_refused
+from experiments.tracking.client import close_run, destination, one_line, open_to_send, require_login
 from experiments.tracking.content import Rows
 from experiments.tracking.mirror import Mirror, TrackingError, load_mirror
 from experiments.tracking.objects import table
@@ -28,7 +28,7 @@ EXPERIMENT_FILE = "experiment.json"
 LEDGER_FILE = "ledger.json"
 SUMS_FILE = "SHA256SUMS"
 RUN_FILES = (RECORD_FILE, CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE)
-INIT_TIMEOUT_SECONDS, FINISH_TIMEOUT_SECONDS, UPLOAD_TIMEOUT_SECONDS = 20.0, 30.0, 600
+FINISH_TIMEOUT_SECONDS, UPLOAD_TIMEOUT_SECONDS = 30.0, 600
 
 
 def artifact_name(experiment: str) -> str:
@@ -121,12 +121,7 @@ def send(experiment_folder: Path, report_folder: Path) -> bool:
         return False
     folder = state_folder(experiment_folder)
     mirror.save(folder)
-    try:
-        run = open_run(
-            folder, mirror, "online", init_timeout=INIT_TIMEOUT_SECONDS, finish_timeout=FINISH_TIMEOUT_SECONDS
-        )  # fmt: skip
-    except Exception as error:
-        raise session_refused(error) from error
+    run = open_to_send(folder, mirror, finish_timeout=FINISH_TIMEOUT_SECONDS)
     try:
         if run.summary.get("digest") != digest:  # a send that was broken off after its row is not shown twice
             run.log({"step": run.starting_step, **_shown(report_folder)}, step=run.starting_step)

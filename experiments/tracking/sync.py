@@ -25,13 +25,11 @@ from experiments.tracking.client import (
     confirmed,
     destination,
     one_line,
-    open_run,
+    open_to_send,
     require_login,
-    session_refused,
 )
 from experiments.tracking.mirror import MIRROR_FILE, Mirror, TrackingError, ended_by_record, load_mirror, ordered
 
-INIT_TIMEOUT_SECONDS = 20.0
 FINISH_TIMEOUT_SECONDS = 120.0
 CONFIRM_TRIES = 5
 
@@ -126,12 +124,7 @@ def _send(folder: Path, *, may_connect: bool) -> bool:
 
 def _emit(folder: Path, mirror: Mirror, rows: Sequence[dict[str, Any]]) -> tuple[str, Path]:
     """Emit what W&B lacks of a run; return the run's path in W&B and the client's session folder."""
-    try:
-        run = open_run(
-            folder, mirror, "online", init_timeout=INIT_TIMEOUT_SECONDS, finish_timeout=FINISH_TIMEOUT_SECONDS
-        )  # fmt: skip
-    except Exception as error:
-        raise session_refused(error) from error
+    run = open_to_send(folder, mirror, finish_timeout=FINISH_TIMEOUT_SECONDS)
     try:
         for row in rows:
             if row["step"] >= run.starting_step:

@@ -2,10 +2,12 @@
 
 import pytest
 import yaml
-from conftest import make_experiment, write_experiment, write_run
 
+from analysis import captions
 from analysis.certificate import Unequal, certify
 from analysis.load import load
+from analysis.summary import summarise
+from tests.analysis.conftest import make_experiment, write_experiment, write_run
 
 
 def _certify(runs):
@@ -111,6 +113,16 @@ def test_mixed_devices_are_listed_and_allowed(synthetic_runs):
     synthetic_runs.edit_record(synthetic_runs.run_id("vit"), environment={"device": "NVIDIA H200"})
     certificate = _certify(synthetic_runs)
     assert certificate.equal and certificate.content["devices"] == ["NVIDIA H200", "cpu"]
+
+
+def test_batches_in_parts_are_listed_and_allowed(synthetic_runs):
+    assert _certify(synthetic_runs).content["micro_batches"] == [1]
+    synthetic_runs.edit_record(synthetic_runs.run_id("vit"), compute={"micro_batches": 4})
+    certificate = _certify(synthetic_runs)
+    assert certificate.equal and certificate.content["micro_batches"] == [1, 4]
+    results = load(synthetic_runs.ledger, synthetic_runs.folder, synthetic_runs.experiment)
+    facts = captions.gather(results, summarise(results, synthetic_runs.experiment), synthetic_runs.experiment, certificate)
+    assert "trained in parts (up to 4)" in facts.conditions
 
 
 def test_a_missing_configuration_is_named_and_refuses_nothing(synthetic_runs):

@@ -12,7 +12,6 @@ import altair as alt
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import DATA_MULTIPLIER, MODELS, N_FULL, N_TEST, SyntheticRuns, make_experiment, write_experiment, write_run
 from PIL import Image
 
 from analysis import figures
@@ -20,6 +19,16 @@ from analysis.figures import cost, errors, files, style
 from analysis.load import Results, load
 from analysis.summary import Summary, summarise
 from experiments.config import DataConfig, Experiment
+from tests.analysis.conftest import (
+    DATA_MULTIPLIER,
+    MODELS,
+    N_FULL,
+    N_TEST,
+    SyntheticRuns,
+    make_experiment,
+    write_experiment,
+    write_run,
+)
 
 
 @dataclass

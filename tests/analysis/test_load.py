@@ -1,12 +1,19 @@
 """What is read from disk, and what is refused."""
 
+import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from analysis.load import NothingDone, load, table_order
+from experiments import grid, loading, tuning
+from experiments.config import Experiment
+from experiments.folders import ROOT
 from experiments.metrics import classification_metrics
 
 
@@ -92,6 +99,7 @@ def _truncate(runs, run_id, name):
         (lambda r, i: r.edit_record(i, compute={"train_pflops": 1e-4}), ["`compute.train_pflops`", "3200 images"]),
         (lambda r, i: r.edit_record(i, metrics={"val/top1": 0.9}), ["`metrics.val/top1` is 0.9", "it is 0.8"]),
         (lambda r, i: r.edit_record(i, metrics={"val/nll": 0.1}), ["`metrics.val/nll` is 0.1"]),
+        (lambda r, i: r.edit_record(i, metrics={"val_best/top1": 0.9}), ["`metrics.val_best/top1` is 0.9", "has 0.8"]),
         (lambda r, i: r.edit_record(i, varied={"a": 1}), ["foreign", "`varied`"]),
         (lambda r, i: r.edit_record(i, trial=3), ["foreign", "`trial`"]),
         (lambda r, i: r.edit_record(i, init="pretrained"), ["foreign", "`init` is 'pretrained'"]),
@@ -122,6 +130,37 @@ def test_a_spoilt_run_is_named_and_left_out(synthetic_runs, spoil, words):
     assert len(results.runs) == 35 and run_id not in set(results.runs["run_id"])
     cell = results.cells.set_index("run_id").loc[run_id]
     assert cell["status"] == "unusable" and words[-1] in cell["reason"]
+
+
+@pytest.fixture
+def tuned_runs(tmp_path: Path) -> tuple[Experiment, dict[str, Any], Path]:
+    """The published runs of track B, to be spoilt."""
+    folder = tmp_path / "runs" / "vit_small_data_tuned"
+    shutil.copytree(ROOT / "results" / "vit_small_data_tuned", folder)
+    experiment = loading.load_experiment("vit_small_data_tuned")
+    cells = grid.expand(experiment, grid.read_splits(folder))
+    trials = [trial for cell in cells for trial in tuning.trials_of(cell)]
+    return experiment, grid.ledger(experiment, cells, folder, list({t.run_id: t for t in trials}.values())), folder
+
+
+def _charge(folder: Path, run_id: str, **cost: float) -> None:
+    record = json.loads((folder / run_id / "record.json").read_text())
+    record["compute"] |= cost
+    (folder / run_id / "record.json").write_text(json.dumps(record))
+
+
+def test_the_cost_of_tuning_is_that_of_its_trials(tuned_runs):
+    experiment, ledger, folder = tuned_runs
+    assert load(ledger, folder, experiment).faults == []
+    tuned = next(cell["run_id"] for cell in ledger["cells"] if cell["varied"]["track"] == "tuned")
+    _charge(folder, tuned, tuning_device_hours=1.0)
+    (fault,) = load(ledger, folder, experiment).faults
+    assert tuned in fault and "`compute.tuning_device_hours` is 1, its 5 trials cost" in fault
+    cell = next(cell for cell in ledger["cells"] if cell["run_id"] == tuned)
+    same = ("model", "data", "train_fraction")
+    trial = next(trial for trial in ledger["trials"] if all(trial[key] == cell[key] for key in same))
+    shutil.rmtree(folder / trial["run_id"])  # a tuning that is not all there neither proves nor refutes
+    assert load(ledger, folder, experiment).faults == []
 
 
 def test_a_cell_that_the_ledger_calls_failed_for_its_record_is_a_fault(synthetic_runs):

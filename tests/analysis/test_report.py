@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from conftest import MODELS, make_experiment, write_experiment
 
 from analysis import figures, page, report
 from analysis.certificate import Unequal
 from analysis.load import NothingDone
+from tests.analysis.conftest import MODELS, make_experiment, write_experiment
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -2,11 +2,11 @@
 
 import pytest
 import yaml
-from conftest import write_run
 
 from analysis import figures, report
 from analysis.certificate import Unequal
 from analysis.strangers import examine
+from tests.analysis.conftest import write_run
 
 
 @pytest.fixture(autouse=True)

@@ -3,13 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import DATA_MULTIPLIER, make_experiment, truth, write_experiment
 from scipy import stats as scipy_stats
 
 from analysis import stats
 from analysis.load import load
 from analysis.summary import TIME_COLUMNS, summarise
 from experiments.config import Expectation
+from tests.analysis.conftest import DATA_MULTIPLIER, make_experiment, truth, write_experiment
 
 
 def _summarise(runs):

@@ -7,13 +7,13 @@ import subprocess
 
 import pandas as pd
 import pytest
-from conftest import make_experiment, write_experiment, write_run
 
 from analysis import captions, numbers, render, tables
 from analysis.certificate import certify
 from analysis.load import load
 from analysis.summary import summarise
 from experiments.config import DataConfig
+from tests.analysis.conftest import make_experiment, write_experiment, write_run
 
 BOOKTABS = (
     r"\newcommand{\toprule}{\hline}\newcommand{\midrule}{\hline}\newcommand{\bottomrule}{\hline}\newcommand{\addlinespace}{}"

@@ -385,7 +385,7 @@ def test_sync_sends_what_is_there_of_every_run(service: WandbService, env: pytes
 def test_sync_in_an_outage_waits_once_and_can_be_repeated(
     service: WandbService, env: pytest.MonkeyPatch, runs: Path
 ) -> None:
-    env.setattr(wandb_sync, "INIT_TIMEOUT_SECONDS", 1.0)
+    env.setattr(wandb_client, "SEND_INIT_TIMEOUT_SECONDS", 1.0)
     env.setenv("WANDB_MODE", "offline")
     for seed in range(3):
         train(runs / f"vit-s{seed}", 0, 10)
@@ -395,9 +395,9 @@ def test_sync_in_an_outage_waits_once_and_can_be_repeated(
 
         def noting(folder: Path, *given: Any, **named: Any) -> Any:
             opened.append(folder.name)
-            return wandb_client.open_run(folder, *given, **named)
+            return wandb_client.open_to_send(folder, *given, **named)
 
-        env.setattr(wandb_sync, "open_run", noting)
+        env.setattr(wandb_sync, "open_to_send", noting)
         report = wandb_sync.sync(runs)
     assert opened == ["vit-s0"]
     assert report.failed == [f"vit-s{seed}: the service did not answer" for seed in range(3)]
