@@ -60,7 +60,7 @@ import baselines
 import vit_scratch
 from experiments.data import datasets
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
-from experiments.data.image_folder import decode
+from experiments.data.decoding import decode
 from experiments.data.splits import nested_subset
 from experiments.loading import load_part
 from experiments.metrics import classification_metrics
