@@ -18,7 +18,7 @@ from rich.text import Text
 
 from experiments import display, loading, reporting, screens
 from experiments.config import ConfigError, Experiment
-from experiments.folders import reports_dir, runs_dir
+from experiments.folders import ROOT, reports_dir, runs_dir
 from experiments.screens import err, out
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -316,6 +316,20 @@ def _sync(name: str) -> bool:
     if not sent.failed and not sent.running:
         reporting.send_report(name)
     return not sent.failed
+
+
+@app.command()
+def publish(
+    name: Name,
+    overrides: Overrides = None,
+    to: Annotated[Path, typer.Option(help="Folder that gets <experiment>/<run_id>/.")] = ROOT / "results",
+) -> None:
+    """Copy finished runs without weights and checkpoints, logits in half precision: to keep, or to go beside a paper."""
+    from experiments.publish import publish as copy
+
+    folder = runs_dir() / name
+    runs, size = copy(reporting.known_ledger(_load(name, overrides), folder), folder, to)
+    out.print(f"{runs} runs, {size / 1e6:.1f} MB, in {to / name}", soft_wrap=True, markup=False)
 
 
 @app.command()

@@ -1,8 +1,10 @@
-"""Finding a run on disk."""
+"""A run on disk: finding it, and what of it may leave this machine."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import yaml
 
 from experiments.config import ConfigError
 from experiments.folders import runs_dir
@@ -25,3 +27,14 @@ def find_run(run: Path) -> Path:
     if len(found) > 1:
         raise ConfigError([f"{run}: several runs have this name; give the folder of one: {', '.join(map(str, found))}."])
     return found[0]
+
+
+def config_without_path(path: Path) -> bytes:
+    """A run's ``config.yaml``; where it names a folder of images, without the way to it."""
+    content = path.read_bytes()
+    if b"path: null" in content:
+        return content
+    values = yaml.safe_load(content)
+    if values.get("data", {}).get("path"):
+        values["data"]["path"] = Path(values["data"]["path"]).name
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()

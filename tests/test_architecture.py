@@ -19,7 +19,7 @@ LAYERS = [  # each may import those below it, never those above
     {"experiments.bench.everything"},
     {"experiments.bench.steps"},
     {"experiments.bench.costs", "experiments.bench.gpu", "experiments.display", "experiments.export"},
-    {"experiments.predict"},
+    {"experiments.predict", "experiments.publish"},
     {"experiments.trained"},
     {"experiments.launch"},
     {"experiments.ray_engine"},

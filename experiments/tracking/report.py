@@ -16,9 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from experiments.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE
+from experiments.run_folder import config_without_path
 from experiments.tracking.client import close_run, destination, one_line, open_to_send, require_login
 from experiments.tracking.content import Rows
 from experiments.tracking.mirror import Mirror, TrackingError, load_mirror
@@ -55,29 +54,14 @@ def contents(experiment_folder: Path, report_folder: Path) -> dict[str, bytes | 
         if path.is_file() and not path.name.startswith("."):
             found[f"report/{path.relative_to(report_folder).as_posix()}"] = path
     for data in experiment["data"].values():
-        data["path"] = _last_part(data["path"])
+        data["path"] = data["path"] and Path(data["path"]).name
     found[f"report/{EXPERIMENT_FILE}"] = json.dumps(experiment, indent=2, ensure_ascii=False).encode()
     for cell in ledger["cells"]:
         folder = experiment_folder / str(cell["run_id"])
         for path in (folder / name for name in RUN_FILES):
             if cell["run_id"] and (folder / RECORD_FILE).is_file() and path.is_file():
-                found[f"runs/{folder.name}/{path.name}"] = _without_path(path) if path.name == CONFIG_FILE else path
+                found[f"runs/{folder.name}/{path.name}"] = config_without_path(path) if path.name == CONFIG_FILE else path
     return found
-
-
-def _last_part(path: str | None) -> str | None:
-    return Path(path).name if path else path
-
-
-def _without_path(path: Path) -> bytes | Path:
-    """A run's ``config.yaml``; where it names a folder of images, without the way to it."""
-    text = path.read_text(encoding="utf-8")
-    if "path: null" in text:
-        return path
-    values = yaml.safe_load(text)
-    if values.get("data", {}).get("path"):
-        values["data"]["path"] = _last_part(values["data"]["path"])
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
 
 
 def checksums(found: dict[str, bytes | Path]) -> str:

@@ -1,0 +1,90 @@
+"""Published runs are small, hold no path of the machine, and give the same tables."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from experiments.__main__ import main
+from experiments.folders import ROOT
+
+ONE = ["seeds=[0]", "train_fractions=[1.0]"]
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Finished runs with weights, a checkpoint and a private path, such as a machine has them."""
+    folder = tmp_path / "runs" / "vit_small_data"
+    for run in (ROOT / "results" / "vit_small_data").glob("*-f1-s0-*"):
+        shutil.copytree(run, folder / run.name)
+        (folder / run.name / "model.safetensors").write_bytes(b"weights")
+        (folder / run.name / "last.pt").write_bytes(b"checkpoint")
+        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        config["data"]["path"] = "/home/someone/photos"
+        (folder / run.name / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    shutil.copy(ROOT / "results" / "vit_small_data" / "splits.json", folder)
+    monkeypatch.setenv("RUNS_DIR", str(folder.parent))
+    return folder
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["experiments", *arguments])
+    return main()
+
+
+def test_published_runs_give_the_same_table(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call(monkeypatch, "publish", "vit_small_data", *ONE, "--to", str(tmp_path / "paper")) == 0
+    published = tmp_path / "paper" / "vit_small_data"
+    assert len(list(runs.glob("*/record.json"))) == len(list(published.glob("*/record.json"))) == 4
+    for run in published.glob("*-s0-*"):
+        assert {path.name for path in run.iterdir()} == {"record.json", "config.yaml", "metrics.jsonl", "predictions.npz"}
+        assert (run / "record.json").read_bytes() == (runs / run.name / "record.json").read_bytes()
+        assert "someone" not in (run / "config.yaml").read_text(encoding="utf-8")
+        with np.load(run / "predictions.npz") as halved, np.load(runs / run.name / "predictions.npz") as whole:
+            assert halved["logits"].dtype == halved["val_logits"].dtype == np.float16
+            np.testing.assert_allclose(halved["logits"], whole["logits"], rtol=1e-3, atol=1e-4)
+            assert np.array_equal(halved["sample_ids"], whole["sample_ids"])
+    tables = []
+    for place in ("runs", "paper"):
+        monkeypatch.setenv("RUNS_DIR", str(tmp_path / place))
+        monkeypatch.setenv("REPORTS_DIR", str(tmp_path / "reports" / place))
+        assert call(monkeypatch, "report", "vit_small_data", *ONE) == 0
+        tables.append((tmp_path / "reports" / place / "vit_small_data" / "accuracy.csv").read_text(encoding="utf-8"))
+    top1 = [[line.split(",")[:4] for line in table.splitlines()] for table in tables]
+    assert top1[0] == top1[1] and len(top1[0]) == 5
+
+
+def test_large_logits_keep_their_precision(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = next(runs.glob("*-s0-*")) / "predictions.npz"
+    with np.load(path) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    arrays["logits"][0, 0] = 1e6
+    np.savez_compressed(path, **arrays)
+    assert call(monkeypatch, "publish", "vit_small_data", *ONE, "--to", str(tmp_path / "paper")) == 0
+    with np.load(tmp_path / "paper" / "vit_small_data" / path.parent.name / path.name) as published:
+        assert published["logits"].dtype == np.float32 and published["val_logits"].dtype == np.float16
+        assert published["logits"][0, 0] == 1e6
+
+
+@pytest.mark.parametrize(
+    ("to", "words"),
+    [("paper", ["holds no run of these settings", "make experiment NAME=vit_small_data"]), ("runs", ["themselves", "--to"])],
+)
+def test_what_cannot_be_published_is_told(
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    to: str,
+    words: list[str],
+) -> None:
+    settings = ONE if to == "runs" else ["seeds=[7]"]
+    assert call(monkeypatch, "publish", "vit_small_data", *settings, "--to", str(tmp_path / to)) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert all(word in said for word in words)
+    assert not (tmp_path / "paper").exists()
