@@ -151,6 +151,9 @@ def costs_table(costs: dict[str, Any]) -> str:
         f"first batch {costs['first_batch_seconds']:.2f} s",
         f"trivial cell {cell[0]:.0f} ms, of it {cell[1]:.0f} ms not computing",
     ]
+    if "data_images_per_second" in costs:
+        rates = ", ".join(f"{kind} {rate:,.0f}" for kind, rate in costs["data_images_per_second"].items())
+        lines.append(f"batches of 224 × 224 pixels, images/s: {rates}")
     if "side_by_side" in costs:
         both = costs["side_by_side"]
         lines.append(f"{both['workers']} single-threaded workers over one: {both['ratio']:.2f}")

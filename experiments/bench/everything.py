@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from experiments import compute, engine, models
-from experiments.bench import costs, gpu
+from experiments.bench import costs, gpu, sources
 from experiments.bench.steps import Task, costs_of, evaluations_of_stretch, measure
 from experiments.data import datasets
 from experiments.data.splits import nested_subset
@@ -79,6 +79,7 @@ def write_bench(
     around: dict[str, Any] = {
         "startup_seconds": costs.startup_seconds(),
         "first_batch_seconds": costs.first_batch_seconds(data, recipe, device),
+        "data_images_per_second": sources.images_per_second(device),
         **costs.cell_seconds(grid_cells),
     }
     if device.type == "cpu" and engine.usable_cores() > 1:
