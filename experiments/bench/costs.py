@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments import compute, engine, launch, loading, worker
+from experiments import compute, launch, loading, worker
 from experiments.config import DataConfig, Recipe
 from experiments.data import datasets
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
@@ -122,15 +122,18 @@ def first_batch_seconds(data: DataConfig, recipe: Recipe, device: torch.device) 
     return time.perf_counter() - start
 
 
-def side_by_side(steps: int = 600, jobs: int = 2) -> dict[str, float]:
-    """Training images per second of `jobs` single-threaded workers together over those of one; cells of vit_small_data."""
+def side_by_side(engine_name: str, steps: int = 600, jobs: int = 2) -> dict[str, float]:
+    """Training images per second of `jobs` single-threaded workers of an engine together over those of one.
+
+    The cells are those of ``vit_small_data``, shortened to `steps`.
+    """
 
     def rates(workers: int) -> list[Record]:
         with _apart():
             grid = ["train_fractions=[1.0]", f"recipe.steps={steps}", f"seeds={list(range(jobs))}"]
             experiment = loading.load_experiment("vit_small_data", loading.parse_overrides([*ONE_MODEL, *grid]))
             planned, folder = launch.plan(experiment), launch.experiment_folder(experiment)
-            engine.execute(planned, folder, jobs=workers, observer=Observer())
+            launch.ENGINES[engine_name].execute(planned, folder, jobs=workers, observer=Observer())
             return _records(planned, folder)
 
     alone = float(np.mean([record.compute.images_per_second or 0.0 for record in rates(1)]))
@@ -154,9 +157,8 @@ def costs_table(costs: dict[str, Any]) -> str:
     if "data_images_per_second" in costs:
         rates = ", ".join(f"{kind} {rate:,.0f}" for kind, rate in costs["data_images_per_second"].items())
         lines.append(f"batches of 224 × 224 pixels, images/s: {rates}")
-    if "side_by_side" in costs:
-        both = costs["side_by_side"]
-        lines.append(f"{both['workers']} single-threaded workers over one: {both['ratio']:.2f}")
+    for name, both in costs.get("side_by_side", {}).items():
+        lines.append(f"{both['workers']} single-threaded workers over one, engine {name}: {both['ratio']:.2f}")
     if "vit_base_p16" in costs:
         base = costs["vit_base_p16"]
         shares = ", ".join(f"{name} {share:.0%}" for name, share in (base["kernel_shares"] or {}).items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ def write_bench(
         **costs.cell_seconds(grid_cells),
     }
     if device.type == "cpu" and engine.usable_cores() > 1:
-        around["side_by_side"] = costs.side_by_side()
+        engines = ["local", *(["ray"] if find_spec("ray") else [])]
+        around["side_by_side"] = {name: costs.side_by_side(name) for name in engines}
     if device.type == "cuda":
         around["vit_base_p16"] = gpu.vit_base(device)
     target.mkdir(parents=True, exist_ok=True)

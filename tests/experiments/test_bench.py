@@ -22,7 +22,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the parts that start processes, which have their own tests."""
     monkeypatch.setattr(bench_sources, "images_per_second", lambda device: {"resident": 3.0, "mapped": 2.0, "decoded": 1.0})
     monkeypatch.setattr(bench_costs, "startup_seconds", lambda: {"list": 0.1, "worker": 1.0})
-    monkeypatch.setattr(bench_costs, "side_by_side", lambda: {"workers": 2, "of_one": 1.0, "together": 2.0, "ratio": 2.0})
+    monkeypatch.setattr(
+        bench_costs, "side_by_side", lambda engine_name: {"workers": 2, "of_one": 1.0, "together": 2.0, "ratio": 2.0}
+    )
 
 
 def test_the_command_writes_every_figure(
@@ -85,5 +87,5 @@ def test_every_data_path_is_measured() -> None:
 @pytest.mark.slow
 def test_processes_are_measured() -> None:
     assert set(bench_costs.startup_seconds(1)) == {"list", "worker"}
-    both = bench_costs.side_by_side(steps=10)
-    assert both["ratio"] == pytest.approx(both["together"] / both["of_one"])
+    both = bench_costs.side_by_side("local", steps=10)
+    assert both["ratio"] == pytest.approx(both["images_per_second_together"] / both["images_per_second_of_one"])
