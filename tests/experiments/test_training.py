@@ -190,6 +190,19 @@ def test_an_interrupted_run_goes_on_bit_by_bit(tmp_path: Path, stop_at: int) -> 
     assert whole.rows() == second.rows()
 
 
+def test_the_last_checkpoint_needs_no_optimiser(tmp_path: Path) -> None:
+    whole = Bench(tmp_path)
+    whole.fit(every=5)
+    last, _ = checkpoint.load(tmp_path, CPU)
+    assert last is not None and last["step"] == RECIPE.steps and last["optimizer"] is None
+    previous = torch.load(tmp_path / "previous.pt", weights_only=True)["state"]
+    assert previous["step"] == 10 and previous["optimizer"]["state"]
+    again = Bench(tmp_path)  # killed before its record was written: nothing is left to train
+    assert again.start == RECIPE.steps and not again.warnings
+    again.fit()
+    assert again.rows() == whole.rows() and equal_weights(whole.training.model, again.training.model)
+
+
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     whole = Bench(tmp_path / "whole")
     whole.fit()
