@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import efficiency, stats
-from analysis.load import Results, table_order
+from analysis.load import Results, identity, table_order
 from analysis.pairing import scores
 from experiments.config import Experiment
 
@@ -55,16 +55,9 @@ def summarise(results: Results, experiment: Experiment) -> pd.DataFrame:
 
 def _row(results: Results, experiment: Experiment, data: str, setting: str, model: str) -> dict[str, Any]:
     runs = results.runs[(results.runs["data"] == data) & (results.runs["setting"] == setting)]
-    config = experiment.models[model]
     own, reference = (_complete_seeds(runs[runs["model"] == name], experiment) for name in (model, experiment.reference))
     row: dict[str, Any] = {
-        "data": data,
-        "data_title": experiment.data[data].title,
-        "setting": setting,
-        "model": model,
-        "model_title": config.title,
-        "family": config.family,
-        "source": config.source,
+        **identity(experiment, data, setting, model),
         "track": runs["track"].iloc[0] if len(runs) else experiment.track,
         "seeds": own,
         "n_seeds": len(own),

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import expectations, learning, stats
-from analysis.load import Results, table_order
+from analysis.load import Results, identity, table_order
 from analysis.p_values import holm
 from analysis.pairing import paired, scores
 from analysis.run_folder import devices
@@ -103,15 +103,8 @@ def _cell(
 ) -> dict[str, Any]:
     """One row of `Summary.cells`. `at`: the runs of all models at this data, setting and fraction."""
     own = at[at["model"] == model].sort_values("seed")
-    config = experiment.models[model]
     row: dict[str, Any] = {
-        "data": data,
-        "data_title": experiment.data[data].title,
-        "setting": setting,
-        "model": model,
-        "model_title": config.title,
-        "family": config.family,
-        "source": config.source,
+        **identity(experiment, data, setting, model),
         "track": own["track"].iloc[0] if len(own) else experiment.track,
         "train_fraction": fraction,
         "n": _only(at["n"]),
