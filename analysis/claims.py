@@ -49,10 +49,15 @@ def false_best(record: Record, curve: Sequence[Mapping[str, float | None]]) -> I
 
 
 def false_tuning(record: Record, trials: Sequence[Record]) -> Iterator[str]:
-    """What a record says of the cost of its tuning that does not follow from all its trials."""
+    """What a record says of the cost of its tuning that does not follow from its trials.
+
+    Nothing where they are not known, or where one ended after the run began: it was repeated later, and charged as it was.
+    """
+    if not trials or any(trial.finished > (record.started or "") for trial in trials):
+        return
     for key, own in (("tuning_pflops", "train_pflops"), ("tuning_device_hours", "device_hours")):
         claimed, cost = getattr(record.compute, key), sum(getattr(trial.compute, own) or 0 for trial in trials)
-        if not math.isclose(claimed or 0, cost, rel_tol=ROUNDING):
+        if math.isfinite(cost) and not math.isclose(claimed or 0, cost, rel_tol=ROUNDING):
             yield f"`compute.{key}` is {claimed or 0:.6g}, its {len(trials)} trials cost {cost:.6g}"
 
 

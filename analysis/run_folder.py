@@ -113,7 +113,7 @@ def load_run(cell: Mapping[str, Any], folder: Path, experiment: Experiment, tria
         The run folder.
     experiment : Experiment
     trials : sequence of Record
-        On track B the trials that the run's recipe was chosen from, if all are there.
+        On track B all trials of the run's recipe, if all are there.
 
     Raises
     ------
@@ -136,9 +136,17 @@ def load_run(cell: Mapping[str, Any], folder: Path, experiment: Experiment, tria
             "evaluations are lost, this run's training curve is left out."
         )
         curve = []
-    for sentence in (*claims.false_best(record, curve), *(claims.false_tuning(record, trials) if trials else ())):
+    for sentence in claims.false_tuning(record, trials):
         raise _untrue(sentence, folder / RECORD_FILE)
     row = _row(record, experiment)
+    for sentence in claims.false_best(record, curve):
+        faults.append(
+            f"{folder / METRICS_FILE}: does not match its record: {sentence}. This run's training curve and best evaluation "
+            "are left out; restore the file, or delete the run's folder and run the experiment again."
+        )
+        row |= dict.fromkeys(("val_best/top1", "val_best/nll"))
+        curve = []
+        break
     row["ece"], row["ece_scaled"] = _calibration(predictions)
     row["test_digest"] = _test_digest(predictions)
     names = tuple(str(name) for name in predictions["class_names"])
@@ -269,8 +277,9 @@ def _read_curve(path: Path, faults: list[str]) -> list[dict[str, Any]]:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         if not all(isinstance(row, dict) and "step" in row for row in rows):
             raise ValueError("a row without `step`")
-        if any(isinstance(value, str | list | dict) for row in rows for value in row.values()):
-            raise ValueError("a value that is no number")
+        for value in (value for row in rows for value in row.values() if value is not None):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST:
+                raise ValueError("a value that is no number")
     except RecursionError:
         faults.append(f"{path}: foreign; this run's training curve is left out.")
         return []

@@ -262,8 +262,8 @@ def bench(
     models: Annotated[list[str] | None, typer.Argument(help="Names of models; three of vit_small_data by default.")] = None,
     data: Annotated[str, typer.Option(help="Name of the data.")] = "digits",
     recipe: Annotated[str, typer.Option(help="Name of the recipe.")] = "digits",
-    steps: Annotated[int, typer.Option(help="Steps of one timed stretch.")] = 100,
-    repeats: Annotated[int, typer.Option(help="Timed stretches of each way.")] = 15,
+    steps: Annotated[int, typer.Option(help="Steps of one timed stretch.", min=1)] = 100,
+    repeats: Annotated[int, typer.Option(help="Timed stretches of each way.", min=1)] = 15,
     grid_cells: Annotated[int, typer.Option(help="Trivial cells of the grid that is timed.", min=2)] = 200,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16, instead of the recipe's.")] = None,
     compile_: Annotated[str | None, typer.Option("--compile", help="Mode, instead of the recipe's.")] = None,
@@ -328,8 +328,12 @@ def publish(
     from experiments.publish import publish as copy
 
     folder = runs_dir() / name
-    runs, size = copy(reporting.known_ledger(_load(name, overrides), folder), folder, to)
-    out.print(f"{runs} runs, {size / 1e6:.1f} MB, in {to / name}", soft_wrap=True, markup=False)
+    published = copy(reporting.known_ledger(_load(name, overrides), folder), folder, to)
+    for fault in published.faults:
+        err.print(fault, soft_wrap=True, markup=False)
+    out.print(f"{published.runs} runs, {published.size / 1e6:.1f} MB, in {to / name}", soft_wrap=True, markup=False)
+    if published.faults:
+        raise typer.Exit(SOME_FAILED)
 
 
 @app.command()

@@ -185,19 +185,19 @@ def compute_splits(experiment: Experiment, folder: Path) -> dict[str, str]:
     if faults:
         raise ConfigError(faults)
     try:
-        _keep(splits, folder)
+        keep_splits(splits, folder)
     except OSError as error:
         raise ConfigError([f"RUNS_DIR: {folder} cannot be written ({error.strerror}). Choose another folder."]) from error
     return splits
 
 
-def _keep(splits: dict[str, str], folder: Path) -> None:
-    """Add to the cache what it does not hold."""
+def keep_splits(splits: Mapping[str, str], folder: Path) -> None:
+    """Add split hashes to the cache of an experiment's folder."""
     folder.mkdir(parents=True, exist_ok=True)
     before = read_splits(folder)
-    if before | splits != before:
+    if {**before, **splits} != before:
         with atomic_write(folder / SPLITS_FILE) as file:
-            json.dump(before | splits, file, indent=0, sort_keys=True)
+            json.dump({**before, **splits}, file, indent=0, sort_keys=True)
 
 
 def cell_status(cell: Cell, folder: Path) -> tuple[str, str | None]:

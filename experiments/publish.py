@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
+import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.config import ConfigError
-from experiments.grid import SPLITS_FILE
+from experiments.grid import keep_splits, read_splits
 from experiments.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, atomic_write
 from experiments.run_folder import config_without_path
 
 
-def publish(ledger: Mapping[str, Any], folder: Path, target: Path) -> tuple[int, int]:
+class Published(NamedTuple):
+    """What was written: runs and bytes; and a sentence for each run that was left out."""
+
+    runs: int
+    size: int
+    faults: list[str]
+
+
+def publish(ledger: Mapping[str, Any], folder: Path, target: Path) -> Published:
     """Copy the finished runs of an experiment, without weights and checkpoints and with logits in half precision.
 
     Half precision changes no recorded metric, since records are copied as they are; the analysis allows for its rounding
@@ -28,41 +36,73 @@ def publish(ledger: Mapping[str, Any], folder: Path, target: Path) -> tuple[int,
     folder, target : Path
         Folder of the experiment's runs, and the folder that shall hold ``<experiment>/<run_id>/``.
 
-    Returns
-    -------
-    runs, size : int
-        Number of runs and bytes written.
-
     Raises
     ------
     ConfigError
-        If no cell is done, or the target is where the runs are.
+        If no cell is done, or the target cannot be written or is where the runs are.
     """
     name = ledger["experiment"]
     done = [entry["run_id"] for entry in [*ledger["cells"], *ledger.get("trials", [])] if entry["status"] == "done"]
     if not done:
         raise ConfigError([f"publish: {folder} holds no run of these settings. Run it first: make experiment NAME={name}"])
     place = target / name
-    if place.resolve() == folder.resolve():
-        raise ConfigError([f"publish: {place} holds the runs themselves. Choose another folder with --to."])
+    for run_folder, copy in ((folder, place), *((folder / run_id, place / run_id) for run_id in done)):
+        if copy.resolve() == run_folder.resolve():
+            raise ConfigError([f"--to: {copy} holds the runs themselves. Choose another folder."])
+    try:
+        keep_splits(read_splits(folder), place)
+    except OSError as error:
+        raise ConfigError([f"--to: {place} cannot be written ({error.strerror}). Choose another folder."]) from error
+    faults, written = [], []
     for run_id in done:
-        _copy(folder / run_id, place / run_id)
-    if (folder / SPLITS_FILE).is_file():
-        shutil.copyfile(folder / SPLITS_FILE, place / SPLITS_FILE)
-    return len(done), sum(path.stat().st_size for run_id in done for path in (place / run_id).iterdir())
+        try:
+            contents = _contents(folder / run_id)
+        except _Damaged as damage:
+            faults.append(f"{damage} The run is left out; delete its folder and run the experiment again.")
+            continue
+        _write(contents, place / run_id)
+        written.append(sum(map(len, contents.values())))
+    return Published(len(written), sum(written), faults)
 
 
-def _copy(run: Path, place: Path) -> None:
-    """One run; its record is written last, as the run itself did."""
-    place.mkdir(parents=True, exist_ok=True)
-    with np.load(run / PREDICTIONS_FILE, allow_pickle=False) as stored:
+class _Damaged(Exception):
+    """A file of a run that cannot be read; the message names it."""
+
+
+def _contents(run: Path) -> dict[str, bytes]:
+    """Files of one run by name, the record last; evaluations and configuration may be missing, as in a report."""
+    contents = {}
+    for name, read in (
+        (PREDICTIONS_FILE, _halved),
+        (CONFIG_FILE, config_without_path),
+        (METRICS_FILE, Path.read_bytes),
+        (RECORD_FILE, Path.read_bytes),
+    ):
+        try:
+            contents[name] = read(run / name)
+        except Exception as error:  # a damaged archive raises nearly anything
+            if isinstance(error, FileNotFoundError) and name in (CONFIG_FILE, METRICS_FILE):
+                continue
+            reason = getattr(error, "strerror", None) or error
+            raise _Damaged(f"{run / name}: cannot be read ({reason}).") from error
+    return contents
+
+
+def _halved(path: Path) -> bytes:
+    """``predictions.npz`` with logits in half precision."""
+    with np.load(path, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
     for name in ("logits", "val_logits"):
         if name in arrays and np.abs(arrays[name]).max(initial=0.0) <= np.finfo(np.float16).max:
             arrays[name] = arrays[name].astype(np.float16)
-    with atomic_write(place / PREDICTIONS_FILE, "wb") as file:
-        np.savez_compressed(file, **arrays)
-    for name in (CONFIG_FILE, METRICS_FILE, RECORD_FILE):
-        content = config_without_path(run / name) if name == CONFIG_FILE else (run / name).read_bytes()
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _write(contents: Mapping[str, bytes], place: Path) -> None:
+    """One run; its record comes last, as the run itself wrote it."""
+    place.mkdir(exist_ok=True)
+    for name, content in contents.items():
         with atomic_write(place / name, "wb") as file:
             file.write(content)

@@ -32,6 +32,7 @@ from experiments.optim import adamw
 from experiments.progress import Heartbeat
 from experiments.provenance import environment_facts
 from experiments.record import Record, write_record
+from experiments.run_folder import without_path
 from experiments.seeding import integer_seed
 from experiments.tracking import content
 from experiments.tracking.tracker import Tracker
@@ -296,6 +297,7 @@ def open_tracker(
     cell: Cell, folder: Path, splits: Splits, geometry: dict[str, Any], environment: dict[str, Any], log: MetricsLog
 ) -> Tracker:
     """The run's mirror in W&B, with a config that dashboards can group and filter by."""
+    command = without_path(cell.command, cell.data.path)  # no path of this machine leaves it
     config = artifacts.identity(cell) | {
         "model_title": cell.model.title,
         "data_title": cell.data.title,
@@ -305,7 +307,7 @@ def open_tracker(
         "image_size": cell.data.image_size,
         "geometry": geometry,
         "environment": environment,
-        "command": cell.command,
+        "command": command,
     }
     config.pop("schema_")
     return Tracker(
@@ -316,7 +318,7 @@ def open_tracker(
         name=cell.title,
         job_type="train" if cell.trial is None else "trial",
         tags=[cell.data_name, cell.model.family, cell.track],
-        notes=f"Repeat it: {cell.command}",
+        notes=f"Repeat it: {command}",
         history=log.rows,
         system_metrics=environment["device_type"] == "cuda",
     )

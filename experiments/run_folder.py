@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import yaml
@@ -30,11 +31,26 @@ def find_run(run: Path) -> Path:
 
 
 def config_without_path(path: Path) -> bytes:
-    """A run's ``config.yaml``; where it names a folder of images, without the way to it."""
+    """A run's ``config.yaml``; where it names a folder of images, without the way to it.
+
+    Raises
+    ------
+    ValueError
+        If the file is not what a run writes.
+    """
     content = path.read_bytes()
-    if b"path: null" in content:
+    if re.search(rb"(?m)^  path: null$", content):
         return content
-    values = yaml.safe_load(content)
-    if values.get("data", {}).get("path"):
-        values["data"]["path"] = Path(values["data"]["path"]).name
+    try:
+        values = yaml.safe_load(content)
+        if found := values["data"]["path"]:
+            values["data"]["path"] = Path(found).name
+            values["command"] = without_path(values.get("command") or "", found)
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not the configuration of a run ({type(error).__name__})") from error
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
+
+
+def without_path(text: str, path: str | None) -> str:
+    """A text, such as a command, in which a folder's path is cut down to its name."""
+    return text.replace(path, Path(path).name) if path else text

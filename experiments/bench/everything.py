@@ -14,6 +14,7 @@ import torch
 from experiments import compute, engine, models
 from experiments.bench import costs, gpu, sources
 from experiments.bench.steps import Task, costs_of, evaluations_of_stretch, measure
+from experiments.config import ConfigError
 from experiments.data import datasets
 from experiments.data.splits import nested_subset
 from experiments.device import resolve_device
@@ -52,6 +53,11 @@ def write_bench(
         Folder of the report.
     on_part : callable
         Told in words what is measured next.
+
+    Raises
+    ------
+    ConfigError
+        If a batch is larger than the training set.
     """
     data = load_part("data", data_name)
     recipe = load_part("recipes", recipe_name)
@@ -62,6 +68,13 @@ def write_bench(
     subset = nested_subset(dataset.pool.labels, 1.0, seed=0)
     evaluations, n_val = evaluations_of_stretch(recipe, steps, len(subset.val))
     recipe = recipe.model_copy(update={"steps": steps, "evaluations": evaluations} | settings)
+    if recipe.batch_size > len(subset.train):
+        raise ConfigError(
+            [
+                f"--batch-size: {data_name} has {len(subset.train)} training images, fewer than a batch of "
+                f"{recipe.batch_size}, of which a DataLoader makes none. Use at most {len(subset.train)}."
+            ]
+        )
     train, val = dataset.pool.take(subset.train), dataset.pool.take(subset.val[:n_val])
     sizes = {
         "image_size": data.image_size,

@@ -5,8 +5,12 @@ would be too large.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import hashlib
 import os
+import tempfile
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +31,12 @@ _DECODER = 1
 
 _MAX_PIXELS = 50_000_000
 """Larger images are refused: a decompression bomb rather than a photo."""
+
+_NAME_LENGTH = 40
+"""Characters of a folder's name in that of its cache: file systems allow 255 bytes."""
+
+_LOCKED_BY_THEN = 60.0
+"""Seconds after which a file that is being filled is surely locked."""
 
 CACHE_BYTES = 32 * 2**30
 """Sets of more bytes, decoded, are read from their files batch by batch. A fixed number, and no share of a disk, because
@@ -142,16 +152,39 @@ def _mapped(cache: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.uint8]]:
         If the folder cannot be written or the disk has no room, before anything is decoded.
     """
     cache.parent.mkdir(parents=True, exist_ok=True)
-    temporary = cache.with_name(f".{cache.name}.{os.getpid()}.tmp")
+    _sweep(cache)
+    handle, temporary = tempfile.mkstemp(dir=cache.parent, prefix=f".{cache.name}.", suffix=".tmp")
     try:
-        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        with open(temporary, "rb+") as file:  # a full disk would otherwise end the process at some later write
-            os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
-        yield pixels
-        pixels.flush()
-        os.replace(temporary, cache)
+        with open(handle, "rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)  # tells `_sweep` that somebody fills it
+            pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+            # A full disk would otherwise end the process at some later write.
+            os.posix_fallocate(file.fileno(), 0, os.stat(temporary).st_size)
+            yield pixels
+            pixels.flush()
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, cache)
     finally:
-        temporary.unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _sweep(cache: Path) -> None:
+    """Delete files that a process was filling for this cache when it was killed."""
+    for left_over in cache.parent.glob(f".{glob.escape(cache.name)}.*.tmp"):
+        with contextlib.suppress(OSError), open(left_over, "rb") as file:
+            if time.time() - left_over.stat().st_mtime > _LOCKED_BY_THEN:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its process lives
+                left_over.unlink()
+
+
+def _cached(cache: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    """The mapped file of this name, if it is there and holds such pixels; else it is made again."""
+    try:
+        pixels = np.load(cache, mmap_mode="r", allow_pickle=False)
+    except Exception:  # a damaged file raises nearly anything
+        return None
+    whole = isinstance(pixels, np.memmap) and pixels.dtype == np.uint8 and pixels.shape == shape
+    return pixels if whole and pixels.flags.c_contiguous else None
 
 
 def _content_key(files: Sequence[Path]) -> list[str]:
@@ -198,14 +231,14 @@ def pixels_of(files: Sequence[Path], size: int, channels: int, *, name: str) -> 
     if np.prod(shape, dtype=np.int64) > CACHE_BYTES:
         return Rows(Photos(files, size, channels), np.arange(len(files)))
     key = canonical_hash([_DECODER, size, channels, _content_key(files)])
-    cache = data_dir() / "cache" / f"{name}-{size}px-{key[:16]}.npy"
-    if cache.is_file():
-        with contextlib.suppress(OSError, ValueError):  # a broken cache is made again
-            return np.load(cache, mmap_mode="r", allow_pickle=False)
+    cache = data_dir() / "cache" / f"{name[:_NAME_LENGTH]}-{size}px-{key[:16]}.npy"
+    if (cached := _cached(cache, shape)) is not None:
+        return cached
     with contextlib.suppress(OSError):  # a read-only or full disk costs the cache, not the run
         with _mapped(cache, shape) as pixels:
             _decode_into(pixels, files, size, channels)
-        return np.load(cache, mmap_mode="r", allow_pickle=False)
+        if (cached := _cached(cache, shape)) is not None:
+            return cached
     in_memory = np.empty(shape, np.uint8)
     _decode_into(in_memory, files, size, channels)
     return in_memory

@@ -60,8 +60,16 @@ def contents(experiment_folder: Path, report_folder: Path) -> dict[str, bytes | 
         folder = experiment_folder / str(cell["run_id"])
         for path in (folder / name for name in RUN_FILES):
             if cell["run_id"] and (folder / RECORD_FILE).is_file() and path.is_file():
-                found[f"runs/{folder.name}/{path.name}"] = config_without_path(path) if path.name == CONFIG_FILE else path
+                found[f"runs/{folder.name}/{path.name}"] = _sent_config(path) if path.name == CONFIG_FILE else path
     return found
+
+
+def _sent_config(path: Path) -> bytes:
+    try:
+        return config_without_path(path)
+    except ValueError as error:
+        advice = "Delete the run's folder and run the experiment again, or restore the file."
+        raise TrackingError(f"{path}: {error}. {advice}") from error
 
 
 def checksums(found: dict[str, bytes | Path]) -> str:

@@ -99,7 +99,6 @@ def _truncate(runs, run_id, name):
         (lambda r, i: r.edit_record(i, compute={"train_pflops": 1e-4}), ["`compute.train_pflops`", "3200 images"]),
         (lambda r, i: r.edit_record(i, metrics={"val/top1": 0.9}), ["`metrics.val/top1` is 0.9", "it is 0.8"]),
         (lambda r, i: r.edit_record(i, metrics={"val/nll": 0.1}), ["`metrics.val/nll` is 0.1"]),
-        (lambda r, i: r.edit_record(i, metrics={"val_best/top1": 0.9}), ["`metrics.val_best/top1` is 0.9", "has 0.8"]),
         (lambda r, i: r.edit_record(i, varied={"a": 1}), ["foreign", "`varied`"]),
         (lambda r, i: r.edit_record(i, trial=3), ["foreign", "`trial`"]),
         (lambda r, i: r.edit_record(i, init="pretrained"), ["foreign", "`init` is 'pretrained'"]),
@@ -159,6 +158,9 @@ def test_the_cost_of_tuning_is_that_of_its_trials(tuned_runs):
     cell = next(cell for cell in ledger["cells"] if cell["run_id"] == tuned)
     same = ("model", "data", "train_fraction")
     trial = next(trial for trial in ledger["trials"] if all(trial[key] == cell[key] for key in same))
+    path = folder / trial["run_id"] / "record.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"finished": "2999-01-01T00:00:00+00:00"}))
+    assert load(ledger, folder, experiment).faults == []  # a trial that was repeated later: the run was charged the first
     shutil.rmtree(folder / trial["run_id"])  # a tuning that is not all there neither proves nor refutes
     assert load(ledger, folder, experiment).faults == []
 
@@ -186,6 +188,29 @@ def test_a_broken_curve_costs_the_curve_only(synthetic_runs):
 def test_a_metric_does_not_stand_for_a_column_of_the_record(synthetic_runs):
     synthetic_runs.edit_record(synthetic_runs.run_id("vit"), metrics={"seed": 5.0})
     assert sorted(set(_load(synthetic_runs).runs["seed"])) == [0, 1, 2]
+
+
+def test_a_best_evaluation_that_is_none_costs_the_curve_and_itself(synthetic_runs):
+    run_id = synthetic_runs.run_id("vit")
+    synthetic_runs.edit_record(run_id, metrics={"val_best/top1": 0.9})
+    results = _load(synthetic_runs)
+    (fault,) = results.faults
+    assert (
+        run_id in fault
+        and "metrics.jsonl" in fault
+        and "`metrics.val_best/top1` is 0.9, its best evaluation has 0.8" in fault
+    )
+    assert len(results.runs) == 36 and results.curves(run_id).empty
+    assert np.isnan(results.runs.set_index("run_id").loc[run_id, "val_best/top1"])
+
+
+@pytest.mark.parametrize("value", ["NaN", "true", "1" + "0" * 400])
+def test_a_curve_with_a_value_that_is_none_is_left_out(synthetic_runs, value):
+    run_id = synthetic_runs.run_id("vit")
+    path = synthetic_runs.folder / run_id / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"val/top1": 0.4', f'"val/top1": {value}'))
+    (fault,) = _load(synthetic_runs).faults
+    assert run_id in fault and "a value that is no number" in fault
 
 
 def test_a_curve_that_lost_its_end_is_left_out(synthetic_runs):

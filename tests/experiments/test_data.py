@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import os
 import shutil
@@ -108,6 +109,56 @@ def test_cache_knows_content_not_place_nor_time(tmp_path: Path, monkeypatch: pyt
     changed = image_folder.load(folder_config(root)).pool
     assert np.array_equal(changed.pixels[0], changed.pixels[1])
     assert changed.ids[int(large.stem)] != loaded.pool.ids[int(large.stem)]
+
+
+def cache_file(tmp_path: Path) -> Path:
+    return next((tmp_path / "data_dir" / "cache").glob("*.npy"))
+
+
+@pytest.mark.parametrize("content", ["empty", "zip", "float32", "fewer rows", "another size", "column order", "scalar"])
+def test_a_cache_that_does_not_fit_is_made_again(tmp_path: Path, content: str) -> None:
+    root = make_tree(tmp_path / "photos", ("",))
+    first = np.array(image_folder.load(folder_config(root)).pool.pixels)
+    path = cache_file(tmp_path)
+    whole = np.load(path)
+    kinds = {
+        "float32": whole.astype(np.float32),
+        "fewer rows": whole[:-1],
+        "another size": whole[..., :8, :8],
+        "column order": np.asfortranarray(whole),
+        "scalar": np.uint8(3),
+    }
+    if content == "empty":
+        path.write_bytes(b"")
+    elif content == "zip":
+        with open(path, "wb") as file:
+            np.savez(file, pixels=whole)
+    else:
+        np.save(path, kinds[content])
+    assert np.array_equal(image_folder.load(folder_config(root)).pool.pixels, first)
+    assert np.array_equal(np.load(path), whole)
+
+
+def test_what_a_killed_process_left_in_the_cache_is_swept(tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "photos", ("",))
+    image_folder.load(folder_config(root))
+    path = cache_file(tmp_path)
+    left, new, filled = (path.with_name(f".{path.name}.{name}.tmp") for name in ("left", "new", "filled"))
+    for file in (left, new, filled):
+        file.write_bytes(b"half")
+    for file in (left, filled):
+        os.utime(file, (0, 0))
+    path.unlink()
+    with open(filled, "rb") as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        image_folder.load(folder_config(root))
+    assert path.exists() and not left.exists() and new.exists() and filled.exists()
+
+
+@pytest.mark.parametrize("name", ["n" * 235, "写" * 80])
+def test_a_folder_of_any_name_is_cached(tmp_path: Path, name: str) -> None:
+    config = folder_config(make_tree(tmp_path / name, ("",)))
+    assert isinstance(image_folder.load(config).pool.pixels, Rows) and cache_file(tmp_path).exists()
 
 
 def test_a_set_too_large_for_the_cache_is_decoded_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

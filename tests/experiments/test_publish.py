@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / run.name / "last.pt").write_bytes(b"checkpoint")
         config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         config["data"]["path"] = "/home/someone/photos"
+        config["command"] = 'make experiment NAME=vit_small_data ARGS="data.path=/home/someone/photos"'
         (folder / run.name / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     shutil.copy(ROOT / "results" / "vit_small_data" / "splits.json", folder)
     monkeypatch.setenv("RUNS_DIR", str(folder.parent))
@@ -71,9 +73,50 @@ def test_large_logits_keep_their_precision(runs: Path, tmp_path: Path, monkeypat
         assert published["logits"][0, 0] == 1e6
 
 
+def test_publishing_adds_to_what_is_there(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paper = tmp_path / "paper" / "vit_small_data"
+    paper.mkdir(parents=True)
+    (paper / "splits.json").write_text('{"another/1/0": "hash"}', encoding="utf-8")
+    for _ in range(2):
+        assert call(monkeypatch, "publish", "vit_small_data", *ONE, "--to", str(tmp_path / "paper")) == 0
+    known = json.loads((paper / "splits.json").read_text(encoding="utf-8"))
+    assert known == {"another/1/0": "hash"} | json.loads((runs / "splits.json").read_text(encoding="utf-8"))
+
+
+def test_a_damaged_run_is_left_out_and_named(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken, foreign, bare, *_ = sorted(runs.glob("*-s0-*"))
+    (broken / "predictions.npz").write_bytes((broken / "predictions.npz").read_bytes()[:300])
+    (foreign / "config.yaml").write_text("- 1", encoding="utf-8")
+    (bare / "metrics.jsonl").unlink()
+    assert call(monkeypatch, "publish", "vit_small_data", *ONE, "--to", str(tmp_path / "paper")) == 1
+    said = capsys.readouterr()
+    assert f"{broken / 'predictions.npz'}: cannot be read" in said.err and f"{foreign / 'config.yaml'}: " in said.err
+    assert "2 runs" in said.out
+    published = {path.name for path in (tmp_path / "paper" / "vit_small_data").glob("*-s0-*")}
+    assert published == {path.name for path in runs.glob("*-s0-*")} - {broken.name, foreign.name}
+
+
+def test_links_to_the_runs_are_not_written_through(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = next(runs.glob("*-s0-*"))
+    (tmp_path / "paper" / "vit_small_data").mkdir(parents=True)
+    (tmp_path / "paper" / "vit_small_data" / run.name).symlink_to(run)
+    before = (run / "predictions.npz").read_bytes()
+    assert call(monkeypatch, "publish", "vit_small_data", *ONE, "--to", str(tmp_path / "paper")) == 2
+    assert "holds the runs themselves" in " ".join(capsys.readouterr().err.split())
+    assert (run / "predictions.npz").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("to", "words"),
-    [("paper", ["holds no run of these settings", "make experiment NAME=vit_small_data"]), ("runs", ["themselves", "--to"])],
+    [
+        ("paper", ["holds no run of these settings", "make experiment NAME=vit_small_data"]),
+        ("runs", ["themselves", "--to"]),
+        ("runs/vit_small_data/splits.json", ["--to", "cannot be written"]),
+    ],
 )
 def test_what_cannot_be_published_is_told(
     runs: Path,
@@ -83,7 +126,7 @@ def test_what_cannot_be_published_is_told(
     to: str,
     words: list[str],
 ) -> None:
-    settings = ONE if to == "runs" else ["seeds=[7]"]
+    settings = ["seeds=[7]"] if to == "paper" else ONE
     assert call(monkeypatch, "publish", "vit_small_data", *settings, "--to", str(tmp_path / to)) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert all(word in said for word in words)
