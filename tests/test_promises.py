@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -76,6 +77,17 @@ def test_results_are_made_from_the_published_records(
 
 def test_every_published_result_is_shown() -> None:
     assert {name for name, _ in RESULTS} == {folder.name for folder in (ROOT / "results").iterdir() if folder.is_dir()}
+
+
+def test_the_bench_that_is_shown_was_measured() -> None:
+    from experiments.bench.costs import costs_table
+    from experiments.bench.everything import table
+
+    measured = json.loads((ROOT / "results" / "bench.json").read_text(encoding="utf-8"))
+    del measured["settings"]
+    costs = measured.pop("costs")
+    published = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    assert f"```text\n{table(measured)}\n{costs_table(costs)}\n```" in published
 
 
 @pytest.mark.parametrize("target", ["experiment", "status", "report", "sync"])

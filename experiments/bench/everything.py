@@ -34,7 +34,9 @@ def write_bench(
     target: Path,
     on_part: Callable[[str], None],
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Measure models on one recipe in the three ways of `measure`, then what is around the steps; write ``bench.json``.
+    """Measure models on one recipe in the three ways of `measure`, then what is around the steps.
+
+    ``bench.json`` is written after the first part, and again after the second.
 
     Parameters
     ----------
@@ -59,14 +61,45 @@ def write_bench(
     ConfigError
         If a batch is larger than the training set.
     """
-    data = load_part("data", data_name)
-    recipe = load_part("recipes", recipe_name)
-    configs = {name: load_part("models", name) for name in names}
     device = resolve_device()
     torch.set_num_threads(1)
+    tasks = _tasks(names, data_name, recipe_name, steps, settings, device)
+    first = next(iter(tasks.values()))
+    about = {
+        "device": compute.device_name(device),
+        "threads": 1,
+        "data": data_name,
+        "recipe": recipe_name,
+        "batch_size": first.recipe.batch_size,
+        "precision": first.recipe.precision,
+        "compile": first.recipe.compile,
+        "steps": steps,
+        "repeats": repeats,
+        "evaluations": first.recipe.evaluations,
+        "images_per_evaluation": len(first.val),
+        "torch": torch.__version__,
+    }
+    rows = measure(tasks, repeats, lambda turn: on_part(f"turn {turn} of {repeats}" if turn else "a turn to warm up"))
+    for name, task in tasks.items():
+        on_part(f"memory and checkpoint of {name}")
+        rows[name] |= costs_of(task)
+    _write(target, rows, about, {})  # what follows takes minutes and may be stopped
+    on_part("what is around the steps")
+    around = _around(first, grid_cells)
+    _write(target, rows, about, around)
+    return rows, around
+
+
+def _tasks(
+    names: list[str], data_name: str, recipe_name: str, steps: int, settings: dict[str, Any], device: torch.device
+) -> dict[str, Task]:
+    """The models on the training set of the data, with stretches of `steps` that evaluate as the recipe does."""
+    data, recipe = load_part("data", data_name), load_part("recipes", recipe_name)
+    configs = {name: load_part("models", name) for name in names}
     dataset = datasets.load(data)
-    subset = nested_subset(dataset.pool.labels, 1.0, seed=0)
-    evaluations, n_val = evaluations_of_stretch(recipe, steps, len(subset.val))
+    subset, n_classes = nested_subset(dataset.pool.labels, 1.0, seed=0), len(dataset.class_names)
+    batch_size = settings.get("batch_size", recipe.batch_size)
+    evaluations, n_val = evaluations_of_stretch(recipe, steps, batch_size, len(subset.val))
     recipe = recipe.model_copy(update={"steps": steps, "evaluations": evaluations} | settings)
     if recipe.batch_size > len(subset.train):
         raise ConfigError(
@@ -76,49 +109,33 @@ def write_bench(
             ]
         )
     train, val = dataset.pool.take(subset.train), dataset.pool.take(subset.val[:n_val])
-    sizes = {
-        "image_size": data.image_size,
-        "in_channels": data.channels,
-        "num_classes": len(dataset.class_names),
-    }
-    tasks = {
-        name: Task(partial(models.build, name, config, **sizes), train, val, data, recipe, device, len(dataset.class_names))
+    build = partial(models.build, image_size=data.image_size, in_channels=data.channels, num_classes=n_classes)
+    return {
+        name: Task(partial(build, name, config), train, val, data, recipe, device, n_classes)
         for name, config in configs.items()
     }
-    rows = measure(tasks, repeats, lambda turn: on_part(f"turn {turn} of {repeats}" if turn else "a turn to warm up"))
-    for name, task in tasks.items():
-        on_part(f"memory and checkpoint of {name}")
-        rows[name] |= costs_of(task)
-    on_part("what is around the steps")
+
+
+def _around(task: Task, grid_cells: int) -> dict[str, Any]:
+    """What the harness costs around the steps, whatever the model, and one GPU model at its full size."""
     around: dict[str, Any] = {
         "startup_seconds": costs.startup_seconds(),
-        "first_batch_seconds": costs.first_batch_seconds(data, recipe, device),
-        "data_images_per_second": sources.images_per_second(device),
+        "first_batch_seconds": costs.first_batch_seconds(task.data, task.recipe, task.device),
+        "data_images_per_second": sources.images_per_second(task.device),
         **costs.cell_seconds(grid_cells),
     }
-    if device.type == "cpu" and engine.usable_cores() > 1:
+    if task.device.type == "cpu" and engine.usable_cores() > 1:
         engines = ["local", *(["ray"] if find_spec("ray") else [])]
         around["side_by_side"] = {name: costs.side_by_side(name) for name in engines}
-    if device.type == "cuda":
-        around["vit_base_p16"] = gpu.vit_base(device)
+    if task.device.type == "cuda":
+        around["vit_base_p16"] = gpu.vit_base(task.device)
+    return around
+
+
+def _write(target: Path, rows: dict[str, dict[str, Any]], about: dict[str, Any], around: dict[str, Any]) -> None:
     target.mkdir(parents=True, exist_ok=True)
-    about = {
-        "device": compute.device_name(device),
-        "threads": 1,
-        "data": data_name,
-        "recipe": recipe_name,
-        "batch_size": recipe.batch_size,
-        "precision": recipe.precision,
-        "compile": recipe.compile,
-        "steps": steps,
-        "repeats": repeats,
-        "evaluations": evaluations,
-        "images_per_evaluation": n_val,
-        "torch": torch.__version__,
-    }
     with atomic_write(target / "bench.json") as file:
         json.dump({**rows, "settings": about, "costs": around}, file, indent=2)
-    return rows, around
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:

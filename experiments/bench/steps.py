@@ -3,6 +3,9 @@
 Three ways to take the same optimiser steps are timed in turn, over and over, so that a drift of the machine's speed meets
 all of them: the bare forward–backward–update step on one resident batch; this harness, with real data, augmentation,
 evaluation and logging; and a conventional loop over a `torch.utils.data.DataLoader` with per-sample transforms.
+
+For every image that it trains on, the harness evaluates as many as the recipe does over its whole length; it writes a
+checkpoint at the end of each timed stretch.
 """
 
 from __future__ import annotations
@@ -78,9 +81,9 @@ class Task:
         return training
 
 
-def evaluations_of_stretch(recipe: Recipe, steps: int, n_val: int) -> tuple[int, int]:
-    """Evaluations of a stretch of `steps`, and images of each: together the recipe's own share of its images seen."""
-    images = recipe.evaluations * n_val * steps / recipe.steps
+def evaluations_of_stretch(recipe: Recipe, steps: int, batch_size: int, n_val: int) -> tuple[int, int]:
+    """Evaluations of a stretch of `steps`, and images of each: together the recipe's own share of the images trained on."""
+    images = recipe.evaluations * n_val * (steps * batch_size) / (recipe.steps * recipe.batch_size)
     evaluations = min(steps, max(1, math.ceil(images / n_val)))
     return evaluations, min(n_val, max(1, round(images / evaluations)))
 

@@ -49,12 +49,13 @@ def test_the_command_writes_every_figure(
     assert not (tmp_path / "runs_dir").exists()  # measured apart from the user's runs
 
 
-def test_a_stretch_evaluates_as_much_per_step_as_the_recipe() -> None:
+def test_a_stretch_evaluates_as_much_per_image_as_the_recipe() -> None:
     recipe = Recipe(steps=700, batch_size=32, learning_rate=1e-3, evaluations=10)
-    assert evaluations_of_stretch(recipe, 700, 148) == (10, 148)
-    assert evaluations_of_stretch(recipe, 70, 148) == (1, 148)
-    assert evaluations_of_stretch(recipe, 7, 148) == (1, 15)
-    evaluations, images = evaluations_of_stretch(recipe, 100, 148)
+    assert evaluations_of_stretch(recipe, 700, 32, 148) == (10, 148)
+    assert evaluations_of_stretch(recipe, 70, 32, 148) == (1, 148)
+    assert evaluations_of_stretch(recipe, 7, 32, 148) == (1, 15)
+    assert evaluations_of_stretch(recipe, 70, 8, 148) == (1, 37)  # smaller batches, as many fewer images
+    evaluations, images = evaluations_of_stretch(recipe, 100, 32, 148)
     assert evaluations == 2 and images == 106  # 10 × 148 images in 700 steps are 211 in 100
 
 
