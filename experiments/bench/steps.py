@@ -131,9 +131,11 @@ def bare(task: Task) -> Callable[[], float]:
 def harness(task: Task) -> Callable[[], float]:
     """This harness end to end: order, augmentation, schedule, evaluation, metrics and heartbeat."""
     batches, val = task.batches(), EvaluationBatches(task.val, task.normalise(), device=task.device)
+    training = task.training()  # one for all stretches, as in the other ways: what a start costs is told per cell
 
     def stretch() -> float:
-        training = task.training()
+        training.step = training.loss_from = 0
+        training.val_best = {}
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             start = time.perf_counter()
