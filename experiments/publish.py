@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from experiments.config import ConfigError
 from experiments.grid import keep_splits, read_splits
 from experiments.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, atomic_write
 from experiments.run_folder import config_without_path
+
+_LARGEST_HALVED = 60_000.0
+"""Logits beyond it stay as they are; half precision ends at 65,504."""
 
 
 class Published(NamedTuple):
@@ -26,8 +30,8 @@ class Published(NamedTuple):
 def publish(ledger: Mapping[str, Any], folder: Path, target: Path) -> Published:
     """Copy the finished runs of an experiment, without weights and checkpoints and with logits in half precision.
 
-    Half precision changes no recorded metric, since records are copied as they are; the analysis allows for its rounding
-    when it computes them again. Logits too large for it stay as they are.
+    Half precision changes no recorded metric, since records are copied as they are, and no predicted class; the analysis
+    allows for its rounding when it computes likelihoods again. Logits too large for it stay as they are.
 
     Parameters
     ----------
@@ -93,11 +97,23 @@ def _halved(path: Path) -> bytes:
     with np.load(path, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
     for name in ("logits", "val_logits"):
-        if name in arrays and np.abs(arrays[name]).max(initial=0.0) <= np.finfo(np.float16).max:
-            arrays[name] = arrays[name].astype(np.float16)
+        if name in arrays and np.abs(arrays[name]).max(initial=0.0) <= _LARGEST_HALVED:
+            arrays[name] = half_precision(arrays[name])
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
+
+
+def half_precision(logits: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Logits of shape (N, classes) in half precision, with the same predicted classes.
+
+    Where rounding ties the largest logit with one before it, so that another class would be predicted, the largest is raised
+    to the next number: intervals over images must not hang on such ties.
+    """
+    halved, predicted = logits.astype(np.float16), logits.argmax(axis=1)
+    lost = np.flatnonzero(halved.argmax(axis=1) != predicted)
+    halved[lost, predicted[lost]] = np.nextafter(halved[lost].max(axis=1), np.float16(np.inf))
+    return halved
 
 
 def _write(contents: Mapping[str, bytes], place: Path) -> None:

@@ -13,6 +13,7 @@ import yaml
 
 from experiments.__main__ import main
 from experiments.folders import ROOT
+from experiments.publish import half_precision
 
 ONE = ["seeds=[0]", "train_fractions=[1.0]"]
 
@@ -59,6 +60,16 @@ def test_published_runs_give_the_same_table(runs: Path, tmp_path: Path, monkeypa
         tables.append((tmp_path / "reports" / place / "vit_small_data" / "accuracy.csv").read_text(encoding="utf-8"))
     top1 = [[line.split(",")[:4] for line in table.splitlines()] for table in tables]
     assert top1[0] == top1[1] and len(top1[0]) == 5
+
+
+def test_half_precision_changes_no_predicted_class() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (5000, 4)).astype(np.float32)
+    logits[:, 3] = logits[:, 0] + rng.normal(0, 1e-3, 5000).astype(np.float32)  # many that rounding ties
+    assert (logits.astype(np.float16).argmax(axis=1) != logits.argmax(axis=1)).sum() > 50
+    halved = half_precision(logits)
+    assert np.array_equal(halved.argmax(axis=1), logits.argmax(axis=1))
+    np.testing.assert_allclose(halved, logits, rtol=2e-3, atol=1e-6)
 
 
 def test_large_logits_keep_their_precision(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
