@@ -12,6 +12,7 @@ from typing import Any
 
 from experiments.folders import ROOT
 from experiments.record import METRICS_FILE, RECORD_FILE, RecordError, read_record
+from experiments.tracking.mirror import load_mirror
 from tests.chaos import commands, grids
 from tests.standins.wandb_service import WandbService
 
@@ -50,7 +51,8 @@ def service_fault(place: Path, whole: Path, overrides: tuple[str, ...], fault: s
         synced = subprocess.run(sync, cwd=ROOT, env=grids.environment(place, **more), capture_output=True, text=True)
         lost = doubled = 0
         for folder in grids.run_folders(place):
-            held = [entry["_step"] for entry in service.history(folder.name)]
+            mirror = load_mirror(folder)
+            held = [entry["_step"] for entry in service.history(mirror.id)] if mirror else []
             wanted = [row["step"] for row in grids.rows(folder)]
             lost, doubled = lost + len(set(wanted) - set(held)), doubled + len(held) - len(set(held))
     found = grids.compare(place, whole)
