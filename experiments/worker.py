@@ -23,7 +23,8 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 _stop_asked = threading.Event()
 _stop_shared: Callable[[], bool] = _stop_asked.is_set
-_parent = os.getppid()
+_parent: int | None = None
+"""Of a worker, the process that feeds it. The command itself outlives the shell that started it, as under nohup."""
 
 
 class Outcome(NamedTuple):
@@ -65,8 +66,8 @@ def initialise(stop_shared: Any, threads: int) -> None:
 
 
 def stop_requested() -> bool:
-    """Whether this process should end its run: asked to, told by its parent, or left behind by it."""
-    return _stop_asked.is_set() or _stop_shared() or os.getppid() != _parent
+    """Whether this process should end its run: asked to, told by the command that feeds it, or left behind by it."""
+    return _stop_asked.is_set() or _stop_shared() or (_parent is not None and os.getppid() != _parent)
 
 
 def warm_up() -> None:

@@ -113,10 +113,8 @@ def _be(arguments: list[str], variables: dict[str, str], printed: int, leader: i
         os.environ.clear()
         os.environ.update(variables)
         sys.argv = ["experiments", *arguments]
-        from experiments import worker
         from experiments.__main__ import main
 
-        worker._parent = os.getppid()
         code = main()
     except BaseException:
         import traceback

@@ -227,6 +227,17 @@ def test_a_signal_stops_with_a_checkpoint_and_the_same_command_goes_on(
     assert record.attempts[-1].end_step == 300
 
 
+@pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_a_command_outlives_the_shell_that_started_it(tmp_path: Path, jobs: str) -> None:
+    command = [sys.executable, "-m", "experiments", "run", "smoke", *TINY, "--jobs", jobs]
+    printed = tmp_path / "printed.txt"
+    shell = 'nohup "$@" > "$PRINTED" 2>&1 & sleep 2'  # as in a session that ends once the command has begun
+    subprocess.run(["sh", "-c", shell, "sh", *command], cwd=ROOT, env=os.environ | {"PRINTED": str(printed)}, check=True)
+    wait_for(lambda: any(word in printed.read_text(encoding="utf-8") for word in ("Again ", "Stopped", "error")))
+    assert "Stopped" not in printed.read_text(encoding="utf-8")
+    assert list((tmp_path / "runs_dir").rglob("record.json"))
+
+
 @pytest.mark.slow
 def test_a_dead_worker_is_replaced_and_its_cell_goes_on(tmp_path: Path) -> None:
     arguments = ["run", "smoke", "recipe.steps=300", "recipe.evaluations=2", "seeds=[0]", "train_fractions=[0.1]",
