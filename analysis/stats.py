@@ -1,7 +1,14 @@
-"""Intervals and verdicts for few seeds × many test images.
+"""Intervals and tests for few seeds × many test images.
 
-Alphabet: ``S`` seeds, ``N`` test images. Scores are one number per seed and image: correct (0 or 1), NLL or Brier of one
-model, or the difference of two models that were trained on the same seeds and tested on the same images.
+A difference of accuracies varies for two reasons, the seeds and the test images. Images are many, so that their part of the
+variance is known well. Seeds are few: from three of them alone the seeds' part may come out near 0 by luck, and a test that
+takes it at its word finds differences that are not there. So it is never taken at its word: what all comparisons of a table
+show about seeds is a prior for each of them, and every interval averages over what remains possible.
+
+What is alike from cell to cell is not the variance of accuracies, which is small where accuracy is high, but that of a
+threshold: a seed moves the whole model by a step κ^½ on the probit scale, an accuracy p thereby by φ(Φ⁻¹(p)) times as much.
+
+Alphabet: ``G`` contrasts, ``S`` seeds, ``N`` test images, ``T`` values of κ, ``H`` candidate priors of κ.
 """
 
 from __future__ import annotations
@@ -11,262 +18,235 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
-
-from analysis.p_values import friedman, holm, sign_flip_p, smallest_sign_flip_p, wilcoxon_holm
-
-__all__ = [
-    "MIN_SEEDS_FOR_MARKS",
-    "Interval",
-    "State",
-    "classify",
-    "friedman",
-    "holm",
-    "mean_std",
-    "noise_floor",
-    "paired_difference",
-    "seeds_needed",
-    "sign_flip_p",
-    "smallest_sign_flip_p",
-    "two_way_interval",
-    "wilcoxon_holm",
-]
+from scipy import special, stats
 
 Floats = npt.NDArray[np.float64]
 State = Literal["different", "equivalent", "inconclusive"]
 
+ALPHA = 0.05
+"""Level of every test; intervals cover 1 − ALPHA."""
 MIN_SEEDS_FOR_MARKS = 3
 """Below this number of seeds a table prints no mark of significance."""
-MAX_SEEDS_NEEDED = 10_000
+MAX_KAPPA_FOR_MARKS = 0.5
+"""Above it some seeds fail and others do not: accuracies over seeds are far from normal, and no mark can be trusted."""
+MIN_DATASETS = 6
+"""The Friedman test over fewer datasets cannot reach .05."""
+
+_LOG_KAPPA = np.linspace(np.log(1e-7), np.log(1e2), 140)
+_KAPPA = np.exp(_LOG_KAPPA)
+
+
+def _priors() -> Floats:
+    """Candidate distributions of log κ, of shape (H, T): normal with many means and widths.
+
+    Means begin at κ = .001, a seed's step of 3% of the spread of images: with the little that a single pair of models shows
+    about its seeds, lower ones made intervals too narrow in simulation.
+    """
+    means, widths = np.meshgrid(np.linspace(np.log(1e-3), np.log(10), 31), [0.2, 0.5, 1.0, 2.0, 4.0])
+    exponent = -0.5 * ((_LOG_KAPPA - means.reshape(-1, 1)) / widths.reshape(-1, 1)) ** 2
+    weights = np.exp(exponent - exponent.max(axis=1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+_PRIORS = _priors()
+
+
+def _likelihood(seeds: Floats, residual: Floats, shift: Floats, df: Floats) -> Floats:
+    """Likelihood (G, T) of κ: ``df · seeds / (residual + κ · shift)`` is distributed as χ² with `df` degrees of freedom."""
+    expected = residual[:, None] + _KAPPA * shift[:, None]
+    log = -0.5 * df[:, None] * (np.log(expected) + seeds[:, None] / expected)
+    return np.asarray(np.exp(log - log.max(axis=1, keepdims=True)) + 1e-280)
+
+
+def learn(seeds: Floats, residual: Floats, shift: Floats, df: Floats, weight: float = 1.0) -> Floats:
+    """What the comparisons of a table show together about its seeds: a weight for each candidate prior of κ.
+
+    Parameters
+    ----------
+    seeds : array of shape (G,)
+        Variance of each contrast's estimate over seeds, MS_seeds/(S·N).
+    residual : array of shape (G,)
+        Its part that is chance from image to image, MS_residual/(S·N).
+    shift : array of shape (G,)
+        What κ = 1 would add to it.
+    df : array of shape (G,)
+        Seeds − 1; contrasts with 0 are passed over.
+    weight : float
+        Share of independent information in one contrast: the pairs of M models count 2/M each.
+
+    Returns
+    -------
+    array of shape (H,)
+        Sums to 1; equal weights where there is nothing to learn from.
+
+    References
+    ----------
+    Smyth (2004), Linear models and empirical Bayes methods for assessing differential expression, Statistical Applications
+    in Genetics and Molecular Biology 3(1), moderates the variances of many genes with few replicates each in this way; here
+    over a grid of priors, so that the uncertainty of the prior is kept.
+    """
+    known = df >= 1
+    likelihood = _likelihood(seeds[known], residual[known], shift[known], df[known])
+    evidence = weight * np.log(likelihood @ _PRIORS.T).sum(axis=0)
+    weights = np.exp(evidence - evidence.max())
+    return np.asarray(weights / weights.sum())
+
+
+def typical_kappa(prior: Floats) -> float:
+    """Median κ under a learned prior."""
+    return float(_KAPPA[np.searchsorted((prior @ _PRIORS).cumsum(), 0.5)])
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A mean with its confidence interval. NaN stands for what the data cannot tell.
+class Estimates:
+    """Estimated contrasts of accuracies, all arrays of shape (G,). NaN stands for what one seed cannot tell.
+
+    An estimate is normal around the true value with variance ``rest + κ · shift``; intervals and p-values are of the mixture
+    over the posterior of κ, a Behrens–Fisher distribution with one moderated variance.
 
     Attributes
     ----------
-    estimate : float
-        Mean over seeds and images.
-    low, high : float
-        Limits of the interval, in the unit of the scores.
-    se : float
-        Standard error of the estimate.
-    df : float
-        Degrees of freedom of the t distribution; infinite where seeds do not vary.
-    p : float
-        Two-sided p-value of the hypothesis that the true mean is 0.
+    estimate : array
+        As the tables print it.
+    centre : array
+        The estimate with pseudo-images, around which intervals lie.
+    residual, rest, shift : arrays
+        Parts of the variance: chance from image to image between seeds; the same and the spread over test images; what κ = 1
+        adds to them.
+    smallest, largest : arrays
+        The values that the contrast can take.
+    posterior : array of shape (G, T)
+        Of κ; NaN with one seed.
     """
 
-    estimate: float
-    low: float
-    high: float
-    se: float
-    df: float
-    p: float
+    estimate: Floats
+    centre: Floats
+    residual: Floats
+    rest: Floats
+    shift: Floats
+    smallest: Floats
+    largest: Floats
+    posterior: Floats
 
+    @classmethod
+    def of(
+        cls,
+        estimate: Floats,
+        centre: Floats,
+        seeds: Floats,
+        residual: Floats,
+        images: Floats,
+        shift: Floats,
+        span: tuple[Floats, Floats],
+        df: Floats,
+        prior: Floats,
+    ) -> Estimates:
+        """Combine the variance over seeds, with `df` degrees of freedom, with a table's prior; see `learn`."""
+        likelihood = _likelihood(seeds, residual, shift, df)
+        weights = (prior / (likelihood @ _PRIORS.T)) @ _PRIORS * likelihood
+        posterior = np.where(df[:, None] >= 1, weights / weights.sum(axis=1, keepdims=True), np.nan)
+        return cls(estimate, centre, residual, residual + images, shift, *span, posterior)
 
-@dataclass(frozen=True)
-class _MeanSquares:
-    """Mean squares of a two-way layout without replication: seeds, images, residual."""
+    def __getitem__(self, chosen: npt.NDArray[np.intp] | slice) -> Estimates:
+        return Estimates(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
 
-    seeds: float
-    images: float
-    residual: float
+    @property
+    def se(self) -> Floats:
+        """Standard error, the root of the mean variance."""
+        return np.asarray(np.sqrt((self.posterior * self._variance(self.shift)).sum(axis=1)))
 
+    @property
+    def half_width(self) -> Floats:
+        """Half the width of the 95% interval before it is cut at what the contrast can be: the noise floor."""
+        return self._half_width(self.shift)
 
-def _scores(scores: npt.ArrayLike, name: str = "scores") -> Floats:
-    """Check a seeds × images array."""
-    array = np.asarray(scores, dtype=np.float64)
-    if array.ndim != 2 or array.size == 0:
-        raise ValueError(f"`{name}` must be a non-empty array of seeds × test images, got shape {array.shape}.")
-    bad = ~np.isfinite(array)
-    if bad.any():
-        seed, image = np.argwhere(bad)[0]
-        raise ValueError(
-            f"`{name}` must be finite: {bad.sum()} of {array.size} values are NaN or infinite, the first at row {seed} "
-            f"(seed), column {image} (test image). Leave out the run that holds it."
+    @property
+    def low(self) -> Floats:
+        """Lower limit of the 95% interval."""
+        return np.maximum(np.minimum(self._limit(-1), self.estimate), self.smallest)
+
+    @property
+    def high(self) -> Floats:
+        """Upper limit of the 95% interval."""
+        return np.minimum(np.maximum(self._limit(1), self.estimate), self.largest)
+
+    def _limit(self, side: int) -> Floats:
+        """One limit; of an accuracy wider where seeds would move it more than here, as in a score interval."""
+        limit = self.centre + side * self.half_width
+        is_level = self.smallest == 0
+        if is_level.any():
+            slope = accuracy_slope(np.where(is_level, self.centre, 0.5))
+            for _ in range(4):
+                there = accuracy_slope(np.where(is_level, np.clip(limit, 1e-9, 1 - 1e-9), 0.5))
+                limit = self.centre + side * self._half_width(self.shift * np.maximum(there / slope, 1) ** 2)
+        return limit
+
+    def _half_width(self, shift: Floats) -> Floats:
+        high = 50 * np.sqrt((self.posterior * self._variance(shift)).sum(axis=1))
+        low = np.zeros_like(high)
+        for _ in range(50):
+            middle = (low + high) / 2
+            inside = self._tail(middle, shift) < ALPHA / 2
+            low, high = np.where(inside, low, middle), np.where(inside, middle, high)
+        return high
+
+    @property
+    def p(self) -> Floats:
+        """Two-sided p-value of a true contrast of 0."""
+        return np.minimum(2 * self._tail(np.abs(self.centre), self.shift), 1.0)
+
+    def p_beyond(self, margin: float) -> Floats:
+        """p-value of a true contrast outside ±`margin`, below .05 where the 95% interval lies inside.
+
+        Two one-sided tests at .025 each, doubled, so that equivalence and difference are held to one standard.
+
+        References
+        ----------
+        Schuirmann (1987), A comparison of the two one-sided tests procedure …, Journal of Pharmacokinetics and
+        Biopharmaceutics 15: 657–680.
+        """
+        distance = margin - np.abs(self.centre)
+        return np.where(
+            np.isnan(self.posterior[:, 0]),
+            np.nan,
+            np.where(distance > 0, np.minimum(2 * self._tail(distance, self.shift), 1.0), 1.0),
         )
-    return array
+
+    def seeds_needed(self, effect: float, n_seeds: int) -> tuple[float, float]:
+        """Seeds at which the first contrast would be found with a power of 80% if it were `effect`: a 90% interval.
+
+        The variance over seeds is projected to S′ seeds, ``(z(.975) + z(.8))² · ((residual + κ · shift) · S/S′ + images) =
+        effect²``, at the 5% and 95% points of κ.
+
+        Returns
+        -------
+        low, high : float
+            At least 3; infinite where the test images alone leave more noise than that, NaN with one seed.
+
+        References
+        ----------
+        Hillis, Obuchowski and Berbaum (2011), Power estimation for multireader ROC methods, Academic Radiology 18(2):
+        129–142, for the projection of variance components to other numbers of readers.
+        """
+        images = self.rest[0] - self.residual[0]
+        room = (effect / (special.ndtri(1 - ALPHA / 2) + special.ndtri(0.8))) ** 2 - images
+        if not room > 0 or np.isnan(self.posterior[0, 0]):
+            return (float("inf") if room <= 0 else float("nan"),) * 2
+        kappas = _KAPPA[np.searchsorted(self.posterior[0].cumsum(), [0.05, 0.95]).clip(max=_KAPPA.size - 1)]
+        low, high = np.maximum(np.ceil((self.residual[0] + kappas * self.shift[0]) * n_seeds / room), 3)
+        return float(low), float(high)
+
+    def _variance(self, shift: Floats) -> Floats:
+        return np.asarray(_KAPPA * shift[:, None] + self.rest[:, None])
+
+    def _tail(self, distance: Floats, shift: Floats) -> Floats:
+        """Probability that the estimate lies more than `distance` above the truth."""
+        return np.asarray((self.posterior * special.ndtr(-distance[:, None] / np.sqrt(self._variance(shift)))).sum(axis=1))
 
 
-def _mean_squares(scores: Floats) -> _MeanSquares:
-    """Two-way analysis of variance with one value per cell; a mean square without degrees of freedom is 0."""
-    n_seeds, n_images = scores.shape
-    by_seed = scores.mean(axis=1)
-    by_image = scores.mean(axis=0)
-    grand = by_seed.mean()
-    residual = scores - by_seed[:, None]
-    residual -= by_image - grand
-    sums = (
-        n_images * np.sum((by_seed - grand) ** 2),
-        n_seeds * np.sum((by_image - grand) ** 2),
-        np.einsum("si,si->", residual, residual),
-    )
-    free = (n_seeds - 1, n_images - 1, (n_seeds - 1) * (n_images - 1))
-    # Sums of squares below the rounding error of the scores themselves are 0: equal rows must give exactly equal means.
-    rounding = scores.size * (16 * np.finfo(np.float64).eps * np.abs(scores).max()) ** 2
-    return _MeanSquares(*(float(s / f) if f and s > rounding else 0.0 for s, f in zip(sums, free, strict=True)))
-
-
-def _numerator(squares: _MeanSquares, n_seeds: int, planned: int) -> float:
-    """S·N·SE² for `planned` seeds, from mean squares estimated on `n_seeds`; the residual is the floor."""
-    image_part = max(squares.images - squares.residual, 0.0) * planned / n_seeds
-    return max(squares.seeds + image_part, squares.residual)
-
-
-def _degrees_of_freedom(squares: _MeanSquares, numerator: float, planned: int) -> float:
-    """Hillis' degrees of freedom; infinite where the seeds do not vary."""
-    return float("inf") if squares.seeds == 0 else numerator**2 / (squares.seeds**2 / (planned - 1))
-
-
-def two_way_interval(scores: npt.ArrayLike, confidence: float = 0.95) -> Interval:
-    """Confidence interval of a mean over random seeds crossed with random test images.
-
-    With the mean squares MS_S (seeds), MS_I (images) and MS_R (residual) of the S × N table, ``num = max(MS_S +
-    max(MS_I − MS_R, 0), MS_R)``, ``SE² = num / (S·N)`` and ``df = num² / (MS_S² / (S − 1))``, infinite if MS_S = 0. The
-    outer maximum, an addition to the source, keeps the interval from collapsing where the mean squares of seeds and images
-    happen to be small. The interval thus covers a new draw of both the seeds and the test images. With one image it is the
-    t interval over seeds; with identical seeds it is the normal interval over images.
-
-    Parameters
-    ----------
-    scores : array of shape (S, N)
-        One model's scores, or the differences of two models' scores, seed by seed and image by image.
-    confidence : float
-        Nominal coverage, between 0 and 1.
-
-    Returns
-    -------
-    Interval
-        With one seed the spread between seeds is unknown: all but the estimate are NaN. If all scores are equal, the
-        interval is that one value, and p is 1 for the value 0 and 0 for any other.
-
-    Raises
-    ------
-    ValueError
-        If the array is not two-dimensional, is empty or holds NaN or infinity, or the confidence is not inside (0, 1).
-
-    References
-    ----------
-    Hillis, Berbaum and Metz (2008), Recent developments in the Dorfman–Berbaum–Metz procedure for multireader ROC study
-    analysis, Academic Radiology 15(5): 647–661; seeds take the readers' place, test images the cases'.
-    """
-    _check_share("confidence", confidence)
-    array = _scores(scores)
-    n_seeds, n_images = array.shape
-    estimate = float(array.mean())
-    if n_seeds == 1:
-        return Interval(estimate, *[float("nan")] * 5)
-    squares = _mean_squares(array)
-    numerator = _numerator(squares, n_seeds, n_seeds)
-    if numerator == 0:
-        return Interval(estimate, estimate, estimate, se=0.0, df=float("inf"), p=float(estimate == 0))
-    se = float(np.sqrt(numerator / (n_seeds * n_images)))
-    df = _degrees_of_freedom(squares, numerator, n_seeds)
-    half_width = float(special.stdtrit(df, (1 + confidence) / 2)) * se
-    p = float(2 * special.stdtr(df, -abs(estimate) / se))
-    return Interval(estimate, estimate - half_width, estimate + half_width, se, df, p)
-
-
-def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike, confidence: float = 0.95) -> Interval:
-    """Two-way interval of the mean of ``a − b``.
-
-    Parameters
-    ----------
-    a, b : arrays of shape (S, N)
-        Scores of two models: row s of both from one seed, column i of both from one test image.
-    confidence : float
-        Nominal coverage, between 0 and 1.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, or for the reasons of `two_way_interval`.
-    """
-    first, second = _scores(a, "a"), _scores(b, "b")
-    if first.shape != second.shape:
-        raise ValueError(
-            f"`a` and `b` must have the same seeds × test images, got shapes {first.shape} and {second.shape}. "
-            "Keep the seeds and images that both models have."
-        )
-    return two_way_interval(first - second, confidence)
-
-
-def noise_floor(scores: npt.ArrayLike, confidence: float = 0.95) -> float:
-    """Half-width of the two-way interval at the seeds and test images at hand.
-
-    Of paired differences it is the smallest difference that these seeds and images can tell from 0, in the unit of the
-    scores. NaN with one seed.
-
-    Parameters
-    ----------
-    scores : array of shape (S, N)
-        Differences of two models, or one model's scores.
-    confidence : float
-        Nominal coverage, between 0 and 1.
-    """
-    interval = two_way_interval(scores, confidence)
-    return (interval.high - interval.low) / 2
-
-
-def seeds_needed(
-    scores_diff: npt.ArrayLike, effect: float = 0.005, confidence: float = 0.95, power: float = 0.8
-) -> int | None:
-    """Seeds at which a true difference of `effect` would be found with the given power on this test set.
-
-    The mean squares of the seeds at hand are projected to S′ seeds: ``SE²(S′) = max(MS_S/(S′N) + max(MS_I − MS_R, 0)/(S·N),
-    MS_R/(S′N))``, which at S′ = S is the SE² of `two_way_interval`. The answer is the smallest S′ ≥ 2 with
-    ``(t(1 − α/2, df) + t(power, df)) · SE(S′) ≤ effect``. It is itself an estimate, rough where the seeds at hand are few.
-
-    Parameters
-    ----------
-    scores_diff : array of shape (S, N)
-        Differences of two models, S ≥ 2.
-    effect : float
-        Difference to be found, in the unit of the scores; .005 is half a percentage point of accuracy.
-    confidence, power : float
-        Two-sided confidence level of the interval, and the probability that it excludes 0.
-
-    Returns
-    -------
-    int or None
-        None where the spread over test images alone is too large, so that no number of seeds up to 10,000 suffices: this
-        takes more test images.
-
-    Raises
-    ------
-    ValueError
-        With one seed, whose spread is unknown; if `effect` is not positive; for the reasons of `two_way_interval`.
-
-    References
-    ----------
-    Hillis, Obuchowski and Berbaum (2011), Power estimation for multireader ROC methods: an updated and unified approach,
-    Academic Radiology 18(2): 129–142; the same projection of variance components to other numbers of readers.
-    """
-    _check_share("confidence", confidence)
-    _check_share("power", power)
-    if not effect > 0:
-        raise ValueError(f"`effect` must be positive, got {effect}.")
-    array = _scores(scores_diff, "scores_diff")
-    n_seeds, n_images = array.shape
-    if n_seeds < 2:
-        raise ValueError("`scores_diff` must hold at least 2 seeds to know how seeds vary, got 1. Run more seeds.")
-    squares = _mean_squares(array)
-
-    def suffices(planned: int) -> bool:
-        numerator = _numerator(squares, n_seeds, planned)
-        df = _degrees_of_freedom(squares, numerator, planned)
-        quantiles = special.stdtrit(df, (1 + confidence) / 2) + special.stdtrit(df, power)
-        return bool(quantiles * np.sqrt(numerator / (planned * n_images)) <= effect)
-
-    if not suffices(MAX_SEEDS_NEEDED):
-        return None
-    too_few, enough = 1, MAX_SEEDS_NEEDED
-    while enough - too_few > 1:
-        middle = (too_few + enough) // 2
-        too_few, enough = (too_few, middle) if suffices(middle) else (middle, enough)
-    return enough
+def accuracy_slope(accuracy: Floats) -> Floats:
+    """How far an accuracy moves when the threshold of a probit model does: φ(Φ⁻¹(accuracy))."""
+    return np.asarray(np.exp(-0.5 * special.ndtri(accuracy) ** 2) / np.sqrt(2 * np.pi))
 
 
 def mean_std(values: npt.ArrayLike) -> tuple[float, float]:
@@ -283,31 +263,74 @@ def mean_std(values: npt.ArrayLike) -> tuple[float, float]:
     return float(array.mean()), float(array.std(ddof=1)) if array.size > 1 else float("nan")
 
 
-def classify(interval: Interval, adjusted_p: float, *, alpha: float = 0.05, margin: float = 0.005) -> State:
-    """The state of a pair: different, equivalent or inconclusive.
+def classify(p_different: float, p_beyond: float) -> State:
+    """The state of a pair, from its Holm-adjusted p-values of no difference and of a difference beyond the margin.
 
-    "different" if the adjusted p-value is below `alpha`; else "equivalent" if the unadjusted interval lies inside ±`margin`;
-    else "inconclusive", as is a pair without an interval. A difference that is significant and yet smaller than the margin
-    is called different.
+    A difference that is significant and yet surely smaller than the margin is called different.
+    """
+    return "different" if p_different < ALPHA else "equivalent" if p_beyond < ALPHA else "inconclusive"
+
+
+def holm(p_values: npt.ArrayLike) -> Floats:
+    """Holm's step-down adjustment of the p-values of one family.
 
     Parameters
     ----------
-    interval : Interval
-        Of the paired difference.
-    adjusted_p : float
-        Its p-value after `holm`; NaN where there is none.
-    alpha : float
-        Level of the test.
-    margin : float
-        Differences below it do not matter, in the unit of the scores.
+    p_values : array of shape (K,)
+        Unadjusted p-values. NaN, a comparison that could not be made, stays NaN and does not count.
+
+    Returns
+    -------
+    array of shape (K,)
+        Adjusted p-values, at most 1, in the order given.
+
+    Raises
+    ------
+    ValueError
+        If a p-value lies outside [0, 1].
+
+    References
+    ----------
+    Holm (1979), A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6(2): 65–70.
     """
-    if adjusted_p < alpha:
-        return "different"
-    if -margin < interval.low and interval.high < margin:
-        return "equivalent"
-    return "inconclusive"
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.ndim != 1 or np.any((p < 0) | (p > 1)):
+        raise ValueError(f"`p_values` must be a list of numbers in [0, 1], got {p_values!r}.")
+    # The k-th smallest of K counts K − k + 1 times, and none counts less than a smaller one; NaN sorts last.
+    order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]
+    times = np.arange(order.size, 0, -1)
+    adjusted = np.full(p.shape, np.nan)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * times), 1)
+    return adjusted
 
 
-def _check_share(name: str, value: float) -> None:
-    if not 0 < value < 1:
-        raise ValueError(f"`{name}` must lie inside (0, 1), got {value}.")
+def friedman(table: npt.ArrayLike) -> float:
+    """p-value of the hypothesis that methods rank equally over datasets.
+
+    Parameters
+    ----------
+    table : array of shape (datasets, methods)
+        One score per dataset and method; at least 6 datasets and 3 methods.
+
+    Returns
+    -------
+    float
+        From the χ² approximation; 1 where all methods tie on all datasets.
+
+    Raises
+    ------
+    ValueError
+        Below 6 datasets or 3 methods, or if a score is missing.
+
+    References
+    ----------
+    Demšar (2006), Statistical comparisons of classifiers over multiple data sets, JMLR 7: 1–30, section 3.2.2.
+    """
+    array = np.asarray(table, dtype=np.float64)
+    if array.ndim != 2 or array.shape[0] < MIN_DATASETS or array.shape[1] < 3 or not np.isfinite(array).all():
+        raise ValueError(
+            f"`table` must be at least {MIN_DATASETS} datasets × 3 methods without a missing score, got shape {array.shape}."
+        )
+    if (array == array[:, :1]).all():
+        return 1.0
+    return float(stats.friedmanchisquare(*array.T).pvalue)
