@@ -19,8 +19,8 @@ class Facts:
     ----------
     reference : str
         Title of the reference model.
-    seeds, test, conditions, certificate : str
-        Seeds; test images and checkpoint; track, device and precision; the settings' hash.
+    seeds, test, conditions, certificate, marks : str
+        Seeds; test images and checkpoint; track, device and precision; the settings' hash; what marks mean.
     banner : str
         Warning for tables over unequal settings, or empty.
     """
@@ -30,6 +30,7 @@ class Facts:
     test: str
     conditions: str
     certificate: str
+    marks: str
     banner: str
 
     @property
@@ -74,7 +75,19 @@ def gather(results: Results, summary: Summary, experiment: Experiment, certifica
             f"{_parts(certificate.content['micro_batches'])}Training FLOPs are 3 × forward."
         ),
         certificate=proof,
+        marks=_marks(summary, experiment),
         banner=banner,
+    )
+
+
+def _marks(summary: Summary, experiment: Experiment) -> str:
+    """What bold, † and ≡ mean, or why there are none."""
+    if summary.pairs.empty:
+        return "No marks: they take 3 seeds of two models, whose seeds do not differ beyond what a test can bear."
+    return (
+        f"Bold: the best model at a budget and all that do not differ from it; †: differs from the reference; ≡: equivalent "
+        f"to it within ±{100 * experiment.equivalence_margin:g} points. One family for all marks: every pair of models at "
+        "every budget of a block of equal settings, Holm-adjusted, p < .05; none below 3 seeds."
     )
 
 
@@ -115,12 +128,10 @@ def _starts(experiment: Experiment) -> str:
 def accuracy(facts: Facts) -> str:
     """Caption of the accuracy table."""
     return (
-        f"Accuracy. {facts.seeds} Top-1 accuracy is mean ± sample standard deviation over seeds; 95% intervals are of "
-        "two-way random effects (new seeds and new test images; degrees of freedom after Hillis 2008). "
-        f"Δ is the paired difference to {facts.reference} in percentage points, over the same seeds and test images. "
-        "Bold: the best model of a block and all not significantly below it. † differs from the reference (p < .05), ≡ is "
-        "equivalent (interval inside ±0.5 points), no mark: inconclusive. Intervals are unadjusted, marks Holm-adjusted "
-        "(† over the table, bold within its block); no mark below 3 seeds. n counts images for training and validation. "
+        f"Accuracy. {facts.seeds} Top-1 accuracy is mean ± sample standard deviation over seeds; 95% intervals cover new "
+        "seeds and new test images, with the seeds' variance moderated over the table and pseudo-images at the bounds "
+        f"(docs/method.md). Δ is the difference to {facts.reference} in percentage points, paired over seeds and test "
+        f"images. {facts.marks} Intervals are unadjusted. n counts images for training and validation. "
         "NLL in nats. ECE over 15 bins, as it is and after temperature scaling on validation. GMACs: forward pass of one "
         f"image. {facts.common}"
     )
@@ -130,14 +141,33 @@ def data_efficiency(facts: Facts) -> str:
     """Caption of the table of learning curves."""
     return (
         f"Data efficiency. {facts.seeds} Top-1 accuracy (%) at each train fraction, mean ± sample standard deviation over "
-        "seeds; n counts images for training and validation; bold as in the accuracy table, Holm-adjusted within a "
-        "fraction, none below 3 seeds. AULC: area under accuracy over ln n, divided by ln(n max / n min), in per cent; Δ "
-        "paired, with the two-way interval over seeds and test images. Images needed: how many times more or fewer images "
-        f"than {facts.reference} the model needs to reach the lower of their two accuracies at full data, by monotone "
-        "interpolation of log error in log n, with a parametric-bootstrap interval over seeds; > and < where a limit lies "
-        "outside the measured range; nothing is extrapolated. Crossover: the number of images from which the named model "
-        f"stays ahead of the other up to full data; {UNKNOWN} where the mean curves do not cross. Intervals are "
-        f"unadjusted. {facts.common}"
+        f"seeds; n counts images for training and validation. {facts.marks} AULC: area under accuracy over ln n, divided by "
+        "ln(n max / n min), in per cent; Δ paired. Direct bound: the fewest images with which the model that is ahead at "
+        "full data still is, against the other with all of them, and their difference in points; tested from full data down, "
+        "nothing interpolated. Images needed: how many times more or fewer images than all the model ahead needs for the "
+        f"other's accuracy at full data, against {facts.reference}, by monotone interpolation of log error in log n; no "
+        "direction where the interval holds 1; < and > where a limit lies outside the measured budgets, not bounded where "
+        "both do. Crossover: from which number of images the named model is ahead, where differences of opposite sign are marked "
+        f"on both sides; {UNKNOWN} elsewhere. Intervals are at 95%, unadjusted, over new seeds and new test images. "
+        f"{facts.common}"
+    )
+
+
+def budgets(facts: Facts) -> str:
+    """Caption of the table of direct comparisons across budgets."""
+    return (
+        f"Across budgets. {facts.seeds} Accuracy of each model with its number of images minus that of {facts.reference} "
+        "with the fraction in the column's head, in points, with unadjusted 95% intervals over new seeds and test images. "
+        f"{facts.common}"
+    )
+
+
+def interactions(facts: Facts) -> str:
+    """Caption of the table of differences in differences."""
+    return (
+        f"Changes of the difference. {facts.seeds} How the difference to {facts.reference} changes from one budget or "
+        "setting to another, in points: the difference of the two differences, paired over seeds and test images, with "
+        f"unadjusted 95% intervals. {facts.common}"
     )
 
 
@@ -159,6 +189,5 @@ def datasets(facts: Facts, friedman: str) -> str:
     """Caption of the table of models × datasets; `friedman` is the sentence on that test, or empty."""
     return (
         f"Top-1 accuracy (%) by dataset at the largest train fraction, mean ± sample standard deviation. {facts.seeds} "
-        "Bold: the best model of a column and all not significantly below it (Holm-adjusted within the column); no mark "
-        f"below 3 seeds. {friedman}{facts.common}"
+        f"{facts.marks} {friedman}{facts.common}"
     )

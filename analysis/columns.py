@@ -7,7 +7,7 @@ ACCURACY = (
     *("std", "low", "high", "delta", "delta_low", "delta_high", "p"),
     *("p_holm", "n_paired", "state", "best", "bold", "top5", "macro_f1"),
     *("nll", "brier", "ece", "ece_scaled", "val_top1", "val_best_top1", "n_params"),
-    *("forward_gmacs", "note", "run_ids"),
+    *("forward_gmacs", "note", "run_ids", "delta_se"),
 )
 DATA_EFFICIENCY = (
     *IDENTITY,
@@ -22,7 +22,7 @@ DATA_EFFICIENCY = (
         "multiplier_target",
     ),
     *("multiplier_ahead", "multiplier_text", "crossover", "crossover_low", "crossover_high", "crossover_leader", "note"),
-    "run_ids",
+    *("run_ids", "bound", "bound_ahead", "bound_n_ahead", "bound_n_behind", "bound_delta", "bound_low", "bound_high"),
 )
 COMPUTE = (
     *IDENTITY,
@@ -34,4 +34,12 @@ DATASETS = (
     *IDENTITY,
     *("train_fraction", "n", "n_test", "n_seeds", "n_expected", "seeds", "mean"),
     *("std", "low", "high", "best", "bold", "note", "run_ids"),
+)
+BUDGETS = (
+    *("data", "setting", "model", "reference", "fraction", "n", "reference_fraction", "reference_n"),
+    *("delta", "low", "high", "p"),
+)
+INTERACTIONS = (
+    *("data", "setting", "model", "changed", "before", "after", "train_fraction", "gap_before", "gap_after"),
+    *("change", "low", "high", "p"),
 )

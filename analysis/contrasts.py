@@ -9,9 +9,10 @@ Alphabet: ``K`` cells, ``G`` contrasts, ``S`` seeds, ``N`` test images.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +48,7 @@ class Layout:
     analysis, Academic Radiology 15(5): 647–661; seeds take the readers' place, test images the cases'.
     """
 
-    index: Mapping[Hashable, int]
+    index: Mapping[Any, int]
     seeds: list[frozenset[int]]
     n_images: int
     mean: Floats
@@ -56,7 +57,7 @@ class Layout:
     residual: Floats
 
     @classmethod
-    def of(cls, answers: Mapping[Hashable, Answers]) -> Layout:
+    def of(cls, answers: Mapping[Any, Answers]) -> Layout:
         """Take the moments of all cells together.
 
         Cells may lack seeds: each counts with all that it has, and two cells vary together over the seeds that both have.
@@ -97,7 +98,7 @@ class Layout:
             residual,
         )
 
-    def weights(self, *terms: Mapping[Hashable, float]) -> Floats:
+    def weights(self, *terms: Mapping[Any, float]) -> Floats:
         """Contrasts of shape (G, K), each from the weights of the cells that it speaks of."""
         rows = np.zeros((len(terms), len(self.index)))
         for row, term in zip(rows, terms, strict=True):

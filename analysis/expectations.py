@@ -1,15 +1,23 @@
-"""What an experiment's file expected before the run, checked against what came out."""
+"""What an experiment's file expected before the run, checked against what came out, by intervals."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
+from scipy import special
 
 from analysis.load import Results
+from analysis.numbers import known
+from analysis.pairing import Cell, Comparisons
 from experiments.config import Expectation, Experiment
 
 _PERCENT = ("top1", "top5", "macro_f1", "ece")
+Outcome = Literal["held", "not contradicted", "failed", "cannot be told"]
+_WORST_FIRST: tuple[Outcome, ...] = ("failed", "cannot be told", "not contradicted", "held")
 
 
 class Expected(NamedTuple):
@@ -18,27 +26,27 @@ class Expected(NamedTuple):
     Attributes
     ----------
     claim : str
-    held : bool or None
-        None where the runs that it speaks of are not there.
+    outcome : {"held", "not contradicted", "failed", "cannot be told"}
+        Whether the 95% interval lies inside the bounds, reaches across one, or lies outside; the last where there is no run
+        or one seed, which has no interval.
     observed : str
         What was seen, model by model.
     """
 
     claim: str
-    held: bool | None
+    outcome: Outcome
     observed: str
 
 
-def check(results: Results, experiment: Experiment) -> list[Expected]:
-    """Check each expectation on every dataset and setting; it held if it held on all of them.
-
-    Means over the seeds at hand are compared with the bounds; the text says over how many seeds where some are missing.
-    """
-    return [_check(results, experiment, expectation) for expectation in experiment.expect]
+def check(results: Results, experiment: Experiment, compared: Mapping[str, Comparisons]) -> list[Expected]:
+    """Check each expectation on every dataset and setting; the worst outcome of them all is the claim's."""
+    return [_check(results, experiment, compared, expectation) for expectation in experiment.expect]
 
 
-def _check(results: Results, experiment: Experiment, expectation: Expectation) -> Expected:
-    outcomes: list[bool | None] = []
+def _check(
+    results: Results, experiment: Experiment, compared: Mapping[str, Comparisons], expectation: Expectation
+) -> Expected:
+    outcomes: list[Outcome] = []
     texts = []
     for data, setting in results.groups:
         runs = results.runs
@@ -47,43 +55,69 @@ def _check(results: Results, experiment: Experiment, expectation: Expectation) -
         ]
         place = ", ".join(filter(None, [experiment.data[data].title if len(experiment.data) > 1 else "", setting]))
         for model in expectation.models:
-            value, text = _observe(at, experiment, expectation, model)
-            outcomes.append(None if value is None else _within(value, expectation))
+            outcome, text = _observe(at, experiment, expectation, model, compared.get(data), setting)
+            outcomes.append(outcome)
             texts.append(f"{text} ({place})" if place else text)
-    held = False if False in outcomes else None if None in outcomes else True
-    return Expected(expectation.claim, held, "; ".join(texts))
+    return Expected(expectation.claim, min(outcomes, key=_WORST_FIRST.index), "; ".join(texts))
 
 
-def _within(value: float, expectation: Expectation) -> bool:
-    above = expectation.at_least is None or value >= expectation.at_least
-    return above and (expectation.at_most is None or value <= expectation.at_most)
+def _observe(
+    at: pd.DataFrame,
+    experiment: Experiment,
+    expectation: Expectation,
+    model: str,
+    comparisons: Comparisons | None,
+    setting: str,
+) -> tuple[Outcome, str]:
+    """The outcome for one model at one dataset and setting, with the value and its interval as text."""
+    metric = expectation.metric
+    names = [model, *filter(None, [expectation.against])]
+    title = " − ".join(experiment.models[name].title for name in names)
+    runs = [at[at["model"] == name].set_index("seed") for name in names]
+    for name, own in zip(names, runs, strict=True):
+        if own.empty or metric not in own or own[metric].isna().any():
+            return "cannot be told", f"{experiment.models[name].title}: no run with {metric}"
+    cells = [(setting, name, expectation.train_fraction) for name in names]
+    value = float(runs[0][metric].mean() - (runs[1][metric].mean() if expectation.against else 0))
+    if metric == "test/top1" and comparisons is not None and all(cell in comparisons for cell in cells):
+        low, high = _of_accuracy(comparisons, cells)
+    else:
+        low, high = _over_seeds([own[metric] for own in runs])
+    shown = _shown(value, metric, signed=len(names) > 1)
+    short = "" if len(runs[0]) == len(experiment.seeds) else f", {len(runs[0])} of {len(experiment.seeds)} seeds"
+    if not known(low):
+        return "cannot be told", f"{title}: {shown}{short}, one seed has no interval"
+    limits = [_shown(limit, metric, signed=len(names) > 1, bare=True) for limit in (low, high)]
+    at_least = -math.inf if expectation.at_least is None else expectation.at_least
+    at_most = math.inf if expectation.at_most is None else expectation.at_most
+    outcome: Outcome = "not contradicted"
+    if at_least <= low and high <= at_most:
+        outcome = "held"
+    elif high < at_least or low > at_most:
+        outcome = "failed"
+    return outcome, f"{title}: {shown} [{', '.join(limits)}]{short}"
 
 
-def _observe(at: pd.DataFrame, experiment: Experiment, expectation: Expectation, model: str) -> tuple[float | None, str]:
-    """The value that the bounds speak of, or None, and a text."""
-    title = experiment.models[model].title
-    own, seeds = _mean(at, model, expectation.metric)
-    if own is None:
-        return None, f"{title}: no run with {expectation.metric}"
-    short = "" if seeds == len(experiment.seeds) else f", {seeds} of {len(experiment.seeds)} seeds"
-    if expectation.against is None:
-        return own, f"{title} {_shown(own, expectation.metric)}{short}"
-    other, _ = _mean(at, expectation.against, expectation.metric)
-    against = experiment.models[expectation.against].title
-    if other is None:
-        return None, f"{title} {_shown(own, expectation.metric)}{short}, {against}: no run"
-    return own - other, f"{title} − {against}: {_shown(own - other, expectation.metric, signed=True)}{short}"
+def _of_accuracy(comparisons: Comparisons, cells: list[Cell]) -> tuple[float, float]:
+    """Limits of an accuracy or of a difference of two, for new seeds and new test images."""
+    if len(cells) == 1:
+        found = comparisons.accuracies({cells[0]: 1.0})
+    else:
+        found = comparisons.differences({cells[0]: 1.0, cells[1]: -1.0})
+    return float(found.low[0]), float(found.high[0])
 
 
-def _mean(at: pd.DataFrame, model: str, metric: str) -> tuple[float | None, int]:
-    own = at[at["model"] == model]
-    if own.empty or metric not in own or own[metric].isna().any():
-        return None, len(own)
-    return float(own[metric].mean()), len(own)
+def _over_seeds(values: list[pd.Series]) -> tuple[float, float]:
+    """Limits of a mean, or of the mean difference over common seeds, for new seeds on these images."""
+    difference = (values[0] - values[1]).dropna() if len(values) > 1 else values[0]
+    if len(difference) < 2:
+        return math.nan, math.nan
+    half = special.stdtrit(len(difference) - 1, 0.975) * difference.std() / np.sqrt(len(difference))
+    return float(difference.mean() - half), float(difference.mean() + half)
 
 
-def _shown(value: float, metric: str, *, signed: bool = False) -> str:
+def _shown(value: float, metric: str, *, signed: bool = False, bare: bool = False) -> str:
     sign = "+" if signed else ""
     if metric.rpartition("/")[2] not in _PERCENT:
         return f"{value:{sign}.4g}".replace("-", "−")
-    return f"{100 * value:{sign}.1f}".replace("-", "−") + (" points" if signed else "%")
+    return f"{100 * value:{sign}.1f}".replace("-", "−") + ("" if bare else " points" if signed else "%")

@@ -1,8 +1,10 @@
-"""Data efficiency of each model and against the reference: one row per learning curve."""
+"""Data efficiency of each model and against the reference, and contrasts across budgets and settings."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -10,34 +12,36 @@ import pandas as pd
 
 from analysis import efficiency, stats
 from analysis.load import Results, identity, table_order
-from analysis.pairing import scores
+from analysis.pairing import Cell, Comparisons
 from experiments.config import Experiment
 
 _BLANK: dict[str, Any] = {
-    "aulc_delta": math.nan,
-    "aulc_delta_low": math.nan,
-    "aulc_delta_high": math.nan,
-    "multiplier": math.nan,
-    "multiplier_low": math.nan,
-    "multiplier_high": math.nan,
-    "multiplier_target": math.nan,
-    "multiplier_ahead": "",
-    "multiplier_text": "",
-    "crossover": math.nan,
-    "crossover_low": math.nan,
-    "crossover_high": math.nan,
-    "crossover_leader": "",
-    "crossover_text": "",
+    **dict.fromkeys(("aulc", "aulc_std", "aulc_low", "aulc_high"), math.nan),
+    **dict.fromkeys(("aulc_delta", "aulc_delta_low", "aulc_delta_high"), math.nan),
+    **dict.fromkeys(("multiplier", "multiplier_low", "multiplier_high", "multiplier_target"), math.nan),
+    **dict.fromkeys(("multiplier_ahead", "multiplier_text", "crossover_leader", "crossover_text", "bound_ahead"), ""),
+    **dict.fromkeys(("crossover", "crossover_low", "crossover_high"), math.nan),
+    **dict.fromkeys(("bound", "bound_n_ahead", "bound_n_behind", "bound_delta", "bound_low", "bound_high"), math.nan),
+    "multiplier_directed": False,
 }
 
 
-def summarise(results: Results, experiment: Experiment) -> pd.DataFrame:
-    """Area under the learning curve, data multiplier and crossover, one row per (data, setting, model).
+def summarise(
+    results: Results, experiment: Experiment, compared: Mapping[str, Comparisons], pairs: pd.DataFrame
+) -> pd.DataFrame:
+    """Area under the learning curve, images needed, bound and crossover, one row per (data, setting, model).
 
-    A curve is read over the seeds that have a run at every train fraction; the reference is compared on the seeds that both
-    have. ``multiplier`` says how many times more images the model that is behind at full data needs to reach that accuracy
-    than the model ahead, ``multiplier_ahead``, needs; ``multiplier_target`` is that accuracy. ``crossover`` is the data
-    budget from which ``crossover_leader`` leads.
+    ``multiplier`` says how many times fewer images than all the model ahead at full data, ``multiplier_ahead``, needs for
+    the other's accuracy there, ``multiplier_target``. ``bound`` is at least so many times by a direct comparison. ``crossover``
+    is the data budget from which ``crossover_leader`` leads.
+
+    Parameters
+    ----------
+    results : Results
+    experiment : Experiment
+    compared : mapping of dataset to Comparisons
+    pairs : DataFrame
+        See `analysis.summary.Summary.pairs`.
 
     Returns
     -------
@@ -46,97 +50,166 @@ def summarise(results: Results, experiment: Experiment) -> pd.DataFrame:
     """
     return pd.DataFrame(
         [
-            _row(results, experiment, data, setting, model)
+            _row(results, experiment, data, setting, model, compared.get(data), pairs)
             for data, setting in results.groups
             for model in table_order(experiment.models)
         ]
     )
 
 
-def _row(results: Results, experiment: Experiment, data: str, setting: str, model: str) -> dict[str, Any]:
+def budgets(results: Results, experiment: Experiment, compared: Mapping[str, Comparisons]) -> pd.DataFrame:
+    """Every model at every budget against the reference at every budget: ``delta`` with its 95% interval and ``p``."""
+    rows = []
+    for data, setting, model, comparisons in _rivals(results, experiment, compared):
+        sizes = _sizes(results, data, setting)
+        cells = [
+            ((setting, model, own), (setting, experiment.reference, other))
+            for own, other in product(sorted(sizes), repeat=2)
+        ]
+        cells = [(own, other) for own, other in cells if own in comparisons and other in comparisons]
+        if not cells:
+            continue
+        found = comparisons.differences(*({own: 1.0, other: -1.0} for own, other in cells))
+        for (own, other), delta, low, high, p in zip(cells, found.estimate, found.low, found.high, found.p, strict=True):
+            rows.append(
+                {
+                    **identity(experiment, data, setting, model),
+                    "reference": experiment.reference,
+                    "reference_title": experiment.models[experiment.reference].title,
+                    **{"fraction": own[2], "n": sizes[own[2]], "reference_fraction": other[2]},
+                    **{"reference_n": sizes[other[2]], "delta": delta, "low": low, "high": high, "p": p},
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def interactions(results: Results, experiment: Experiment, compared: Mapping[str, Comparisons]) -> pd.DataFrame:
+    """Differences in differences: how the gap to the reference changes, from one budget or one setting to another.
+
+    One row per change, with ``gap_before`` and ``gap_after``, their difference ``change`` and its 95% interval.
+    """
+    rows = []
+    settings = [setting for _, setting in results.groups]
+    for data, setting, model, comparisons in _rivals(results, experiment, compared):
+        fractions = sorted(experiment.train_fractions)
+        changes = [("train_fraction", (setting, small), (setting, large)) for small, large in pairwise(fractions)]
+        changes += [("train_fraction", (setting, fractions[0]), (setting, fractions[-1]))] * (len(fractions) > 2)
+        if setting != settings[0]:
+            changes += [("setting", (settings[0], fraction), (setting, fraction)) for fraction in fractions]
+        for what, before, after in changes:
+            gaps = [{(place[0], model, place[1]): 1.0, (place[0], experiment.reference, place[1]): -1.0}
+                    for place in (before, after)]  # fmt: skip
+            if not all(cell in comparisons for gap in gaps for cell in gap):
+                continue
+            change = {cell: sign * weight for sign, gap in zip((-1, 1), gaps, strict=True) for cell, weight in gap.items()}
+            found = comparisons.differences(*gaps, change)
+            rows.append(
+                {
+                    **identity(experiment, data, setting, model),
+                    "changed": what,
+                    **{"before": before[what == "train_fraction"], "after": after[what == "train_fraction"]},
+                    **{"train_fraction": after[1], "gap_before": found.estimate[0], "gap_after": found.estimate[1]},
+                    **{"change": found.estimate[2], "low": found.low[2], "high": found.high[2], "p": found.p[2]},
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _rivals(
+    results: Results, experiment: Experiment, compared: Mapping[str, Comparisons]
+) -> Iterator[tuple[str, str, str, Comparisons]]:
+    """Every model but the reference, in every dataset and setting that has runs."""
+    for data, setting in results.groups:
+        for model in table_order(experiment.models):
+            if model != experiment.reference and data in compared:
+                yield data, setting, model, compared[data]
+
+
+def _sizes(results: Results, data: str, setting: str) -> dict[float, float]:
+    """Images per train fraction; empty where runs of one fraction differ, or more data are not more images."""
     runs = results.runs[(results.runs["data"] == data) & (results.runs["setting"] == setting)]
-    own, reference = (_complete_seeds(runs[runs["model"] == name], experiment) for name in (model, experiment.reference))
+    sizes = runs.groupby("train_fraction")["n"]
+    first = sizes.first()
+    whole = (sizes.nunique() == 1).all() and first.is_monotonic_increasing and first.is_unique
+    return {float(str(fraction)): float(n) for fraction, n in first.items()} if whole else {}
+
+
+def _row(
+    results: Results,
+    experiment: Experiment,
+    data: str,
+    setting: str,
+    model: str,
+    comparisons: Comparisons | None,
+    pairs: pd.DataFrame,
+) -> dict[str, Any]:
+    runs = results.runs[(results.runs["data"] == data) & (results.runs["setting"] == setting)]
+    own = runs[runs["model"] == model]
+    whole = own.groupby("seed").filter(lambda seed: len(seed) == len(experiment.train_fractions))
     row: dict[str, Any] = {
         **identity(experiment, data, setting, model),
         "track": runs["track"].iloc[0] if len(runs) else experiment.track,
-        "seeds": own,
-        "n_seeds": len(own),
+        "seeds": sorted(whole["seed"].unique().tolist()),
+        "n_seeds": whole["seed"].nunique(),
         "n_expected": len(experiment.seeds),
-        "run_ids": runs[(runs["model"] == model) & runs["seed"].isin(own)]["run_id"].tolist(),
-        "aulc": math.nan,
-        "aulc_std": math.nan,
-        "aulc_low": math.nan,
-        "aulc_high": math.nan,
+        "run_ids": own["run_id"].tolist(),
         **_BLANK,
         "note": "",
     }
-    notes = [f"curve over {len(own)} of {len(experiment.seeds)} seeds"] if len(own) < len(experiment.seeds) else []
-    sizes = runs.groupby("train_fraction")["n"]
-    if (sizes.nunique() > 1).any() or not sizes.first().is_monotonic_increasing:
-        notes.append("runs of one train fraction differ in their number of images: no learning curve")
-    elif own and len(experiment.train_fractions) > 1:
-        n, curve, answers = _curve(results, runs[runs["model"] == model], own)
-        row["aulc"], row["aulc_std"] = stats.mean_std([efficiency.aulc(n, line) for line in curve])
-        if answers is not None:
-            area = efficiency.paired_aulc(n, answers, np.zeros_like(answers))
-            row["aulc_low"], row["aulc_high"] = area.low, area.high
-        common = sorted(set(own) & set(reference))
-        if model != experiment.reference and common:
-            row |= _against(results, runs, model, experiment.reference, common)
-        if model != experiment.reference and len(common) < max(len(own), len(reference)):
-            notes.append(f"compared over {len(common)} seeds shared with the reference")
-    row["note"] = "; ".join(notes)
+    sizes = _sizes(results, data, setting)
+    if len(runs) and not sizes:
+        row["note"] = "runs of one train fraction differ in their number of images: no learning curve"
+    fractions = sorted(experiment.train_fractions)
+    curves = [[(setting, name, fraction) for fraction in fractions] for name in (model, experiment.reference)]
+    there = [comparisons is not None and all(cell in comparisons for cell in curve) for curve in curves]
+    if comparisons is None or not there[0] or len(fractions) < 2 or set(fractions) - set(sizes):
+        return row
+    n = np.array([sizes[fraction] for fraction in fractions])
+    weights = efficiency.aulc_weights(n)
+    area = comparisons.accuracies(dict(zip(curves[0], weights, strict=True)))
+    by_seed = whole.sort_values("train_fraction").groupby("seed")["test/top1"].apply(lambda top1: float(top1 @ weights))
+    row["aulc_std"] = stats.mean_std(by_seed)[1] if len(by_seed) else math.nan
+    row |= {"aulc": area.estimate[0], "aulc_low": area.low[0], "aulc_high": area.high[0]}
+    if model != experiment.reference and there[1]:
+        row |= _against(comparisons, n, weights, curves, pairs[pairs["data"] == data])
     return row
 
 
-def _complete_seeds(runs: pd.DataFrame, experiment: Experiment) -> list[int]:
-    """Seeds of one model that have a run at every train fraction."""
-    counts = runs.groupby("seed")["train_fraction"].nunique()
-    return sorted(int(seed) for seed in counts.index[counts == len(experiment.train_fractions)])
+def _against(
+    comparisons: Comparisons, n: np.ndarray, weights: np.ndarray, curves: list[list[Cell]], pairs: pd.DataFrame
+) -> dict[str, Any]:
+    """A model's learning curve against the reference's."""
+    own, other = curves
+    shares = zip((own, other), (1.0, -1.0), strict=True)
+    area = comparisons.differences(
+        {cell: sign * weight for curve, sign in shares for cell, weight in zip(curve, weights, strict=True)}
+    )
+    found = {"aulc_delta": area.estimate[0], "aulc_delta_low": area.low[0], "aulc_delta_high": area.high[0]}
+    signs = [_sign(pairs, a, b) for a, b in zip(own, other, strict=True)]
 
-
-def _curve(results: Results, runs: pd.DataFrame, seeds: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Budgets (F,), accuracies (S, F) and answers per image (S, F, N); the last None if test sets differ along the curve."""
-    runs = runs[runs["seed"].isin(seeds)].sort_values(["train_fraction", "seed"])
-    points = [at for _, at in runs.groupby("train_fraction")]
-    n = np.array([at["n"].iloc[0] for at in points], dtype=float)
-    accuracy = np.stack([at["test/top1"].to_numpy(float) for at in points], axis=1)
-    if runs["test_digest"].nunique() > 1:
-        return n, accuracy, None
-    return n, accuracy, np.stack([array for at in points if (array := scores(results, at)) is not None], axis=1)
-
-
-def _against(results: Results, runs: pd.DataFrame, model: str, reference: str, seeds: list[int]) -> dict[str, Any]:
-    """A model's learning curve against the reference's, over the seeds that both have."""
-    n, own, own_answers = _curve(results, runs[runs["model"] == model], seeds)
-    _, other, other_answers = _curve(results, runs[runs["model"] == reference], seeds)
-    n_test = int(runs["n_test"].iloc[0])
-    found = dict(_BLANK)
-    if own_answers is not None and other_answers is not None and own_answers.shape == other_answers.shape:
-        area = efficiency.paired_aulc(n, own_answers, other_answers)
-    else:
-        area = efficiency.paired_aulc(n, own, other)
-    found |= {"aulc_delta": area.estimate, "aulc_delta_low": area.low, "aulc_delta_high": area.high}
-
-    # The level is the lower of the two accuracies at full data, which both curves reach.
-    model_ahead = bool(own[:, -1].mean() > other[:, -1].mean())
-    ahead, behind = (own, other) if model_ahead else (other, own)
-    ratio = efficiency.data_multiplier(n, 1 - ahead, 1 - behind, n_test)
-    found |= {
-        "multiplier": ratio.estimate,
-        "multiplier_low": ratio.low,
-        "multiplier_high": ratio.high,
-        "multiplier_target": 1 - ratio.target,
-        "multiplier_ahead": model if model_ahead else reference,
-        "multiplier_text": ratio.text,
-    }
-    crossing = efficiency.crossover(n, own, other)
+    ends = [comparisons.layout.mean[comparisons.layout.index[curve[-1]]] for curve in (own, other)]
+    ahead, behind = (own, other) if ends[0] > ends[1] else (other, own)
+    ratio = efficiency.multiplier(comparisons, n, ahead, behind)
+    found |= {"multiplier": ratio.estimate, "multiplier_low": ratio.low, "multiplier_high": ratio.high}
+    found |= {"multiplier_target": ratio.target, "multiplier_ahead": ahead[0][1], "multiplier_text": ratio.text}
+    found["multiplier_directed"] = ratio.directed
+    least = efficiency.bound(comparisons, n, ahead, behind) if signs[-1] else None
+    if least:
+        found |= {"bound": least.factor, "bound_ahead": ahead[0][1], "bound_n_ahead": least.n_ahead}
+        found |= {"bound_n_behind": least.n_behind, "bound_delta": least.delta}
+        found |= {"bound_low": least.low, "bound_high": least.high}
+    crossing = efficiency.crossover(comparisons, n, own, other, signs)
     if crossing:
-        found |= {
-            "crossover": crossing.n,
-            "crossover_low": crossing.low,
-            "crossover_high": crossing.high,
-            "crossover_leader": model if crossing.leader == "a" else reference,
-            "crossover_text": crossing.text,
-        }
+        found |= {"crossover": crossing.n, "crossover_low": crossing.low, "crossover_high": crossing.high}
+        found |= {"crossover_leader": crossing.leader, "crossover_text": crossing.text}
     return found
+
+
+def _sign(pairs: pd.DataFrame, first: Cell, second: Cell) -> int:
+    """1 or −1 where two models are marked as different at one budget, else 0."""
+    at = pairs[(pairs["setting"] == first[0]) & (pairs["train_fraction"] == first[2]) & (pairs["state"] == "different")]
+    for model, rival, sign in ((first[1], second[1], 1), (second[1], first[1], -1)):
+        row = at[(at["a"] == model) & (at["b"] == rival)]
+        if len(row):
+            return sign * int(np.sign(row["delta"].iloc[0]))
+    return 0

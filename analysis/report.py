@@ -133,8 +133,8 @@ def _write(out: Path, texts: Mapping[str, str], drawn: list[figures.Figure]) -> 
     for path, content in contents.items():
         with atomic_write(path, "wb") as file:
             file.write(content)
-    for stale in {*(out / "figures").glob("*.*"), *out.glob("datasets.*")} - set(contents):
-        if stale.stem in (*figures.TITLES, "datasets"):
+    for stale in {*(out / "figures").glob("*.*"), *(out.glob("*.*"))} - set(contents):
+        if stale.stem in (*figures.TITLES, *tables.OPTIONAL):
             stale.unlink()
     return list(contents)
 

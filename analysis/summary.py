@@ -13,8 +13,7 @@ import pandas as pd
 
 from analysis import expectations, learning, stats
 from analysis.load import Results, identity, table_order
-from analysis.p_values import holm
-from analysis.pairing import paired, scores
+from analysis.pairing import Comparisons, compare, scores
 from analysis.run_folder import devices
 from experiments.config import Experiment
 
@@ -42,11 +41,16 @@ class Summary:
     ----------
     cells : DataFrame
         One row per (data, setting, model, train_fraction): accuracy (``mean``, ``std``, ``low``, ``high``), Δ to the
-        reference (``delta``, ``delta_low``, ``delta_high``, ``p``, ``p_holm``, ``state``), ``best``, ``bold``, ``tested``
-        (it is the best, or shares seeds enough with it), mean secondary metrics and cost, ``n_seeds`` of ``n_expected``
-        and a ``note`` where they differ.
-    efficiency : DataFrame
-        One row per (data, setting, model); see `analysis.learning`.
+        reference (``delta``, ``delta_se``, ``delta_low``, ``delta_high``, ``p``, ``p_holm``, ``state``), ``best``, ``bold``,
+        ``tested`` (it takes part in the marks), mean secondary metrics and cost, ``n_seeds`` of ``n_expected`` and a
+        ``note`` where they differ.
+    pairs : DataFrame
+        One row per two models of one (data, setting, train_fraction), ``a`` and ``b``, whose marks are tested: ``delta``,
+        ``p_holm``, ``p_beyond`` (the margin), adjusted over all rows of (data, setting), and ``state``. Every mark and every
+        word on who leads is read from here.
+    efficiency, budgets, interactions : DataFrame
+        See `analysis.learning`.
+    compared : mapping of dataset to Comparisons
     expectations : list of Expected
         The claims made before the run, and whether they held.
     mixed_devices : dict of (data, setting) to list of str
@@ -54,13 +58,19 @@ class Summary:
     """
 
     cells: pd.DataFrame
+    pairs: pd.DataFrame
     efficiency: pd.DataFrame
+    budgets: pd.DataFrame
+    interactions: pd.DataFrame
+    compared: Mapping[str, Comparisons]
     expectations: list[expectations.Expected]
     mixed_devices: Mapping[tuple[str, str], list[str]]
 
 
 def summarise(results: Results, experiment: Experiment) -> Summary:
     """Compute everything that the tables and figures show."""
+    compared = {data: found for data in experiment.data if (found := compare(results, data))}
+    pairs = _pairs(experiment, compared)
     blocks = []
     mixed = {}
     for data, setting in results.groups:
@@ -68,38 +78,91 @@ def summarise(results: Results, experiment: Experiment) -> Summary:
         used = sorted({device for run_id in runs["run_id"] for device in devices(results.records[run_id])})
         if len(used) > 1:
             mixed[data, setting] = used
-        blocks.append(_block(results, runs, experiment, data, setting))
+        marks = pairs[(pairs["data"] == data) & (pairs["setting"] == setting)]
+        blocks.append(_block(results, runs, experiment, data, setting, compared.get(data), marks))
     cells = pd.concat(blocks, ignore_index=True)
     for data, setting in mixed:
         cells.loc[(cells["data"] == data) & (cells["setting"] == setting), list(TIME_COLUMNS)] = math.nan
-    efficiency = learning.summarise(results, experiment)
-    return Summary(cells, efficiency, expectations.check(results, experiment), mixed)
+    return Summary(
+        cells=cells,
+        pairs=pairs,
+        efficiency=learning.summarise(results, experiment, compared, pairs),
+        budgets=learning.budgets(results, experiment, compared),
+        interactions=learning.interactions(results, experiment, compared),
+        compared=compared,
+        expectations=expectations.check(results, experiment, compared),
+        mixed_devices=mixed,
+    )
 
 
-def _block(results: Results, runs: pd.DataFrame, experiment: Experiment, data: str, setting: str) -> pd.DataFrame:
+def _pairs(experiment: Experiment, compared: Mapping[str, Comparisons]) -> pd.DataFrame:
+    """The family of each (data, setting): all pairs of models at all budgets, adjusted together."""
+    columns = ["data", "setting", "train_fraction", "a", "b", "delta", "p", "p_beyond", "p_holm", "state"]
+    frames = []
+    for data, comparisons in compared.items():
+        tested = [
+            pair for pair in comparisons.pairs if all(comparisons.n_seeds(c) >= stats.MIN_SEEDS_FOR_MARKS for c in pair)
+        ]
+        if not tested or not comparisons.trustworthy:
+            continue
+        found = comparisons.differences(*({a: 1.0, b: -1.0} for a, b in tested))
+        frame = pd.DataFrame(
+            [(data, a[0], a[2], a[1], b[1]) for a, b in tested], columns=columns[:5]
+        ).assign(delta=found.estimate, p=found.p, p_beyond=found.p_beyond(experiment.equivalence_margin))  # fmt: skip
+        for _, family in frame.groupby("setting"):
+            for name, adjusted in (("p", "p_holm"), ("p_beyond", "p_beyond")):
+                frame.loc[family.index, adjusted] = stats.holm(family[name].to_numpy(float))
+        frame["state"] = [stats.classify(p, beyond) for p, beyond in zip(frame["p_holm"], frame["p_beyond"], strict=True)]
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def _block(
+    results: Results,
+    runs: pd.DataFrame,
+    experiment: Experiment,
+    data: str,
+    setting: str,
+    comparisons: Comparisons | None,
+    pairs: pd.DataFrame,
+) -> pd.DataFrame:
     """Rows of one table: every model at every fraction, those without a run included."""
     rows = []
     for model in table_order(experiment.models):
         for fraction in sorted(experiment.train_fractions, reverse=True):
             at = runs[runs["train_fraction"] == fraction]
-            rows.append(_cell(results, at, experiment, data, setting, model, fraction))
+            rows.append(_cell(results, at, experiment, data, setting, model, fraction, comparisons))
     cells = pd.DataFrame(rows)
-    marked = cells["n_paired"] >= stats.MIN_SEEDS_FOR_MARKS
-    cells["p_holm"] = holm(cells["p"].where(marked).to_numpy(dtype=float))
-    cells["state"] = [
-        stats.classify(stats.Interval(row.delta, row.delta_low, row.delta_high, math.nan, math.nan, row.p), row.p_holm)
-        if known
-        else ""
-        for row, known in zip(cells.itertuples(), marked, strict=True)
-    ]
+    cells["p_holm"], cells["state"] = math.nan, ""
     cells[["best", "bold", "tested"]] = False
-    for _, block in cells.groupby("train_fraction"):
-        _mark_best(results, runs, cells, block)
+    for fraction, block in cells.groupby("train_fraction"):
+        at = pairs[pairs["train_fraction"] == fraction]
+        states = {**at.set_index(["a", "b"])[["state", "p_holm"]].T, **at.set_index(["b", "a"])[["state", "p_holm"]].T}
+        _mark(cells, block[block["model"].isin({*at["a"], *at["b"]})], states, experiment.reference)
     return cells
 
 
+def _mark(cells: pd.DataFrame, entered: pd.DataFrame, pairs: Mapping[Any, Any], reference: str) -> None:
+    """Marks of one budget: against the reference, and bold for the best model and all that do not differ from it."""
+    if entered.empty:
+        return
+    winner = cells.at[entered["mean"].idxmax(), "model"]
+    for index, model in entered["model"].items():
+        cells.loc[index, ["tested", "best"]] = True, model == winner
+        cells.loc[index, "bold"] = model == winner or pairs[model, winner]["state"] != "different"
+        if (model, reference) in pairs:
+            cells.loc[index, ["p_holm", "state"]] = pairs[model, reference]["p_holm"], pairs[model, reference]["state"]
+
+
 def _cell(
-    results: Results, at: pd.DataFrame, experiment: Experiment, data: str, setting: str, model: str, fraction: float
+    results: Results,
+    at: pd.DataFrame,
+    experiment: Experiment,
+    data: str,
+    setting: str,
+    model: str,
+    fraction: float,
+    comparisons: Comparisons | None,
 ) -> dict[str, Any]:
     """One row of `Summary.cells`. `at`: the runs of all models at this data, setting and fraction."""
     own = at[at["model"] == model].sort_values("seed")
@@ -117,22 +180,31 @@ def _cell(
     }
     for name, column in _MEANS.items():
         row[name] = _mean_if_complete(own, column)
-    correct, nll = scores(results, own), scores(results, own, "nll")
-    interval = stats.two_way_interval(correct) if correct is not None else None
     row["mean"], row["std"] = stats.mean_std(own["test/top1"]) if len(own) else (math.nan, math.nan)
-    row["low"], row["high"] = (interval.low, interval.high) if interval else (math.nan, math.nan)
-    row["nll_margin"] = stats.noise_floor(nll) if nll is not None else math.nan
-    row |= dict.fromkeys(("delta", "delta_low", "delta_high", "p"), math.nan)
-    row["n_paired"] = 0
+    row |= dict.fromkeys(("low", "high", "delta", "delta_se", "delta_low", "delta_high", "p"), math.nan)
+    nll = scores(results, own, "nll")
+    row["nll_margin"] = _margin(nll) if nll is not None else math.nan
     reference = at[at["model"] == experiment.reference]
-    pair = paired(results, own, reference) if model != experiment.reference else None
-    if pair:
-        difference = stats.paired_difference(*pair)
-        row["n_paired"] = len(pair[0])
-        row |= {"delta": difference.estimate, "delta_low": difference.low, "delta_high": difference.high, "p": difference.p}
+    row["n_paired"] = len(set(own["seed"]) & set(reference["seed"])) if model != experiment.reference else 0
+    cell, rival = ((setting, name, fraction) for name in (model, experiment.reference))
+    compared = comparisons is not None and cell in comparisons and rival in comparisons
+    if comparisons is not None and cell in comparisons:
+        level = comparisons.accuracies({cell: 1.0})
+        row |= {"low": level.low[0], "high": level.high[0]}
+    if comparisons is not None and compared and model != experiment.reference:
+        gap = comparisons.differences({cell: 1.0, rival: -1.0})
+        row |= {"delta": gap.estimate[0], "delta_se": gap.se[0], "delta_low": gap.low[0]}
+        row |= {"delta_high": gap.high[0], "p": gap.p[0]}
     row["seconds_to_target"], row["reached_target"] = _time_to_target(results, own, experiment.target_val_top1)
-    row["note"] = _note(results, row, len(reference), pair is not None, experiment)
+    row["note"] = _note(results, row, len(reference), compared, experiment)
     return row
+
+
+def _margin(scores: np.ndarray) -> float:
+    """Two standard errors, over seeds and over images, of a mean of scores (S, N); NaN with one seed."""
+    if len(scores) < 2:
+        return math.nan
+    return 2 * math.sqrt(sum(scores.mean(axis=axis).var() / scores.shape[1 - axis] for axis in (0, 1)))
 
 
 def _time_to_target(results: Results, own: pd.DataFrame, target: float | None) -> tuple[float, float]:
@@ -175,9 +247,9 @@ def _note(results: Results, row: Mapping[str, Any], n_reference: int, compared: 
         if not n_reference:
             parts.append("no run of the reference to compare with")
         elif not compared:
-            parts.append("no seed or other test images than the reference: not compared")
+            parts.append("other test images than the reference: not compared")
         elif row["n_paired"] < max(row["n_seeds"], n_reference):
-            parts.append(f"Δ over {row['n_paired']} of the reference's {n_reference} seeds")
+            parts.append(f"shares {row['n_paired']} of the reference's {n_reference} seeds")
     return "; ".join(parts)
 
 
@@ -199,25 +271,3 @@ def _mean_if_complete(runs: pd.DataFrame, column: str) -> float:
         return math.nan
     values = pd.to_numeric(runs[column])
     return math.nan if values.isna().any() else float(values.mean())
-
-
-def _mark_best(results: Results, runs: pd.DataFrame, cells: pd.DataFrame, block: pd.DataFrame) -> None:
-    """Mark the best model of a block, and in bold all that are not significantly below it (Holm within the block).
-
-    Models with fewer than 3 seeds take no part, nor is there a best of fewer than two. One that shares fewer than 3 seeds
-    with the best is not tested against it, and has no mark.
-    """
-    entered = block[block["n_seeds"] >= stats.MIN_SEEDS_FOR_MARKS]
-    if len(entered) < 2:
-        return
-    best = entered["mean"].idxmax()
-    p_values = []
-    at = runs[runs["train_fraction"] == entered.at[best, "train_fraction"]]
-    winner = at[at["model"] == entered.at[best, "model"]]
-    for index, row in entered.iterrows():
-        pair = paired(results, winner, at[at["model"] == row["model"]]) if index != best else None
-        p_values.append(stats.paired_difference(*pair).p if pair and len(pair[0]) >= stats.MIN_SEEDS_FOR_MARKS else math.nan)
-    tested = np.isfinite(p_values)  # not those that share too few seeds with the best
-    cells.loc[best, ["best", "bold", "tested"]] = True
-    cells.loc[entered.index[tested], "tested"] = True
-    cells.loc[entered.index[tested & (holm(p_values) >= 0.05)], "bold"] = True

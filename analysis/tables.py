@@ -17,12 +17,18 @@ from analysis.table import Block, Entry, Notes, Row, Table
 from experiments.config import Experiment
 
 MIN_CLASSES_FOR_TOP5 = 100
+OPTIONAL = ("datasets", "budgets", "interactions")
+"""Tables that not every experiment has."""
 MARKS = {"different": "†", "equivalent": "≡"}
 
 
 def all_tables(summary: Summary, experiment: Experiment, facts: Facts) -> list[Table]:
-    """Every table of a report: accuracy, data efficiency, compute and, with several datasets, models × datasets."""
+    """Every table of a report; contrasts where there are several budgets or settings, datasets where there are several."""
     tables = [accuracy(summary, facts), data_efficiency(summary, experiment, facts), compute(summary, facts)]
+    if len(summary.budgets) and len(experiment.train_fractions) > 1:
+        tables.append(budgets(summary, facts))
+    if len(summary.interactions):
+        tables.append(interactions(summary, facts))
     return tables + ([datasets(summary, facts)] if len(experiment.data) > 1 else [])
 
 
@@ -40,7 +46,7 @@ def _name(row: Any, note: str = "") -> Entry:
 def _csv(frame: pd.DataFrame, columns: Sequence[str], banner: str) -> pd.DataFrame:
     """Columns of a ``.csv``: identity, numbers in full precision, run ids separated by blanks; the banner first."""
     chosen = frame[[name for name in columns if name in frame.columns]].copy()
-    for name in ("seeds", "run_ids"):
+    for name in ("seeds", "run_ids") if "run_ids" in frame else ():
         chosen[name] = [" ".join(map(str, values)) for values in frame[name]]
     if banner:
         chosen.insert(0, "WARNING", banner)
@@ -73,10 +79,8 @@ def _nll_places(row: Any) -> int:
 
 def _delta(row: Any) -> Entry:
     """Paired difference to the reference in points, with interval and mark."""
-    places = percent_places(50 * (row.delta_high - row.delta_low))
-    interval = f" {bracket(100 * row.delta_low, 100 * row.delta_high, places, signed=True)}" if known(row.delta_low) else ""
     mark = f" {MARKS[row.state]}" if row.state in MARKS else ""
-    return Entry(f"{number(100 * row.delta, places, signed=True)}{interval}{mark}", value=row.delta)
+    return Entry(f"{_points(row.delta, row.delta_low, row.delta_high)}{mark}", value=row.delta)
 
 
 def _accuracy_columns(cells: pd.DataFrame, facts: Facts) -> list[tuple[str, Callable[[Any], Entry]]]:
@@ -141,13 +145,33 @@ def overview(summary: Summary, facts: Facts) -> Table:
 
 # ------------------------------------------------------------------------------------------------------- data efficiency
 def images_needed(row: Any) -> str:
-    """The data multiplier with its direction: ``4.2× [3.1, 5.6] more`` than the reference, or fewer."""
+    """Images needed with the direction, where the interval tells one: ``4.2× [3.1, 5.6] more`` than the reference."""
     if not row.multiplier_text:
         return UNKNOWN
-    direction = "fewer" if row.multiplier_ahead == row.model else "more"
-    measurable = "×" in row.multiplier_text
-    without_interval = " (one seed)" if measurable and math.isnan(row.multiplier_low) else ""
-    return f"{row.multiplier_text} {direction}{without_interval}" if measurable else row.multiplier_text
+    if "[" not in row.multiplier_text and math.isnan(row.multiplier_low):
+        return f"{row.multiplier_text} (one seed)"
+    direction = " fewer" if row.multiplier_ahead == row.model else " more"
+    return f"{row.multiplier_text}{direction if row.multiplier_directed else ''}"
+
+
+def _bound(row: Any) -> str:
+    """The direct comparison: ``≥ 100× more: 60,000 < 600, −5.8 [−8.2, −3.5]``, own images first."""
+    if not known(row.bound) or row.bound <= 1:
+        return UNKNOWN
+    ahead = row.bound_ahead == row.model
+    own, other = (row.bound_n_ahead, row.bound_n_behind) if ahead else (row.bound_n_behind, row.bound_n_ahead)
+    values = (
+        (row.bound_delta, row.bound_low, row.bound_high) if ahead else (-row.bound_delta, -row.bound_high, -row.bound_low)
+    )
+    direction = "fewer" if ahead else "more"
+    return f"≥ {row.bound:.3g}× {direction}: {own:,.0f} against {other:,.0f}, {_points(*values)}"
+
+
+def _points(value: float, low: float, high: float) -> str:
+    """A difference in points with its interval; alone where that is unknown."""
+    places = percent_places(50 * (high - low))
+    interval = f" {bracket(100 * low, 100 * high, places, signed=True)}" if known(low) else ""
+    return f"{number(100 * value, places, signed=True)}{interval}"
 
 
 def data_efficiency(summary: Summary, experiment: Experiment, facts: Facts) -> Table:
@@ -167,9 +191,7 @@ def data_efficiency(summary: Summary, experiment: Experiment, facts: Facts) -> T
             note = "; ".join(dict.fromkeys(filter(None, [r.note, *(_at(c) for c in cells.itertuples())])))
             points = [Entry(accuracy_text(c), bool(c.bold), c.mean) for c in cells.loc[fractions].itertuples()]
             places = percent_places(50 * (r.aulc_high - r.aulc_low))
-            delta_places = percent_places(50 * (r.aulc_delta_high - r.aulc_delta_low))
-            interval = f" {bracket(100 * r.aulc_delta_low, 100 * r.aulc_delta_high, delta_places, signed=True)}"
-            delta = number(100 * r.aulc_delta, delta_places, signed=True) + (interval if known(r.aulc_delta_low) else "")
+            delta = _points(r.aulc_delta, r.aulc_delta_low, r.aulc_delta_high)
             crossing = (
                 f"{r.crossover_text}, {experiment.models[r.crossover_leader].title} ahead" if r.crossover_text else UNKNOWN
             )
@@ -181,6 +203,7 @@ def data_efficiency(summary: Summary, experiment: Experiment, facts: Facts) -> T
                         *points,
                         Entry(plus_minus(100 * r.aulc, 100 * r.aulc_std, places), value=r.aulc),
                         Entry(delta, value=r.aulc_delta),
+                        Entry(_bound(r), value=r.bound if r.bound_ahead != r.model else 1 / r.bound),
                         Entry(images_needed(r), value=r.multiplier if r.multiplier_ahead != r.model else 1 / r.multiplier),
                         Entry(crossing, value=r.crossover),
                     ],
@@ -197,6 +220,7 @@ def data_efficiency(summary: Summary, experiment: Experiment, facts: Facts) -> T
         *map(label, fractions),
         "AULC (%) ↑",
         f"Δ AULC vs {facts.reference} [95% CI] ↑",
+        f"Direct bound on images vs {facts.reference}",
         f"Images needed vs {facts.reference} [95% CI]",
         "Crossover (images)",
     ]
@@ -208,6 +232,50 @@ def data_efficiency(summary: Summary, experiment: Experiment, facts: Facts) -> T
 def _at(cell: Any) -> str:
     """A cell's note with its fraction."""
     return f"at {percent(cell.train_fraction)} {cell.note}" if cell.note else ""
+
+
+# ------------------------------------------------------------------------------------------------------------- contrasts
+def budgets(summary: Summary, facts: Facts) -> Table:
+    """Each model at each budget, in rows, against the reference at each budget, in columns."""
+    frame = summary.budgets
+    fractions = sorted(frame["reference_fraction"].unique())
+    blocks = []
+    for heading, group in _groups(frame):
+        sizes = dict(zip(group["reference_fraction"], group["reference_n"], strict=True))
+        rows = []
+        for (_, fraction), own in group.groupby(["model", "fraction"], sort=False):
+            at = {r.reference_fraction: r for r in own.itertuples()}
+            first = next(iter(at.values()))
+            entries = [
+                Entry(_points(at[f].delta, at[f].low, at[f].high), value=at[f].delta) if f in at else Entry(UNKNOWN)
+                for f in fractions
+            ]
+            rows.append(Row(first.family, [Entry(f"{first.model_title}, {sizes[fraction]:,.0f}"), *entries]))
+        blocks.append(Block(heading or "Difference of accuracies in points", rows))
+    columns = ["Model, images", *(f"{facts.reference}, {percent(fraction)}" for fraction in fractions)]
+    csv = _csv(frame, csv_columns.BUDGETS, facts.banner)
+    return Table("budgets", "Across budgets", captions.budgets(facts), columns, blocks, {}, csv, facts.banner)
+
+
+def interactions(summary: Summary, facts: Facts) -> Table:
+    """How each model's difference to the reference changes between budgets and between settings."""
+    blocks = []
+    for heading, group in _groups(summary.interactions):
+        rows = []
+        for r in group.itertuples():
+            by_setting = r.changed == "setting"
+            change = f"{r.before} → {r.after}, {percent(r.train_fraction)}" if by_setting else (
+                f"{percent(r.before)} → {percent(r.after)}"
+            )  # fmt: skip
+            gaps = [Entry(number(100 * gap, 1, signed=True), value=gap) for gap in (r.gap_before, r.gap_after)]
+            rows.append(
+                Row(r.family, [_name(r), Entry(change), *gaps, Entry(_points(r.change, r.low, r.high), value=r.change)])
+            )
+        blocks.append(Block(heading or "Differences in differences, in points", rows))
+    columns = ["Model", "From → to", "Δ before", "Δ after", "Change [95% CI]"]
+    csv = _csv(summary.interactions, csv_columns.INTERACTIONS, facts.banner)
+    caption = captions.interactions(facts)
+    return Table("interactions", "Changes of the difference", caption, columns, blocks, {}, csv, facts.banner)
 
 
 # --------------------------------------------------------------------------------------------------------------- compute

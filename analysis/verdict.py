@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -9,9 +10,9 @@ import pandas as pd
 from analysis import stats
 from analysis.load import Results
 from analysis.numbers import known, number, percent
-from analysis.pairing import paired
+from analysis.pairing import Comparisons
 from analysis.summary import Summary
-from analysis.tables import accuracy_places
+from analysis.tables import accuracy_places, percent_places
 from experiments.config import Experiment
 
 EFFECT = 0.005
@@ -19,7 +20,7 @@ EFFECT = 0.005
 
 
 def sentences(results: Results, summary: Summary, experiment: Experiment) -> list[str]:
-    """Who leads with all and with the fewest images, what the lead is worth in images, and what the seeds can tell.
+    """Who leads with all and with the fewest images, what the lead is worth in images, how it changes, what seeds can tell.
 
     Returns
     -------
@@ -38,8 +39,15 @@ def sentences(results: Results, summary: Summary, experiment: Experiment) -> lis
         if smallest < largest:
             texts.append(_leader(cells[cells["train_fraction"] == smallest]))
         for model in _protagonists(experiment):
-            texts.append(_images(curves[curves["model"] == model], experiment))
-            texts.append(_resolution(results, data, setting, model, experiment))
+            curve = curves[curves["model"] == model]
+            texts += [_bound(curve, experiment), _images(curve, experiment)]
+            texts += _changes(summary.interactions, data, setting, model, experiment)
+            texts.append(_resolution(summary.compared.get(data), setting, model, experiment))
+        if data in summary.compared and not summary.compared[data].trustworthy:
+            texts.append(
+                "Seeds of one model differ so much, as where some of them fail to learn, that no test over these seeds can "
+                "be trusted: there are no marks, and the intervals may be too narrow."
+            )
         found += [prefix + text for text in texts if text]
     return found
 
@@ -90,6 +98,26 @@ def _accuracy(cell: Any) -> str:
     return f"{number(100 * cell.mean, places)}%{interval}"
 
 
+def _bound(curve: pd.DataFrame, experiment: Experiment) -> str:
+    """The direct comparison across budgets, which interpolates nothing."""
+    if curve.empty or not known(curve["bound"].iloc[0]) or curve["bound"].iloc[0] <= 1:
+        return ""
+    row = _row(curve, curve.index[0])
+    behind = experiment.reference if row.bound_ahead == row.model else row.model
+    return (
+        f"{experiment.models[row.bound_ahead].title} with {row.bound_n_ahead:,.0f} images is ahead of "
+        f"{experiment.models[behind].title} with {row.bound_n_behind:,.0f}, by "
+        f"{_points(row.bound_delta, row.bound_low, row.bound_high)}: at least {row.bound:.3g}× fewer."
+    )
+
+
+def _points(value: float, low: float, high: float) -> str:
+    """A difference in points with its interval."""
+    places = percent_places(50 * (high - low))
+    interval = " to ".join(number(100 * limit, places, signed=True) for limit in (low, high))
+    return f"{number(100 * value, places, signed=True)} points (95% CI {interval})"
+
+
 def _images(curve: pd.DataFrame, experiment: Experiment) -> str:
     """What the lead is worth in images."""
     if curve.empty or not curve["multiplier_text"].iloc[0]:
@@ -100,40 +128,57 @@ def _images(curve: pd.DataFrame, experiment: Experiment) -> str:
     first, second = experiment.models[ahead].title, experiment.models[behind].title
     target = f"{second}'s accuracy at full data ({number(100 * row.multiplier_target, 1)}%)"
     factor, _, interval = row.multiplier_text.partition(" [")
-    if "×" not in factor:
-        return f"How many fewer images {first} needs to reach {target} cannot be told from these fractions."
-    factor = factor.replace("> ", "more than ").replace("< ", "less than ")
+    if interval and not row.multiplier_directed:
+        return f"Whether {first} or {second} needs fewer images to reach {target} cannot be told."
+    factor = factor.replace("> ", "more than ")
     text = f"To reach {target}, {first} needs {factor} fewer images"
-    text += f" (95% CI {interval.rstrip(']').replace(',', ' to')})" if interval else ""
     if not known(row.multiplier_low):
         return f"{text}, by one seed: that this is more than chance is not tested."
-    if known(row.multiplier_low) and row.multiplier_low <= 1 <= row.multiplier_high:
-        return f"{text}; the interval does not exclude 1, so that either may need fewer."
+    text += f" (95% CI {interval.rstrip(']').replace(',', ' to')}, interpolated)" if interval else ""
     return f"{text}."
 
 
-def _resolution(results: Results, data: str, setting: str, model: str, experiment: Experiment) -> str:
-    """What the seeds and test images at hand can tell between a model and the reference."""
-    runs = results.runs
-    at = runs[
-        (runs["data"] == data) & (runs["setting"] == setting) & (runs["train_fraction"] == max(experiment.train_fractions))
+def _changes(interactions: pd.DataFrame, data: str, setting: str, model: str, experiment: Experiment) -> list[str]:
+    """How the gap to the reference changes from the fewest to all images, and from the first setting to this one."""
+    if interactions.empty:
+        return []
+    own = interactions[
+        (interactions["data"] == data) & (interactions["setting"] == setting) & (interactions["model"] == model)
     ]
-    pair = paired(results, at[at["model"] == model], at[at["model"] == experiment.reference])
-    if pair is None or model == experiment.reference:
+    ends = (min(experiment.train_fractions), max(experiment.train_fractions))
+    texts = []
+    for row in own.itertuples():
+        if row.changed == "train_fraction" and (row.before, row.after) == ends:
+            where = f"from {percent(ends[0])} to {percent(ends[1])} of the data"
+        elif row.changed == "setting" and row.train_fraction == ends[1]:
+            where = f"from {row.before} to {row.after}, at {percent(ends[1])} of the data"
+        else:
+            continue
+        titles = f"{row.model_title} to {experiment.models[experiment.reference].title}"
+        change = f"changes by {_points(row.change, row.low, row.high)}"
+        told = "" if row.low > 0 or row.high < 0 else "; that it changes at all is not shown"
+        texts.append(f"The difference of {titles} {change} {where}{told}.")
+    return texts
+
+
+def _resolution(comparisons: Comparisons | None, setting: str, model: str, experiment: Experiment) -> str:
+    """What the seeds and test images at hand can tell between a model and the reference."""
+    fraction = max(experiment.train_fractions)
+    cells = [(setting, name, fraction) for name in (model, experiment.reference)]
+    if comparisons is None or model == experiment.reference or not all(cell in comparisons for cell in cells):
         return ""
-    names = f"{experiment.models[model].title} and {experiment.models[experiment.reference].title}"
-    n_seeds, n_images = pair[0].shape
+    names = " and ".join(experiment.models[name].title for name in (model, experiment.reference))
+    n_seeds = min(map(comparisons.n_seeds, cells))
     if n_seeds < 2:
         return f"Noise: one seed of {names} cannot tell a difference from chance; run at least {stats.MIN_SEEDS_FOR_MARKS}."
-    difference = pair[0] - pair[1]
-    floor = number(100 * stats.noise_floor(difference), 1)
-    needed = stats.seeds_needed(difference, EFFECT)
-    more = (
-        f"to see {100 * EFFECT:g} points would take about {needed} seeds"
-        if needed
-        else f"to see {100 * EFFECT:g} points no number of seeds is enough on this test set, it takes more test images"
-    )
+    found = comparisons.differences({cells[0]: 1.0, cells[1]: -1.0})
+    floor = number(100 * found.half_width[0], 1)
+    low, high = found.seeds_needed(EFFECT, n_seeds)
+    if math.isinf(low):
+        more = "no number of seeds is enough on this test set, it takes more test images"
+    else:
+        more = f"it would take {low:,.0f} seeds" if low == high else f"it would take {low:,.0f} to {high:,.0f} seeds"
     return (
-        f"Noise: with {n_seeds} seeds and {n_images} test images, a difference between {names} below {floor} points cannot "
-        f"be told from chance; {more}."
+        f"Noise: with {n_seeds} seeds and {comparisons.layout.n_images} test images, a difference between {names} below "
+        f"{floor} points cannot be told from chance; to see {100 * EFFECT:g} points {more}."
     )

@@ -309,6 +309,7 @@ class ExperimentFile(Execution):
     track: Literal["identical", "tuned"] = "identical"
     tuning: Tuning = Tuning()
     target_val_top1: float | None = Field(None, gt=0, le=1)
+    equivalence_margin: float = Field(0.005, gt=0, lt=1)
     vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     expect: list[Expectation] = []
 
@@ -353,6 +354,8 @@ class Experiment(Execution):
     track: Literal["identical", "tuned"]
     """``tuned``: a second block of every table, in which each model has its own best of equally many trials."""
     tuning: Tuning = Tuning()
+    equivalence_margin: float = 0.005
+    """Differences of accuracy below it do not matter: models are called equivalent inside it. Never hashed."""
     target_val_top1: float | None = None
     """Validation accuracy, fixed in advance, for the time that it takes to reach it. Never hashed."""
     vary: dict[str, list[Any]] = {}

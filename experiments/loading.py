@@ -310,6 +310,7 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
                 "track",
                 "vary",
                 "target_val_top1",
+                "equivalence_margin",
                 *Execution.model_fields,
             }
         ),

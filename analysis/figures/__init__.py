@@ -76,8 +76,8 @@ def draw(results: Results, summary: Summary, experiment: Experiment) -> list[Fig
     with debug_mode(False):  # Altair would check every part against its schema: the tests do that
         charts = {
             "learning_curves": curves.learning_curves(results, summary, experiment, looks),
-            "accuracy_vs_pflops": cost.accuracy_against("train_pflops", results, summary, looks),
-            "accuracy_vs_device_hours": cost.accuracy_against("device_hours", results, summary, looks),
+            "accuracy_vs_pflops": cost.accuracy_against("train_pflops", summary, looks),
+            "accuracy_vs_device_hours": cost.accuracy_against("device_hours", summary, looks),
             "forest": forest.forest(summary, experiment, looks),
             "training_curves": curves.training_curves(results, summary, experiment, looks),
             "calibration": errors.calibration(results, summary, looks),

@@ -12,11 +12,8 @@ import pandas as pd
 from analysis.figures import style
 from analysis.figures.curves import ACCURACY_AXIS
 from analysis.figures.style import Style
-from analysis.pairing import paired
-from analysis.stats import paired_difference
 
 if TYPE_CHECKING:
-    from analysis.load import Results
     from analysis.summary import Summary
 
 AXES = {"train_pflops": "Training compute (PFLOPs)", "device_hours": "Training device-hours"}
@@ -28,7 +25,7 @@ CONVENTIONS = {
 }
 
 
-def accuracy_against(column: str, results: Results, summary: Summary, looks: Mapping[str, Style]) -> tuple[Any, str] | None:
+def accuracy_against(column: str, summary: Summary, looks: Mapping[str, Style]) -> tuple[Any, str] | None:
     """Top-1 accuracy at full data against one measure of training cost, with the Pareto step.
 
     Parameters
@@ -50,13 +47,13 @@ def accuracy_against(column: str, results: Results, summary: Summary, looks: Map
             split.append((title, known))
     if not split:
         return None
-    charts = [(title, _panel(column, results, cells, looks, style.width(len(split)))) for title, cells in split]
+    charts = [(title, _panel(column, summary.pairs, cells, looks, style.width(len(split)))) for title, cells in split]
     cells = pd.concat([cells for _, cells in split])
     caption = (
         "Top-1 accuracy on the sealed test set after training on the largest fraction, against its cost. "
         f"{CONVENTIONS[column]} Bars are 95% two-way random-effects intervals. The dashed step joins the most accurate "
-        "models at each cost. An open symbol is a model that another one dominates: no more costly and more accurate, with "
-        "a paired 95% interval (unadjusted) that excludes 0. Symbols of equal cost stand side by side. "
+        "models at each cost. An open symbol is a model that another one dominates: no more costly and significantly more "
+        "accurate, as marked in the tables. Symbols of equal cost stand side by side. "
         f"{style.seeds_sentence(cells)}"
     )
     if left_out:
@@ -64,9 +61,9 @@ def accuracy_against(column: str, results: Results, summary: Summary, looks: Map
     return style.arrange(charts), caption
 
 
-def _panel(column: str, results: Results, cells: pd.DataFrame, looks: Mapping[str, Style], width: int) -> Any:
+def _panel(column: str, pairs: pd.DataFrame, cells: pd.DataFrame, looks: Mapping[str, Style], width: int) -> Any:
     shown = list(looks.values())
-    beaten = dominated(results, cells, column)
+    beaten = dominated(pairs, cells, column)
     low, high = cells[column].min() / 1.35, cells[column].max() * 1.35
     places = _side_by_side(cells[column], (high / low) ** (GAP / width))
     rows = [
@@ -143,24 +140,25 @@ def _step(cells: pd.DataFrame, column: str, end: float) -> list[dict[str, float]
     return [*corners, {"cost": end, "mean": corners[-1]["mean"]}]
 
 
-def dominated(results: Results, cells: pd.DataFrame, column: str) -> set[str]:
-    """Models that another one beats at no greater cost, by a paired interval that excludes 0.
+def dominated(pairs: pd.DataFrame, cells: pd.DataFrame, column: str) -> set[str]:
+    """Models that another one beats at no greater cost, by the marks of the tables.
 
     Parameters
     ----------
-    results : Results
-        Gives what each run answered on every test image. Models are compared over the seeds that both have; with fewer than
-        two there is no interval, and nobody is dominated.
+    pairs : DataFrame
+        See `analysis.summary.Summary.pairs`.
     cells : DataFrame
         One row per model of one panel.
     column : str
         The cost.
     """
-    runs = {cell["model"]: results.runs[results.runs["run_id"].isin(cell["run_ids"])] for _, cell in cells.iterrows()}
+    place = cells.iloc[0]
+    here = (pairs["data"] == place["data"]) & (pairs["setting"] == place["setting"])
+    marked = pairs[here & (pairs["train_fraction"] == place["train_fraction"]) & (pairs["state"] == "different")]
+    differ = {frozenset(pair) for pair in zip(marked["a"], marked["b"], strict=True)}
     found = set()
     for _, cell in cells.iterrows():
         rivals = cells[(cells[column] <= cell[column]) & (cells["mean"] > cell["mean"])]
-        pairs = (paired(results, runs[rival], runs[cell["model"]]) for rival in rivals["model"])
-        if any(pair is not None and paired_difference(*pair).low > 0 for pair in pairs):
+        if any(frozenset((rival, cell["model"])) in differ for rival in rivals["model"]):
             found.add(cell["model"])
     return found

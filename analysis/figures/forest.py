@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 ROW_HEIGHT = 15
 SYMBOLS = {"different": "circle", "equivalent": "diamond", "inconclusive": "circle", "under 3 seeds": "cross"}
-MARGIN = 0.5
-"""Half the width, in points, of the range of equivalence."""
 
 
 def forest(summary: Summary, experiment: Experiment, looks: Mapping[str, Style]) -> tuple[Any, str] | None:
@@ -34,13 +32,15 @@ def forest(summary: Summary, experiment: Experiment, looks: Mapping[str, Style])
     if cells.empty:
         return None
     split = style.panels(cells)
+    margin = 100 * experiment.equivalence_margin
     reference = experiment.models[experiment.reference].title
-    charts = [(title, _panel(group, looks, reference, len(split))) for title, group in split]
+    charts = [(title, _panel(group, looks, reference, len(split), margin)) for title, group in split]
     caption = (
-        f"Difference in top-1 accuracy to {reference}, paired over seeds and test images, with unadjusted 95% two-way "
-        "random-effects intervals; to the right of 0 the model is the more accurate. Filled circle: different "
-        f"(Holm-adjusted p < .05); diamond: equivalent (interval inside ±{MARGIN} points, the grey band); open circle: "
-        f"inconclusive; cross: fewer than 3 seeds, no statement. {style.seeds_sentence(cells)}"
+        f"Difference in top-1 accuracy to {reference}, paired over seeds and test images, with unadjusted 95% "
+        "intervals; to the right of 0 the model is the more accurate. Filled circle: different "
+        f"(Holm-adjusted p < .05); diamond: equivalent within ±{margin:g} points, the grey band (Holm-adjusted); open "
+        "circle: inconclusive; cross: no mark, for fewer than 3 seeds or seeds that differ too much among themselves. "
+        f"{style.seeds_sentence(cells)}"
     )
     return style.arrange(charts), caption
 
@@ -49,7 +49,7 @@ def _state(cell: pd.Series) -> str:
     return str(cell["state"]) or "under 3 seeds"
 
 
-def _panel(group: pd.DataFrame, looks: Mapping[str, Style], reference: str, count: int) -> Any:
+def _panel(group: pd.DataFrame, looks: Mapping[str, Style], reference: str, count: int, margin: float) -> Any:
     """One data set and setting: a heading per fraction, below it one line per model."""
     order, rows = [], []
     for fraction in sorted(group["train_fraction"].unique()):
@@ -83,8 +83,8 @@ def _panel(group: pd.DataFrame, looks: Mapping[str, Style], reference: str, coun
     shown = list(looks.values())
     width = 150 if count == 1 else 120
     base = alt.Chart(style.inline(rows))
-    margin = (
-        alt.Chart(style.inline([{"from": -MARGIN, "to": MARGIN}]))
+    band = (
+        alt.Chart(style.inline([{"from": -margin, "to": margin}]))
         .mark_rect(color="#DDDDDD", opacity=0.7)
         .encode(x="from:Q", x2="to:Q")
     )
@@ -103,7 +103,7 @@ def _panel(group: pd.DataFrame, looks: Mapping[str, Style], reference: str, coun
         tooltip=tip,
     )
     text = base.mark_text(align="left", fontSize=9, color=style.INK).encode(x=alt.value(width + 6), y=y, text="text:N")
-    return alt.layer(margin, zero, bars, marks, text).properties(width=width, height=ROW_HEIGHT * len(order))
+    return alt.layer(band, zero, bars, marks, text).properties(width=width, height=ROW_HEIGHT * len(order))
 
 
 def _row(cell: pd.Series, look: Style, line: str) -> dict[str, Any]:
