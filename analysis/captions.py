@@ -121,8 +121,9 @@ def accuracy(facts: Facts) -> str:
         "Bold: the best model of a block and all not significantly below it. † differs from the reference (p < .05), ≡ is "
         "equivalent (interval inside ±0.5 points), no mark: inconclusive. Intervals are unadjusted, marks Holm-adjusted "
         "(† over the table, bold within its block); no mark below 3 seeds. n counts images for training and validation. "
-        "NLL in nats. ECE over 15 bins, as it is and after temperature scaling on validation. GMACs: forward pass of one "
-        f"image. {facts.common}"
+        "NLL in nats; Brier score from 0 to 2. ECE over 15 bins: beside it the null, which a perfectly calibrated model with "
+        "these confidences would have on as many images, and the limit that it exceeds once in twenty; then after "
+        f"temperature scaling on validation. GMACs: forward pass of one image. {facts.common}"
     )
 
 

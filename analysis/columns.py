@@ -7,7 +7,7 @@ ACCURACY = (
     *("std", "low", "high", "delta", "delta_low", "delta_high", "p"),
     *("p_holm", "n_paired", "state", "best", "bold", "top5", "macro_f1"),
     *("nll", "brier", "ece", "ece_scaled", "val_top1", "val_best_top1", "n_params"),
-    *("forward_gmacs", "note", "run_ids"),
+    *("forward_gmacs", "note", "run_ids", "ece_null", "ece_null_high", "ece_scaled_note"),
 )
 DATA_EFFICIENCY = (
     *IDENTITY,

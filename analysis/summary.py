@@ -24,6 +24,8 @@ TIME_COLUMNS = ("images_per_second", "device_hours", "seconds_to_target", "mfu",
 _MEANS = {
     "nll": "test/nll",
     "ece": "ece",
+    "ece_null": "ece_null",
+    "ece_null_high": "ece_null_high",
     "ece_scaled": "ece_scaled",
     "brier": "test/brier",
     "macro_f1": "test/macro_f1",
@@ -117,6 +119,7 @@ def _cell(
     }
     for name, column in _MEANS.items():
         row[name] = _mean_if_complete(own, column)
+    row["ece_scaled_note"] = "; ".join(dict.fromkeys(filter(None, own["ece_scaled_note"])))
     correct, nll = scores(results, own), scores(results, own, "nll")
     interval = stats.two_way_interval(correct) if correct is not None else None
     row["mean"], row["std"] = stats.mean_std(own["test/top1"]) if len(own) else (math.nan, math.nan)
