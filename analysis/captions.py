@@ -121,8 +121,8 @@ def accuracy(facts: Facts) -> str:
         "Bold: the best model of a block and all not significantly below it. † differs from the reference (p < .05), ≡ is "
         "equivalent (interval inside ±0.5 points), no mark: inconclusive. Intervals are unadjusted, marks Holm-adjusted "
         "(† over the table, bold within its block); no mark below 3 seeds. n counts images for training and validation. "
-        "NLL in nats; Brier score from 0 to 2. ECE over 15 bins: beside it the null, which a perfectly calibrated model with "
-        "these confidences would have on as many images, and the limit that it exceeds once in twenty; then after "
+        "NLL in nats; Brier score from 0 to 2. ECE over 15 bins; beside it the null, which a perfectly calibrated model "
+        "with these confidences would have on as many images, and the limit that this exceeds once in twenty; then after "
         f"temperature scaling on validation. GMACs: forward pass of one image. {facts.common}"
     )
 
@@ -151,7 +151,7 @@ def compute(facts: Facts) -> str:
         "end to end, net of evaluation. Peak memory: of the device's allocator, on a CPU of the process. MFU: model FLOPs "
         f"over the dense peak of the device. {UNKNOWN}: not known, on this device or for one of the seeds. Time to "
         "target: training seconds to the validation accuracy that was fixed in advance, median, with the share of runs that "
-        "reached it. "
+        "reached it; ≤ where the first evaluation met it. "
         f"Top-1 accuracy (%) is mean ± sample standard deviation, bold as in the accuracy table. {facts.common}"
     )
 

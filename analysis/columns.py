@@ -28,7 +28,7 @@ COMPUTE = (
     *IDENTITY,
     *("train_fraction", "n", "n_seeds", "n_expected", "seeds", "n_params", "forward_gmacs"),
     *("train_pflops", "device_hours", "images_per_second", "peak_memory_bytes", "mfu", "energy_joules", "seconds_to_target"),
-    *("mean", "note", "run_ids", "reached_target"),
+    *("mean", "note", "run_ids", "reached_target", "target_is_bound"),
 )
 DATASETS = (
     *IDENTITY,

@@ -133,27 +133,33 @@ def _cell(
         difference = stats.paired_difference(*pair)
         row["n_paired"] = len(pair[0])
         row |= {"delta": difference.estimate, "delta_low": difference.low, "delta_high": difference.high, "p": difference.p}
-    row["seconds_to_target"], row["reached_target"] = _time_to_target(results, own, experiment.target_val_top1)
+    row |= _time_to_target(results, own, experiment.target_val_top1)
     row["note"] = _note(results, row, len(reference), pair is not None, experiment)
     return row
 
 
-def _time_to_target(results: Results, own: pd.DataFrame, target: float | None) -> tuple[float, float]:
+def _time_to_target(results: Results, own: pd.DataFrame, target: float | None) -> dict[str, Any]:
     """Median training seconds up to the first evaluation at the validation target, and the share of runs that reached it.
 
     A run that did not reach it counts as later than all that did; the median is NaN where half of the runs or more did not.
+    One whose very first evaluation is there may have been there at any time before: where the median could then be earlier,
+    ``target_is_bound`` is true.
     """
+    row: dict[str, Any] = {"seconds_to_target": math.nan, "reached_target": math.nan, "target_is_bound": None}
     if target is None or own.empty:
-        return math.nan, math.nan
-    seconds = []
+        return row
+    latest, earliest = [], []
     for run_id in own["run_id"]:
         curve = results.curves(run_id)
         if curve.empty or curve.get(["val/top1", "train_seconds"], pd.DataFrame([None])).isna().any(axis=None):
-            return math.nan, math.nan
-        reached = curve.loc[curve["val/top1"] >= target, "train_seconds"]
-        seconds.append(float(reached.iloc[0]) if len(reached) else math.inf)
-    median = float(np.median(seconds))
-    return median if math.isfinite(median) else math.nan, float(np.mean(np.isfinite(seconds)))
+            return row
+        reached = curve["val/top1"] >= target
+        latest.append(float(curve["train_seconds"][reached.idxmax()]) if reached.any() else math.inf)
+        earliest.append(0.0 if reached.iloc[0] else latest[-1])
+    median, row["reached_target"] = float(np.median(latest)), float(np.mean(np.isfinite(latest)))
+    if math.isfinite(median):
+        row |= {"seconds_to_target": median, "target_is_bound": bool(np.median(earliest) < median)}
+    return row
 
 
 def _note(results: Results, row: Mapping[str, Any], n_reference: int, compared: bool, experiment: Experiment) -> str:

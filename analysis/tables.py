@@ -264,10 +264,11 @@ def compute(summary: Summary, facts: Facts) -> Table:
 
 
 def _target_text(row: Any) -> str:
-    """Median seconds to the validation target with the share of runs that reached it."""
+    """Median seconds to the validation target, or a bound of them, with the share of runs that reached it."""
     if math.isnan(row.reached_target):
         return UNKNOWN
-    return f"{significant(row.seconds_to_target)} ({percent(row.reached_target)})"
+    bound = "≤ " if row.target_is_bound and known(row.seconds_to_target) else ""
+    return f"{bound}{significant(row.seconds_to_target)} ({100 * row.reached_target:.0f}%)"
 
 
 # -------------------------------------------------------------------------------------------------------------- datasets

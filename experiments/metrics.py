@@ -188,7 +188,7 @@ def expected_calibration_error(
 ) -> float:
     """Expected calibration error: mean over images of their bin's |accuracy − confidence|, from 0 to 1.
 
-    A secondary measure: it is biased upwards on few images (`analysis.calibration.null_error` says how much), depends on the bins, and mixup or label smoothing move it.
+    A secondary measure: it is biased upwards on few images, depends on the bins, and mixup or label smoothing move it.
 
     Parameters
     ----------
