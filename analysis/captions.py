@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pandas as pd
+
 from analysis.certificate import Certificate
 from analysis.load import Results
-from analysis.numbers import UNKNOWN
+from analysis.numbers import UNKNOWN, percent
 from analysis.summary import Summary
 from experiments.config import INIT_TITLES, Experiment
 
@@ -19,14 +21,15 @@ class Facts:
     ----------
     reference : str
         Title of the reference model.
-    seeds, test, conditions, certificate : str
-        Seeds; test images and checkpoint; track, device and precision; the settings' hash.
+    seeds, pool, test, conditions, certificate : str
+        Seeds; what their training sets share; test images and checkpoint; track, device and precision; the settings' hash.
     banner : str
         Warning for tables over unequal settings, or empty.
     """
 
     reference: str
     seeds: str
+    pool: str
     test: str
     conditions: str
     certificate: str
@@ -67,7 +70,8 @@ def gather(results: Results, summary: Summary, experiment: Experiment, certifica
     return Facts(
         reference=experiment.models[experiment.reference].title,
         seeds=seeds,
-        test=f"{images} test images; checkpoint: the last of a fixed schedule, tested once.",
+        pool=_pool(results.runs),
+        test=f"{images} test images; checkpoint: the last of a fixed schedule, tested once.{_writers(experiment)}",
         conditions=(
             f"{_track(experiment)} {_starts(experiment)}"
             f"Trained on {', '.join(certificate.content['devices'])} in {', '.join(precisions)}. "
@@ -76,6 +80,29 @@ def gather(results: Results, summary: Summary, experiment: Experiment, certifica
         certificate=proof,
         banner=banner,
     )
+
+
+def _pool(runs: pd.DataFrame) -> str:
+    """How much of their images two seeds train on in common, with a blank after it; empty for one seed.
+
+    A seed's training set is a random part of the pool, per class, so that of another's it holds its own share of the pool.
+    """
+    if runs["seed"].nunique() < 2:
+        return ""
+    largest = runs.sort_values("train_fraction").drop_duplicates("data", keep="last").set_index("data")
+    pools = runs["data"].map(largest["n"] / largest["train_fraction"])
+    shares = (runs["n_train"] / pools).groupby(runs["train_fraction"]).mean().sort_index(ascending=False)
+    said = ", ".join(f"{100 * share:.0f}% at {percent(float(str(fraction)))}" for fraction, share in shares.items())
+    return (
+        f"Share of images that the training sets of two seeds have in common: {said}; where it is large, no interval covers a "
+        "new pool of images. "
+    )
+
+
+def _writers(experiment: Experiment) -> str:
+    """That digits cut at random are no new handwriting, with a blank before it; empty for other data."""
+    titles = [data.title for data in experiment.data.values() if data.source == "digits" and data.test_cut == "random"]
+    return f" {' and '.join(titles)}: test and training images are by the same writers." if titles else ""
 
 
 def _parts(micro_batches: list[int]) -> str:
@@ -116,7 +143,7 @@ def accuracy(facts: Facts) -> str:
     """Caption of the accuracy table."""
     return (
         f"Accuracy. {facts.seeds} Top-1 accuracy is mean ± sample standard deviation over seeds; 95% intervals are of "
-        "two-way random effects (new seeds and new test images; degrees of freedom after Hillis 2008). "
+        f"two-way random effects (new seeds and new test images; degrees of freedom after Hillis 2008). {facts.pool}"
         f"Δ is the paired difference to {facts.reference} in percentage points, over the same seeds and test images. "
         "Bold: the best model of a block and all not significantly below it. † differs from the reference (p < .05), ≡ is "
         "equivalent (interval inside ±0.5 points), no mark: inconclusive. Intervals are unadjusted, marks Holm-adjusted "
@@ -138,7 +165,7 @@ def data_efficiency(facts: Facts) -> str:
         "interpolation of log error in log n, with a parametric-bootstrap interval over seeds; > and < where a limit lies "
         "outside the measured range; nothing is extrapolated. Crossover: the number of images from which the named model "
         f"stays ahead of the other up to full data; {UNKNOWN} where the mean curves do not cross. Intervals are "
-        f"unadjusted. {facts.common}"
+        f"unadjusted. {facts.pool}{facts.common}"
     )
 
 
@@ -148,10 +175,10 @@ def compute(facts: Facts) -> str:
         "Compute of one run at the largest train fraction, mean over seeds; optimiser steps are equal at every fraction. "
         f"{facts.seeds} GMACs: billions of multiply-accumulates of the forward pass of one image. Train PFLOPs: 3 × forward "
         "FLOPs × images seen, in units of 1e15. Device-hours are net of evaluation and summed over attempts. Images/s: "
-        "end to end, net of evaluation. Peak memory: of the device's allocator; on a CPU of the whole process, "
-        f"its libraries and data included. MFU: model FLOPs over the dense peak of the device. {UNKNOWN}: not known, on this device or for one of the seeds. Time to "
-        "target: training seconds to the validation accuracy that was fixed in advance, median, with the share of runs that "
-        "reached it; ≤ where the first evaluation met it. "
+        "end to end, net of evaluation. Peak memory: of the device's allocator; on a CPU of the whole process, its libraries "
+        f"and data included. MFU: model FLOPs over the dense peak of the device. {UNKNOWN}: not known, on this device or for "
+        "one of the seeds. Time to target: training seconds to the validation accuracy that was fixed in advance, median, "
+        "with the share of runs that reached it; ≤ where the first evaluation met it. "
         f"Top-1 accuracy (%) is mean ± sample standard deviation, bold as in the accuracy table. {facts.common}"
     )
 

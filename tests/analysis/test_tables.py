@@ -101,6 +101,25 @@ def test_captions_say_everything(synthetic_runs):
         assert word in caption
 
 
+def test_captions_say_what_the_intervals_do_not_cover(synthetic_runs):
+    made = _tables(synthetic_runs)
+    # Of 1000, 300 and 100 images 100, 30 and 10 validate; a training set holds 900, 270 and 90 of the pool of 1000.
+    said = "the training sets of two seeds have in common: 90% at 100%, 27% at 30%, 9% at 10%; where"
+    assert said in made["accuracy"].caption and said in made["data_efficiency"].caption
+    assert all("Shapes: test and training images are by the same writers." in table.caption for table in made.values())
+
+
+@pytest.mark.parametrize("change", [{"test_cut": "blocks"}, {"source": "fashion_mnist"}])
+def test_captions_speak_of_writers_only_where_they_are_shared(change):
+    data = make_experiment().data["shapes"].model_copy(update=change)
+    assert captions._writers(make_experiment(data={"shapes": data})) == ""
+
+
+def test_one_seed_shares_its_training_set_with_none(tmp_path):
+    made = _tables(write_experiment(tmp_path / "runs" / "synthetic", make_experiment(seeds=[0], expect=[])))
+    assert "training sets of two seeds" not in made["accuracy"].caption
+
+
 def test_data_efficiency_rows(synthetic_runs):
     table = _tables(synthetic_runs)["data_efficiency"]
     assert table.columns[1:4] == ["10% (n = 100)", "30% (n = 300)", "100% (n = 1000)"]
