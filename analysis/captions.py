@@ -94,8 +94,8 @@ def _pool(runs: pd.DataFrame) -> str:
     shares = (runs["n_train"] / pools).groupby(runs["train_fraction"]).mean().sort_index(ascending=False)
     said = ", ".join(f"{100 * share:.0f}% at {percent(float(str(fraction)))}" for fraction, share in shares.items())
     return (
-        f"Share of images that the training sets of two seeds have in common: {said}; where it is large, no interval covers a "
-        "new pool of images. "
+        f"Share of images that the training sets of two seeds have in common: {said}; where it is large, no interval covers "
+        "a new pool of images. "
     )
 
 
@@ -175,10 +175,11 @@ def compute(facts: Facts) -> str:
         "Compute of one run at the largest train fraction, mean over seeds; optimiser steps are equal at every fraction. "
         f"{facts.seeds} GMACs: billions of multiply-accumulates of the forward pass of one image. Train PFLOPs: 3 × forward "
         "FLOPs × images seen, in units of 1e15. Device-hours are net of evaluation and summed over attempts. Images/s: "
-        "end to end, net of evaluation. Peak memory: of the device's allocator; on a CPU of the whole process, its libraries "
-        f"and data included. MFU: model FLOPs over the dense peak of the device. {UNKNOWN}: not known, on this device or for "
-        "one of the seeds. Time to target: training seconds to the validation accuracy that was fixed in advance, median, "
-        "with the share of runs that reached it; ≤ where the first evaluation met it. "
+        "end to end, net of evaluation. Peak memory: of the device's allocator; on a CPU of the whole process, its "
+        "libraries and data included. MFU: model FLOPs over the dense peak of the device. "
+        f"{UNKNOWN}: not known, on this device or for one of the seeds. Time to target: training seconds to the validation "
+        "accuracy that was fixed in advance, median, with the share of runs that reached it; ≤ where the first evaluation "
+        "met it. "
         f"Top-1 accuracy (%) is mean ± sample standard deviation, bold as in the accuracy table. {facts.common}"
     )
 
