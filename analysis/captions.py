@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pandas as pd
+
 from analysis.certificate import Certificate
 from analysis.load import Results
-from analysis.numbers import UNKNOWN
+from analysis.numbers import UNKNOWN, percent
 from analysis.summary import Summary
 from experiments.config import INIT_TITLES, Experiment
 
@@ -19,14 +21,16 @@ class Facts:
     ----------
     reference : str
         Title of the reference model.
-    seeds, test, conditions, certificate, marks : str
-        Seeds; test images and checkpoint; track, device and precision; the settings' hash; what marks mean.
+    seeds, pool, test, conditions, certificate, marks : str
+        Seeds; what their training sets share; test images and checkpoint; track, device and precision; the settings' hash;
+        what marks mean.
     banner : str
         Warning for tables over unequal settings, or empty.
     """
 
     reference: str
     seeds: str
+    pool: str
     test: str
     conditions: str
     certificate: str
@@ -68,7 +72,8 @@ def gather(results: Results, summary: Summary, experiment: Experiment, certifica
     return Facts(
         reference=experiment.models[experiment.reference].title,
         seeds=seeds,
-        test=f"{images} test images; checkpoint: the last of a fixed schedule, tested once.",
+        pool=_pool(results.runs),
+        test=f"{images} test images; checkpoint: the last of a fixed schedule, tested once.{_writers(experiment)}",
         conditions=(
             f"{_track(experiment)} {_starts(experiment)}"
             f"Trained on {', '.join(certificate.content['devices'])} in {', '.join(precisions)}. "
@@ -89,6 +94,29 @@ def _marks(summary: Summary, experiment: Experiment) -> str:
         f"to it within ±{100 * experiment.equivalence_margin:g} points. One family for all marks: every pair of models at "
         "every budget of a block of equal settings, Holm-adjusted, p < .05; none below 3 seeds."
     )
+
+
+def _pool(runs: pd.DataFrame) -> str:
+    """How much of their images two seeds train on in common, with a blank after it; empty for one seed.
+
+    A seed's training set is a random part of the pool, per class, so that of another's it holds its own share of the pool.
+    """
+    if runs["seed"].nunique() < 2:
+        return ""
+    largest = runs.sort_values("train_fraction").drop_duplicates("data", keep="last").set_index("data")
+    pools = runs["data"].map(largest["n"] / largest["train_fraction"])
+    shares = (runs["n_train"] / pools).groupby(runs["train_fraction"]).mean().sort_index(ascending=False)
+    said = ", ".join(f"{100 * share:.0f}% at {percent(float(str(fraction)))}" for fraction, share in shares.items())
+    return (
+        f"Share of images that the training sets of two seeds have in common: {said}; where it is large, no interval covers "
+        "a new pool of images. "
+    )
+
+
+def _writers(experiment: Experiment) -> str:
+    """That digits cut at random are no new handwriting, with a blank before it; empty for other data."""
+    titles = [data.title for data in experiment.data.values() if data.source == "digits" and data.test_cut == "random"]
+    return f" {' and '.join(titles)}: test and training images are by the same writers." if titles else ""
 
 
 def _parts(micro_batches: list[int]) -> str:
@@ -131,9 +159,10 @@ def accuracy(facts: Facts) -> str:
         f"Accuracy. {facts.seeds} Top-1 accuracy is mean ± sample standard deviation over seeds; 95% intervals cover new "
         "seeds and new test images, with the seeds' variance moderated over the table and pseudo-images at the bounds "
         f"(docs/method.md). Δ is the difference to {facts.reference} in percentage points, paired over seeds and test "
-        f"images. {facts.marks} Intervals are unadjusted. n counts images for training and validation. "
-        "NLL in nats. ECE over 15 bins, as it is and after temperature scaling on validation. GMACs: forward pass of one "
-        f"image. {facts.common}"
+        f"images. {facts.marks} Intervals are unadjusted. {facts.pool}n counts images for training and validation. "
+        "NLL in nats; Brier score from 0 to 2. ECE over 15 bins; beside it the null, which a perfectly calibrated model "
+        "with these confidences would have on as many images, and the limit that this exceeds once in twenty; then after "
+        f"temperature scaling on validation. GMACs: forward pass of one image. {facts.common}"
     )
 
 
@@ -143,13 +172,13 @@ def data_efficiency(facts: Facts) -> str:
         f"Data efficiency. {facts.seeds} Top-1 accuracy (%) at each train fraction, mean ± sample standard deviation over "
         f"seeds; n counts images for training and validation. {facts.marks} AULC: area under accuracy over ln n, divided by "
         "ln(n max / n min), in per cent; Δ paired. Direct bound: the fewest images with which the model that is ahead at "
-        "full data still is, against the other with all of them, and their difference in points; tested from full data down, "
-        "nothing interpolated. Images needed: how many times more or fewer images than all the model ahead needs for the "
-        f"other's accuracy at full data, against {facts.reference}, by monotone interpolation of log error in log n; no "
+        "full data still is, against the other with all of them, and their difference in points; tested from full data "
+        "down, nothing interpolated. Images needed: how many times more or fewer images than all the model ahead needs for "
+        f"the other's accuracy at full data, against {facts.reference}, by monotone interpolation of log error in log n; no "
         "direction where the interval holds 1; < and > where a limit lies outside the measured budgets, not bounded where "
-        "both do. Crossover: from which number of images the named model is ahead, where differences of opposite sign are marked "
-        f"on both sides; {UNKNOWN} elsewhere. Intervals are at 95%, unadjusted, over new seeds and new test images. "
-        f"{facts.common}"
+        "both do. Crossover: from which number of images the named model is ahead, where differences of opposite sign are "
+        f"marked on both sides; {UNKNOWN} elsewhere. Intervals are at 95%, unadjusted, over new seeds and new test images. "
+        f"{facts.pool}{facts.common}"
     )
 
 
@@ -177,10 +206,11 @@ def compute(facts: Facts) -> str:
         "Compute of one run at the largest train fraction, mean over seeds; optimiser steps are equal at every fraction. "
         f"{facts.seeds} GMACs: billions of multiply-accumulates of the forward pass of one image. Train PFLOPs: 3 × forward "
         "FLOPs × images seen, in units of 1e15. Device-hours are net of evaluation and summed over attempts. Images/s: "
-        "end to end, net of evaluation. Peak memory: of the device's allocator, on a CPU of the process. MFU: model FLOPs "
-        f"over the dense peak of the device. {UNKNOWN}: not known, on this device or for one of the seeds. Time to "
-        "target: training seconds to the validation accuracy that was fixed in advance, median, with the share of runs that "
-        "reached it. "
+        "end to end, net of evaluation. Peak memory: of the device's allocator; on a CPU of the whole process, its "
+        "libraries and data included. MFU: model FLOPs over the dense peak of the device. "
+        f"{UNKNOWN}: not known, on this device or for one of the seeds. Time to target: training seconds to the validation "
+        "accuracy that was fixed in advance, median, with the share of runs that reached it; ≤ where the first evaluation "
+        "met it. "
         f"Top-1 accuracy (%) is mean ± sample standard deviation, bold as in the accuracy table. {facts.common}"
     )
 

@@ -7,7 +7,7 @@ ACCURACY = (
     *("std", "low", "high", "delta", "delta_low", "delta_high", "p"),
     *("p_holm", "n_paired", "state", "best", "bold", "top5", "macro_f1"),
     *("nll", "brier", "ece", "ece_scaled", "val_top1", "val_best_top1", "n_params"),
-    *("forward_gmacs", "note", "run_ids", "delta_se"),
+    *("forward_gmacs", "note", "run_ids", "ece_null", "ece_null_high", "ece_scaled_note", "delta_se"),
 )
 DATA_EFFICIENCY = (
     *IDENTITY,
@@ -28,7 +28,7 @@ COMPUTE = (
     *IDENTITY,
     *("train_fraction", "n", "n_seeds", "n_expected", "seeds", "n_params", "forward_gmacs"),
     *("train_pflops", "device_hours", "images_per_second", "peak_memory_bytes", "mfu", "energy_joules", "seconds_to_target"),
-    *("mean", "note", "run_ids", "reached_target"),
+    *("mean", "note", "run_ids", "reached_target", "target_is_bound"),
 )
 DATASETS = (
     *IDENTITY,

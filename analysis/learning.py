@@ -32,8 +32,8 @@ def summarise(
     """Area under the learning curve, images needed, bound and crossover, one row per (data, setting, model).
 
     ``multiplier`` says how many times fewer images than all the model ahead at full data, ``multiplier_ahead``, needs for
-    the other's accuracy there, ``multiplier_target``. ``bound`` is at least so many times by a direct comparison. ``crossover``
-    is the data budget from which ``crossover_leader`` leads.
+    the other's accuracy there, ``multiplier_target``. ``bound`` is at least so many times by a direct comparison.
+    ``crossover`` is the data budget from which ``crossover_leader`` leads.
 
     Parameters
     ----------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ import numpy as np
 
 from analysis import calibration, claims
 from experiments.config import Experiment
-from experiments.metrics import expected_calibration_error
 from experiments.record import METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, Record, RecordError, read_record
 
 COMPUTE_COLUMNS = (
@@ -147,7 +145,7 @@ def load_run(cell: Mapping[str, Any], folder: Path, experiment: Experiment, tria
         row |= dict.fromkeys(("val_best/top1", "val_best/nll"))
         curve = []
         break
-    row["ece"], row["ece_scaled"] = _calibration(predictions)
+    row |= calibration.summarise(predictions)
     row["test_digest"] = _test_digest(predictions)
     names = tuple(str(name) for name in predictions["class_names"])
     return Loaded(row, record, outcome, predictions["labels"], names, curve, faults)
@@ -251,16 +249,6 @@ def _outcome(predictions: Arrays, record: Record, path: Path) -> Outcome:
 
 def _untrue(sentence: str, path: Path) -> Refused:
     return Refused(f"{path}: does not match what it describes: {sentence}. {_ADVICE}")
-
-
-def _calibration(predictions: Arrays) -> tuple[float, float]:
-    """Expected calibration error on test, as it is and after temperature scaling on validation."""
-    logits, labels = predictions["logits"], predictions["labels"]
-    before = expected_calibration_error(logits, labels)
-    if not len(predictions["val_labels"]):
-        return before, math.nan
-    temperature = calibration.fit_temperature(predictions["val_logits"], predictions["val_labels"])
-    return before, expected_calibration_error(logits, labels, temperature=temperature)
 
 
 def _test_digest(predictions: Arrays) -> str:

@@ -23,6 +23,8 @@ TIME_COLUMNS = ("images_per_second", "device_hours", "seconds_to_target", "mfu",
 _MEANS = {
     "nll": "test/nll",
     "ece": "ece",
+    "ece_null": "ece_null",
+    "ece_null_high": "ece_null_high",
     "ece_scaled": "ece_scaled",
     "brier": "test/brier",
     "macro_f1": "test/macro_f1",
@@ -180,6 +182,7 @@ def _cell(
     }
     for name, column in _MEANS.items():
         row[name] = _mean_if_complete(own, column)
+    row["ece_scaled_note"] = "; ".join(dict.fromkeys(filter(None, own["ece_scaled_note"])))
     row["mean"], row["std"] = stats.mean_std(own["test/top1"]) if len(own) else (math.nan, math.nan)
     row |= dict.fromkeys(("low", "high", "delta", "delta_se", "delta_low", "delta_high", "p"), math.nan)
     nll = scores(results, own, "nll")
@@ -195,7 +198,7 @@ def _cell(
         gap = comparisons.differences({cell: 1.0, rival: -1.0})
         row |= {"delta": gap.estimate[0], "delta_se": gap.se[0], "delta_low": gap.low[0]}
         row |= {"delta_high": gap.high[0], "p": gap.p[0]}
-    row["seconds_to_target"], row["reached_target"] = _time_to_target(results, own, experiment.target_val_top1)
+    row |= _time_to_target(results, own, experiment.target_val_top1)
     row["note"] = _note(results, row, len(reference), compared, experiment)
     return row
 
@@ -204,25 +207,31 @@ def _margin(scores: np.ndarray) -> float:
     """Two standard errors, over seeds and over images, of a mean of scores (S, N); NaN with one seed."""
     if len(scores) < 2:
         return math.nan
-    return 2 * math.sqrt(sum(scores.mean(axis=axis).var() / scores.shape[1 - axis] for axis in (0, 1)))
+    return 2 * math.sqrt(sum(scores.mean(axis=axis).var(ddof=1) / scores.shape[1 - axis] for axis in (0, 1)))
 
 
-def _time_to_target(results: Results, own: pd.DataFrame, target: float | None) -> tuple[float, float]:
+def _time_to_target(results: Results, own: pd.DataFrame, target: float | None) -> dict[str, Any]:
     """Median training seconds up to the first evaluation at the validation target, and the share of runs that reached it.
 
     A run that did not reach it counts as later than all that did; the median is NaN where half of the runs or more did not.
+    One whose very first evaluation is there may have been there at any time before: where the median could then be earlier,
+    ``target_is_bound`` is true.
     """
+    row: dict[str, Any] = {"seconds_to_target": math.nan, "reached_target": math.nan, "target_is_bound": None}
     if target is None or own.empty:
-        return math.nan, math.nan
-    seconds = []
+        return row
+    latest, earliest = [], []
     for run_id in own["run_id"]:
         curve = results.curves(run_id)
         if curve.empty or curve.get(["val/top1", "train_seconds"], pd.DataFrame([None])).isna().any(axis=None):
-            return math.nan, math.nan
-        reached = curve.loc[curve["val/top1"] >= target, "train_seconds"]
-        seconds.append(float(reached.iloc[0]) if len(reached) else math.inf)
-    median = float(np.median(seconds))
-    return median if math.isfinite(median) else math.nan, float(np.mean(np.isfinite(seconds)))
+            return row
+        reached = curve["val/top1"] >= target
+        latest.append(float(curve["train_seconds"][reached.idxmax()]) if reached.any() else math.inf)
+        earliest.append(0.0 if reached.iloc[0] else latest[-1])
+    median, row["reached_target"] = float(np.median(latest)), float(np.mean(np.isfinite(latest)))
+    if math.isfinite(median):
+        row |= {"seconds_to_target": median, "target_is_bound": bool(np.median(earliest) < median)}
+    return row
 
 
 def _note(results: Results, row: Mapping[str, Any], n_reference: int, compared: bool, experiment: Experiment) -> str:

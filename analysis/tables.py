@@ -83,7 +83,13 @@ def _delta(row: Any) -> Entry:
     return Entry(f"{_points(row.delta, row.delta_low, row.delta_high)}{mark}", value=row.delta)
 
 
-def _accuracy_columns(cells: pd.DataFrame, facts: Facts) -> list[tuple[str, Callable[[Any], Entry]]]:
+def _calibration_error(row: Any) -> Entry:
+    """ECE in per cent, with what chance alone gives and its limit."""
+    null = f" (null {number(100 * row.ece_null, 1)}, ≤ {number(100 * row.ece_null_high, 1)})" if known(row.ece_null) else ""
+    return Entry(number(100 * row.ece, 1) + null, value=row.ece)
+
+
+def _accuracy_columns(cells: pd.DataFrame, facts: Facts, notes: Notes) -> list[tuple[str, Callable[[Any], Entry]]]:
     """Headings and how each is filled. Top-5 accuracy only where there are 100 classes to choose from."""
     columns: list[tuple[str, Callable[[Any], Entry]]] = [
         ("Top-1 (%) ↑", lambda r: Entry(accuracy_text(r), bold=bool(r.bold), value=r.mean)),
@@ -91,8 +97,12 @@ def _accuracy_columns(cells: pd.DataFrame, facts: Facts) -> list[tuple[str, Call
         (f"Δ vs {facts.reference} [95% CI] ↑", _delta),
         ("Macro-F1 (%) ↑", lambda r: Entry(number(100 * r.macro_f1, accuracy_places(r)), value=r.macro_f1)),
         ("NLL ↓", lambda r: Entry(number(r.nll, _nll_places(r)), value=r.nll)),
-        ("ECE (%) ↓", lambda r: Entry(number(100 * r.ece, 1), value=r.ece)),
-        ("ECE, scaled (%) ↓", lambda r: Entry(number(100 * r.ece_scaled, 1), value=r.ece_scaled)),
+        ("Brier ↓", lambda r: Entry(number(r.brier, min(accuracy_places(r) + 2, 3)), value=r.brier)),
+        ("ECE (%) ↓", _calibration_error),
+        (
+            "ECE, scaled (%) ↓",
+            lambda r: Entry(number(100 * r.ece_scaled, 1), value=r.ece_scaled, note=notes.mark(r.ece_scaled_note)),
+        ),
         ("Params (M)", lambda r: Entry(significant(r.n_params / 1e6), value=r.n_params)),
         ("GMACs", lambda r: Entry(significant(r.forward_gmacs), value=r.forward_gmacs)),
         ("Seeds", lambda r: Entry(str(r.n_seeds), value=r.n_seeds)),
@@ -106,7 +116,7 @@ def accuracy(summary: Summary, facts: Facts) -> Table:
     """Accuracy and calibration, a block per train fraction, full data first."""
     cells = summary.cells
     notes = Notes()
-    columns = _accuracy_columns(cells, facts)
+    columns = _accuracy_columns(cells, facts, notes)
     blocks = []
     for heading, group in _groups(cells):
         for fraction, part in group.groupby("train_fraction", sort=False):
@@ -322,10 +332,11 @@ def compute(summary: Summary, facts: Facts) -> Table:
 
 
 def _target_text(row: Any) -> str:
-    """Median seconds to the validation target with the share of runs that reached it."""
+    """Median seconds to the validation target, or a bound of them, with the share of runs that reached it."""
     if math.isnan(row.reached_target):
         return UNKNOWN
-    return f"{significant(row.seconds_to_target)} ({percent(row.reached_target)})"
+    bound = "≤ " if row.target_is_bound and known(row.seconds_to_target) else ""
+    return f"{bound}{significant(row.seconds_to_target)} ({100 * row.reached_target:.0f}%)"
 
 
 # -------------------------------------------------------------------------------------------------------------- datasets

@@ -116,6 +116,9 @@ class DataConfig(_Strict):
     mean: list[float] = Field(min_length=1, max_length=3)
     std: list[float] = Field(min_length=1, max_length=3)
     """Per-channel normalisation of pixels in [0, 1]."""
+    test_cut: Literal["random", "blocks"] = "random"
+    """Of digits, which come without a test set: a fifth of each class at random, or the last fifth in the order of the file,
+    where images of one writer lie together; see `experiments.data.splits.cut_test`."""
 
     @field_validator("channels", mode="before")
     @classmethod
@@ -131,6 +134,10 @@ class DataConfig(_Strict):
                 raise ValueError(f"`{name}` must have one value per channel ({self.channels}), got {values}")
         if min(self.std) <= 0:
             raise ValueError(f"`std` must be positive, got {self.std}")
+        if self.test_cut != "random" and self.source != "digits":
+            raise ValueError(
+                f"`test_cut` is for digits, whose file is in the order of its writers; delete it for {self.source}"
+            )
         if self.source == "image_folder" and not self.path:
             raise ValueError(
                 "`path` is missing: set `data.path` to a folder that holds train/<class>/* and test/<class>/*, or <class>/* "

@@ -94,7 +94,7 @@ class Cell:
 
 def split_key(data: DataConfig, train_fraction: float, seed: int) -> str:
     """Key of a split in the cache: the data as it is requested, the fraction and the seed."""
-    return f"{canonical_hash(data.model_dump(exclude={'title'}))[:16]}/{fraction_label(train_fraction)}/{seed}"
+    return f"{canonical_hash(hashed_values(data, exclude={'title'}))[:16]}/{fraction_label(train_fraction)}/{seed}"
 
 
 def expand(experiment: Experiment, splits: Mapping[str, str]) -> list[Cell]:

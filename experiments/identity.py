@@ -27,6 +27,7 @@ TUNED_FIELDS = {"learning_rate", "weight_decay", "augmentation"}
 
 
 ADDED_FIELDS: dict[type[BaseModel], set[str]] = {
+    DataConfig: {"test_cut"},
     ModelConfig: {"init", "weights", "layout", "train"},
     Augmentation: {"policy", "erase", "mixup", "cutmix", "mix_probability", "mix_until"},
     Recipe: {"compile"},

@@ -137,6 +137,12 @@ class Reliability:
     confidence: npt.NDArray[np.float64]
     accuracy: npt.NDArray[np.float64]
 
+    @property
+    def error(self) -> float:
+        """Mean over images of their bin's ``|accuracy − confidence|``."""
+        gaps = np.nan_to_num(np.abs(self.accuracy - self.confidence))
+        return float(gaps @ self.count / self.count.sum())
+
 
 def reliability(logits: npt.ArrayLike, labels: npt.ArrayLike, bins: int = 15, temperature: float = 1.0) -> Reliability:
     """Accuracy against confidence, in equal-width bins.
@@ -197,9 +203,7 @@ def expected_calibration_error(
     ----------
     Guo, Pleiss, Sun and Weinberger (2017), On calibration of modern neural networks, arXiv:1706.04599, section 2, Eq. 3.
     """
-    diagram = reliability(logits, labels, bins, temperature)
-    gaps = np.nan_to_num(np.abs(diagram.accuracy - diagram.confidence))
-    return float(gaps @ diagram.count / diagram.count.sum())
+    return reliability(logits, labels, bins, temperature).error
 
 
 def classification_metrics(logits: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str, float | None]:

@@ -56,6 +56,8 @@ class Compute(BaseModel):
     device_hours: float | None = None
     """Training time × devices, net of evaluation, summed over attempts."""
     peak_memory_bytes: int | None = None
+    """Of the GPU's allocator, on a CPU of the process with all that it held; ``null`` where an earlier run's peak would hide
+    this one's."""
     reserved_memory_bytes: int | None = None
     micro_batches: int | None = None
     """Parts that a batch was cut into at the end of the run (gradient accumulation); 1 is the plain batch. It stands here,

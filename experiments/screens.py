@@ -160,7 +160,7 @@ def profile_table(row: dict[str, Any]) -> RenderableType:
         "training GFLOPs an image": f"{row['train_gflops_per_image']:.4g}",
         "bare step": f"{row['bare_images_per_second']:,.0f} images/s (quartiles {low:,.0f} to {high:,.0f})",
         "MFU": "–" if row["mfu"] is None else f"{100 * row['mfu']:.1f}%",
-        "peak memory": f"{row['peak_memory_bytes'] / 2**30:.2f} GiB",
+        "peak memory": "–" if row["peak_memory_bytes"] is None else f"{row['peak_memory_bytes'] / 2**30:.2f} GiB",
         "geometry": ", ".join(f"{key} {value}" for key, value in row["geometry"].items()) or "as published",
         "on": f"{row['device']}, {row['precision']}, batch {row['batch_size']}, {row['image_size']} px",
     }

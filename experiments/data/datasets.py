@@ -30,13 +30,13 @@ def _images(pixels: NDArray[np.uint8], labels: Any, prefix: str) -> Images:
 
 
 def _digits(config: DataConfig) -> Dataset:
-    """scikit-learn's embedded digits: 1,797 grey images of 8 × 8 pixels, without a test split of their own."""
+    """scikit-learn's embedded digits: 1,797 grey images of 8 × 8 pixels by 13 writers, without a test split of their own."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
     everything = _images(pixels, bunch.target, "digits")
-    pool, test = cut_test(everything.labels)
+    pool, test = cut_test(everything.labels, config.test_cut)
     return Dataset(tuple(str(digit) for digit in range(10)), everything.take(pool), everything.take(test), True)
 
 

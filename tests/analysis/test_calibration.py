@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from analysis.calibration import fit_temperature
+from analysis.calibration import fit_temperature, null_error, summarise
 from analysis.mistakes import agreement
 from experiments.metrics import (
     brier_per_image,
@@ -151,6 +151,50 @@ def test_certain_predictions_fall_into_the_last_bin():
 def test_equal_logits_are_a_confidence_of_one_over_classes():
     # Confidence 1/3 is the right border of the fifth of 15 bins and belongs to it.
     assert reliability(np.zeros((4, 3)), [0, 1, 2, 0]).count.tolist() == [0] * 4 + [4] + [0] * 10
+
+
+def test_null_error_by_hand():
+    # One image of confidence p: |1 − p| with probability p, else p, so 2·p·(1 − p).
+    assert null_error(reliability(logits_of([0.9]), [0]))[0] == pytest.approx(2 * 0.9 * 0.1)
+    # Two of .8 in one bin: 2, 1 or 0 right with .64, .32, .04 against 1.6 expected: .64·.4 + .32·.6 + .04·1.6 over 2 images.
+    assert null_error(reliability(logits_of([0.8, 0.8]), [0, 0]))[0] == pytest.approx((0.256 + 0.192 + 0.064) / 2)
+    # Bins are independent, and the labels do not matter.
+    both = null_error(reliability(logits_of([0.9, 0.8, 0.8]), [1, 1, 1]))[0]
+    assert both == pytest.approx((0.18 + 0.512) / 3)
+    assert null_error(reliability(np.array([[1000.0, 0.0]]), [0])) == (0, 0)
+
+
+@pytest.mark.parametrize("n_images", [75, 2000])
+@pytest.mark.parametrize("spread", [1, 4, 20])
+def test_a_perfectly_calibrated_model_scores_its_null(n_images, spread):
+    generator = np.random.default_rng(5)
+    logits = generator.normal(size=(n_images, 3)) * spread
+    chances = softmax(logits).cumsum(axis=1)
+    draws = generator.random((1000, n_images, 1))
+    errors = [expected_calibration_error(logits, np.minimum((u > chances).sum(axis=1), 2)) for u in draws]
+    mean, high = null_error(reliability(logits, np.zeros(n_images, dtype=int)))
+    assert np.mean(errors) == pytest.approx(mean, rel=0.05)
+    assert 0.03 < np.mean(errors > np.float64(high)) < 0.08
+    if (n_images, spread) == (75, 4):
+        assert 0.08 < mean < 0.11  # what a photo set of 75 images has for a floor
+
+
+def test_scaling_is_left_out_where_validation_does_not_determine_it(random_case):
+    logits, labels = random_case
+
+    def scaled(n_val, val_logits=logits):
+        val = {"val_logits": val_logits[:n_val], "val_labels": labels[:n_val]}
+        return summarise({"logits": logits, "labels": labels, **val})
+
+    known = scaled(100)
+    assert known["ece_scaled_note"] == "" and 0 < known["ece_scaled"] < 1
+    assert known["ece"] == expected_calibration_error(logits, labels)
+    for few in (99, 0):
+        row = scaled(few)
+        assert np.isnan(row["ece_scaled"]) and row["ece_scaled_note"] == "not scaled: fewer than 100 validation images"
+        assert row["ece_null"] == known["ece_null"]
+    at_bound = scaled(200, np.eye(7)[labels])  # never wrong
+    assert np.isnan(at_bound["ece_scaled"]) and at_bound["ece_scaled_note"].endswith("at the bound 0.05")
 
 
 def test_temperature_divides_the_logits(random_case):

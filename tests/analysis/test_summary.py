@@ -1,11 +1,13 @@
 """Cells, intervals, marks and expectations against the synthetic truth."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from analysis import stats
+from analysis import stats, tables
 from analysis.load import load
 from analysis.summary import TIME_COLUMNS, summarise
 from experiments.config import Expectation
@@ -180,3 +182,40 @@ def test_other_test_images_are_not_paired(synthetic_runs):
     cell = _cell(summary, "vit")
     assert pd.isna(cell["delta"]) and "not compared" in cell["note"] and cell["low"] < 0.8 < cell["high"]
     assert not pd.isna(_cell(summary, "vit_timm")["delta"])
+
+
+def _evaluate(runs, model, curves):
+    """Give a model's runs at full data their validation accuracies after 10, 20, 30 and 40 s, each seed 1 s later."""
+    for seed, curve in enumerate(curves):
+        rows = [
+            {"step": 25 * k, "train_seconds": 10.0 * k + seed, "val/top1": top1, "val/loss": 1.0}
+            for k, top1 in enumerate(curve, 1)
+        ]
+        path = runs.folder / runs.run_id(model, 1.0, seed) / "metrics.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize(
+    ("curves", "seconds", "is_bound", "text"),
+    [
+        # Reached at 20, 21 and 32 s: the median run was seen below the target before.
+        ([(0.2, 0.6, 0.7, 0.8), (0.2, 0.6, 0.7, 0.8), (0.2, 0.3, 0.7, 0.8)], 21, False, "21.0 (100%)"),
+        # Two runs of three meet it at once, at 10 and 11 s at the latest.
+        ([(0.6, 0.6, 0.7, 0.8), (0.6, 0.6, 0.7, 0.8), (0.2, 0.3, 0.7, 0.8)], 11, True, "≤ 11.0 (100%)"),
+        # One run does: however early, the median stays.
+        ([(0.6, 0.6, 0.7, 0.8), (0.2, 0.6, 0.7, 0.8), (0.2, 0.3, 0.7, 0.8)], 21, False, "21.0 (100%)"),
+        # Two runs never reach it: no median, whatever the third did.
+        ([(0.6, 0.6, 0.7, 0.8), (0.2, 0.2, 0.2, 0.4), (0.2, 0.3, 0.3, 0.4)], np.nan, None, "– (33%)"),
+    ],
+)
+def test_time_to_target_is_a_bound_where_the_first_evaluation_meets_it(synthetic_runs, curves, seconds, is_bound, text):
+    synthetic_runs.experiment = synthetic_runs.experiment.model_copy(update={"target_val_top1": 0.5})
+    for model in synthetic_runs.experiment.models:
+        for seed, curve in enumerate(curves):
+            synthetic_runs.edit_record(synthetic_runs.run_id(model, 1.0, seed), metrics={"val_best/top1": max(curve)})
+        _evaluate(synthetic_runs, model, curves)
+    _, summary = _summarise(synthetic_runs)
+    cell = _cell(summary, "vit")
+    assert cell["seconds_to_target"] == pytest.approx(seconds, nan_ok=True)
+    assert cell["target_is_bound"] is is_bound
+    assert tables._target_text(cell) == text

@@ -65,7 +65,21 @@ def test_accuracy_rows(synthetic_runs):
     bold = [[entry.bold for entry in row.entries].count(True) for row in table.blocks[0].rows]
     assert bold == [1, 0, 0, 0]
     assert "Top-5 (%) ↑" not in table.columns
-    assert table.footnotes == {} and table.banner == ""
+    assert table.footnotes == {"a": "not scaled: fewer than 100 validation images"} and table.banner == ""
+
+
+def test_calibration_columns(synthetic_runs):
+    table = _tables(synthetic_runs)["accuracy"]
+    first = table.columns.index("NLL ↓")
+    assert table.columns[first : first + 4] == ["NLL ↓", "Brier ↓", "ECE (%) ↓", "ECE, scaled (%) ↓"]
+    full, small = (block.rows[0].entries[first : first + 4] for block in (table.blocks[0], table.blocks[2]))
+    assert re.fullmatch(r"0\.\d\d\d?", full[1].text)
+    assert re.fullmatch(r"\d\.\d \(null \d\.\d, ≤ \d\.\d\)", full[2].text)
+    assert re.fullmatch(r"\d+\.\d", full[3].text) and full[3].note == ""
+    assert (small[3].text, small[3].note) == ("–", "a")  # 10 validation images
+    frame = pd.read_csv(io.StringIO(render.csv(table)))
+    assert list(frame.columns[-3:]) == ["ece_null", "ece_null_high", "ece_scaled_note"]
+    assert (frame["ece_null"] < frame["ece_null_high"]).all()
 
 
 def test_captions_say_everything(synthetic_runs):
@@ -85,6 +99,25 @@ def test_captions_say_everything(synthetic_runs):
     caption = _tables(synthetic_runs)["accuracy"].caption
     for word in ("± sample standard deviation", "two-way random effects", "Hillis", "unadjusted", "Holm", "below 3 seeds"):
         assert word in caption
+
+
+def test_captions_say_what_the_intervals_do_not_cover(synthetic_runs):
+    made = _tables(synthetic_runs)
+    # Of 1000, 300 and 100 images 100, 30 and 10 validate; a training set holds 900, 270 and 90 of the pool of 1000.
+    said = "the training sets of two seeds have in common: 90% at 100%, 27% at 30%, 9% at 10%; where"
+    assert said in made["accuracy"].caption and said in made["data_efficiency"].caption
+    assert all("Shapes: test and training images are by the same writers." in table.caption for table in made.values())
+
+
+@pytest.mark.parametrize("change", [{"test_cut": "blocks"}, {"source": "fashion_mnist"}])
+def test_captions_speak_of_writers_only_where_they_are_shared(change):
+    data = make_experiment().data["shapes"].model_copy(update=change)
+    assert captions._writers(make_experiment(data={"shapes": data})) == ""
+
+
+def test_one_seed_shares_its_training_set_with_none(tmp_path):
+    made = _tables(write_experiment(tmp_path / "runs" / "synthetic", make_experiment(seeds=[0], expect=[])))
+    assert "training sets of two seeds" not in made["accuracy"].caption
 
 
 def test_data_efficiency_rows(synthetic_runs):
@@ -122,7 +155,7 @@ def test_incomplete_cells_are_footnotes_in_every_format(synthetic_runs):
     synthetic_runs.lose(synthetic_runs.run_id("vit", 1.0, 1))
     table = _tables(synthetic_runs)["accuracy"]
     assert table.blocks[0].rows[3].entries[0].note == "a"
-    assert table.footnotes == {"a": "2 of 3 seeds: seed 1 missing; Δ over 2 of the reference's 3 seeds"}
+    assert table.footnotes["a"] == "2 of 3 seeds: seed 1 missing; Δ over 2 of the reference's 3 seeds"
     assert "1 of 12 cells lack seeds" in table.caption
     for text in (render.markdown(table), render.latex(table), render.plain(table), render.csv(table)):
         assert "2 of 3 seeds: seed 1 missing" in text

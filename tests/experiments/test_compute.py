@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import timm
 import torch
@@ -61,6 +63,36 @@ def test_mfu_by_hand_and_unknown_devices() -> None:
     assert compute.mfu(1.0, 1000.0, "NVIDIA H100 PCIe") == pytest.approx(6e12 / 756e12)
     assert compute.mfu(1.0, 1000.0, "NVIDIA H100 80GB HBM3") == pytest.approx(6e12 / 989e12)
     assert compute.mfu(1.0, 1000.0, "Some CPU") is None
+
+
+def test_a_peak_is_the_run_s_own() -> None:
+    with compute.Meter(torch.device("cpu")).training():
+        torch.ones(2**26).sum()  # 256 MiB, of an earlier run
+    meter = compute.Meter(torch.device("cpu"))
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        pytest.skip("this system cannot reset the peak of a process")
+    with meter.training():
+        pass
+    before = meter.peak_bytes
+    with meter.training():
+        torch.ones(2**25).sum()  # 128 MiB
+    assert before is not None and meter.peak_bytes is not None
+    assert 100 * 2**20 < meter.peak_bytes - before < 160 * 2**20
+
+
+def test_a_peak_that_cannot_be_reset_is_unknown_after_the_first_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_STATUS", "_CLEAR"):
+        monkeypatch.setattr(compute, name, "/proc/absent/file")  # as on macOS
+    monkeypatch.setattr(compute, "_metered", False)
+    first, second = compute.Meter(torch.device("cpu")), compute.Meter(torch.device("cpu"))
+    for meter in (first, second):
+        with meter.training():
+            pass
+    assert first.peak_bytes is not None and first.peak_bytes > 1e6 and second.peak_bytes is None
+    second.restore(first.state())  # went on in a process that cannot tell
+    with second.training():
+        pass
+    assert second.peak_bytes is None
 
 
 def test_meter_adds_up_over_a_restore() -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
+from experiments import loading
 from experiments.config import ConfigError, DataConfig
 from experiments.data import datasets, decoding, image_folder
 from experiments.data.images import Dataset, Images, Rows, SealedTest
@@ -47,6 +49,24 @@ def faults_of(config: DataConfig) -> str:
     with pytest.raises(ConfigError) as caught:
         datasets.load(config)
     return "\n".join(caught.value.faults)
+
+
+def test_digits_in_blocks() -> None:
+    cut = {name: datasets.load(loading.load_part("data", name)) for name in ("digits", "digits_blocks")}
+    blocks, random = cut["digits_blocks"], cut["digits"]
+    for part in ("pool", "test"):  # the same numbers of every digit
+        counts = [np.bincount(getattr(dataset, part).labels).tolist() for dataset in (blocks, random)]
+        assert counts[0] == counts[1]
+    assert not set(blocks.pool.ids) & set(blocks.test.ids)
+    # Nearly one stretch of the file: 374 positions for 364 images.
+    assert (blocks.test.ids[0], blocks.test.ids[-1]) == ("digits/01423", "digits/01796")
+    assert (blocks.pool.ids > blocks.test.ids[0]).sum() == 10
+
+
+def test_only_digits_are_cut_in_blocks() -> None:
+    values = loading.load_part("data", "fashion_mnist").model_dump() | {"test_cut": "blocks"}
+    with pytest.raises(ValidationError, match=r"`test_cut` is for digits, .* delete it for fashion_mnist"):
+        DataConfig.model_validate(values)
 
 
 def test_digits() -> None:

@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from experiments import loading
-from experiments.config import Augmentation, Recipe, Tuning
+from experiments.config import Augmentation, DataConfig, Recipe, Tuning
 from experiments.folders import ROOT
-from experiments.grid import expand, read_splits
+from experiments.grid import expand, read_splits, split_key
 from experiments.identity import ADDED_FIELDS, canonical_hash, hashed_values, settings_hash
 from experiments.record import read_record
 
@@ -53,6 +53,15 @@ def test_a_used_option_is_another_run(change: str) -> None:
     assert (
         "erase" not in hashed_values(tuned)["augmentation"][0] and hashed_values(tuned)["augmentation"][1]["erase"] == 0.25
     )
+
+
+def test_another_test_cut_is_another_run_and_the_default_none() -> None:
+    recipe = loading.load_part("recipes", "digits")
+    digits, blocks = (loading.load_part("data", name) for name in ("digits", "digits_blocks"))
+    spelled_out = DataConfig(**digits.model_dump(exclude={"test_cut"}), test_cut="random")
+    assert "test_cut" not in hashed_values(digits) and hashed_values(blocks)["test_cut"] == "blocks"
+    assert settings_hash(recipe, digits) == settings_hash(recipe, spelled_out) != settings_hash(recipe, blocks)
+    assert split_key(digits, 1.0, 0) == split_key(spelled_out, 1.0, 0) != split_key(blocks, 1.0, 0)
 
 
 @pytest.mark.parametrize("text", ["off", "'off'", "default"])

@@ -57,6 +57,16 @@ def test_test_cut_is_a_stratified_fifth() -> None:
     assert sorted([*pool, *test]) == list(range(len(LABELS)))
 
 
+def test_a_cut_in_blocks_is_the_end_of_each_class() -> None:
+    labels = LABELS[np.random.default_rng(0).permutation(len(LABELS))]
+    pool, test = cut_test(labels, "blocks")
+    assert np.bincount(labels[test]).tolist() == [20, 12, 9]
+    assert sorted([*pool, *test]) == list(range(len(labels)))
+    assert (np.diff(pool) > 0).all() and (np.diff(test) > 0).all()
+    for label in range(3):
+        assert pool[labels[pool] == label].max() < test[labels[test] == label].min()
+
+
 def test_split_hash_sees_ids_and_their_order() -> None:
     a, b, c = np.array(["a", "b"]), np.array(["c"]), np.array(["d"])
     assert split_hash(a, b, c) == split_hash(a.copy(), b, c)
