@@ -120,7 +120,7 @@ class Layout:
         Parameters
         ----------
         weights : array of shape (G, K)
-            Differences sum to 0 (or nearly, where they are derivatives), accuracies to 1.
+            Differences sum to 0, accuracies to 1.
         prior : array of shape (H,)
             What the table shows about seeds, see `stats.learn`.
         estimate : array of shape (G,), optional
@@ -133,7 +133,7 @@ class Layout:
         of binomial proportions based on paired data, Journal of Educational and Behavioral Statistics 37(4): 479–488.
         """
         value = weights @ self.mean if estimate is None else estimate
-        is_level = np.abs(weights.sum(axis=1) - 1) < 0.01
+        is_level = (np.abs(weights.sum(axis=1) - 1) < 1e-6) & (estimate is None)
         middle = np.where(is_level, 0.5, 0.0)
         reach = np.abs(weights).sum(axis=1) / 2
         added = np.where(is_level, 4, 2)

@@ -135,17 +135,17 @@ def multiplier(comparisons: Comparisons, n: Floats, ahead: Sequence[Cell], behin
         rise = np.log(error[first - 1]) - np.log(error[first])
         part = (np.log(error[first - 1]) - np.log(target)) / rise if rise > 0 else 1.0
         n_ahead = _on_log(grid, first - 1, min(part, 1.0))
-    ratio, most = n[-1] / n_ahead, n[-1] / n[0]
-    shown = f"{_ratio_text(ratio)}×" if math.isfinite(ratio) else f"> {_ratio_text(most)}×"
+    ratio, most = n[-1] / min(n_ahead, n[-1]), n[-1] / n[0]
+    shown = f"{ratio_text(ratio)}×" if math.isfinite(ratio) else f"> {ratio_text(most)}×"
     low, high = found.low, found.high
     if math.isnan(low[0]):
         return Multiplier(ratio, math.nan, math.nan, 1 - target, shown)
     if (low > 0).all():
-        return Multiplier(ratio, most, math.inf, 1 - target, f"> {_ratio_text(most)}×")
+        return Multiplier(ratio, most, math.inf, 1 - target, f"> {ratio_text(most)}×")
     fewest, largest = _zero_held(grid, low, high)
     limits = math.nan if largest is None else n[-1] / largest, math.inf if fewest is None else n[-1] / fewest
-    low_text = "< 1.0" if math.isnan(limits[0]) else _ratio_text(limits[0])
-    high_text = f"> {_ratio_text(most)}" if math.isinf(limits[1]) else _ratio_text(limits[1])
+    low_text = "< 1.0" if math.isnan(limits[0]) else ratio_text(limits[0])
+    high_text = f"> {ratio_text(most)}" if math.isinf(limits[1]) else ratio_text(limits[1])
     bracket = "not bounded" if largest is None and fewest is None else f"{low_text}, {high_text}"
     return Multiplier(ratio, *limits, 1 - target, f"{shown} [{bracket}]")
 
@@ -153,7 +153,7 @@ def multiplier(comparisons: Comparisons, n: Floats, ahead: Sequence[Cell], behin
 def crossover(
     comparisons: Comparisons, n: Floats, first: Sequence[Cell], second: Sequence[Cell], signs: Sequence[int]
 ) -> Crossover | None:
-    """Where one learning curve passes the other, linear in ln n; None unless marks on either side say that it does.
+    """Where one learning curve passes the other, in log error over log n; None unless marks on either side say that it does.
 
     Parameters
     ----------
@@ -164,6 +164,8 @@ def crossover(
         Of `first` − `second` where that difference is significant, else 0.
     """
     marked = [at for at, sign in enumerate(signs) if sign]
+    if not marked:
+        return None
     opposite = [at for at in marked if signs[at] == -signs[marked[-1]]]
     if not opposite:
         return None
@@ -174,9 +176,12 @@ def crossover(
     points[rows, left] += 1 - share
     points[rows, left + 1] += share
     points *= signs[end]
-    cells = [curve[start : end + 1] for curve in (first, second)]
-    weights = _weights(comparisons, cells[0], points) - _weights(comparisons, cells[1], points)
-    found = comparisons.layout.estimates(weights, comparisons.of_differences)
+    weights, estimate = np.zeros((grid.size, len(comparisons.layout.index))), np.zeros(grid.size)
+    for curve, sign in ((first[start : end + 1], 1.0), (second[start : end + 1], -1.0)):
+        errors = _errors(comparisons, curve)
+        weights += _weights(comparisons, curve, sign * points / errors)
+        estimate -= sign * points @ np.log(errors)
+    found = comparisons.layout.estimates(weights, comparisons.of_differences, estimate)
     last = int(np.flatnonzero(found.estimate < 0)[-1])
     part = found.estimate[last] / (found.estimate[last] - found.estimate[last + 1])
     low, high = _zero_held(grid, found.low, found.high)
@@ -201,6 +206,12 @@ def bound(comparisons: Comparisons, n: Floats, ahead: Sequence[Cell], behind: Se
         return None
     at = int(still) - 1
     return Bound(n[::-1][at], n[-1], *(float(values[at]) for values in (found.estimate, found.low, found.high)))
+
+
+def _errors(comparisons: Comparisons, cells: Sequence[Cell]) -> Floats:
+    """Error rates of cells, half an image at least."""
+    layout = comparisons.layout
+    return np.maximum(1 - layout.mean[[layout.index[cell] for cell in cells]], 0.5 / layout.n_images)
 
 
 def _monotone(accuracy: Floats) -> tuple[Floats, Floats]:
@@ -240,6 +251,6 @@ def _on_log(grid: Floats, at: int, part: float) -> float:
     return float(np.exp((1 - part) * np.log(grid[at]) + part * np.log(grid[at + 1])))
 
 
-def _ratio_text(ratio: float) -> str:
+def ratio_text(ratio: float) -> str:
     """Two digits from 1 to 10 and below 1, whole numbers from 10."""
     return f"{ratio:,.0f}" if ratio >= 9.95 else f"{ratio:.1f}" if ratio >= 0.95 else f"{ratio:.2g}"

@@ -11,6 +11,7 @@ import pandas as pd
 from analysis import captions, p_values
 from analysis import columns as csv_columns
 from analysis.captions import Facts
+from analysis.efficiency import ratio_text
 from analysis.numbers import UNKNOWN, bracket, decimals, known, number, percent, plus_minus, significant
 from analysis.summary import Summary
 from analysis.table import Block, Entry, Notes, Row, Table
@@ -174,7 +175,7 @@ def _bound(row: Any) -> str:
         (row.bound_delta, row.bound_low, row.bound_high) if ahead else (-row.bound_delta, -row.bound_high, -row.bound_low)
     )
     direction = "fewer" if ahead else "more"
-    return f"≥ {row.bound:.3g}× {direction}: {own:,.0f} against {other:,.0f}, {_points(*values)}"
+    return f"≥ {ratio_text(row.bound)}× {direction}: {own:,.0f} against {other:,.0f}, {_points(*values)}"
 
 
 def _points(value: float, low: float, high: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import stats
+from analysis.efficiency import ratio_text
 from analysis.load import Results
 from analysis.numbers import known, number, percent
 from analysis.pairing import Comparisons
@@ -107,7 +108,7 @@ def _bound(curve: pd.DataFrame, experiment: Experiment) -> str:
     return (
         f"{experiment.models[row.bound_ahead].title} with {row.bound_n_ahead:,.0f} images is ahead of "
         f"{experiment.models[behind].title} with {row.bound_n_behind:,.0f}, by "
-        f"{_points(row.bound_delta, row.bound_low, row.bound_high)}: at least {row.bound:.3g}× fewer."
+        f"{_points(row.bound_delta, row.bound_low, row.bound_high)}: at least {ratio_text(row.bound)}× fewer."
     )
 
 

@@ -187,8 +187,8 @@ def _at_full_data(full: Drawn, costs: dict[str, float]) -> pd.DataFrame:
         ({"vit": 2.0, "vit_timm": 1.0}, set()),  # equal truth: the interval holds 0
     ],
 )
-def test_dominated_needs_cost_and_a_paired_interval(full: Drawn, costs: dict[str, float], expected: set[str]) -> None:
-    assert cost.dominated(full.results, _at_full_data(full, costs), "price") == expected
+def test_dominated_needs_cost_and_a_mark(full: Drawn, costs: dict[str, float], expected: set[str]) -> None:
+    assert cost.dominated(full.summary.pairs, _at_full_data(full, costs), "price") == expected
 
 
 def test_step_climbs_over_the_best_so_far() -> None:

@@ -76,12 +76,13 @@ def test_the_terminal_table(whole):
 
 
 def test_the_verdict_is_built_from_the_figures(whole):
-    full, small, images, noise = whole.verdict
-    assert full.startswith("With 100% of the training data (n = 1000), ResNet_18 & co is best at 90.0% (95% CI 87.")
-    assert "every other tested model is significantly below it" in full
+    full, small, images, change, noise = whole.verdict
+    assert full.startswith("With 100% of the training data (n = 1000), ResNet_18 & co is best at 90.0% (95% CI 86.")
+    assert "not distinguishable from it: ConvNeXt." in full
     assert small.startswith("With 10% of the training data (n = 100), ResNet_18 & co is best at 68.5%")
     assert images.startswith("To reach ViT (ours)'s accuracy at full data (80.0%), ResNet_18 & co needs 4.0× fewer images")
-    assert re.search(r"\(95% CI 3\.\d to 4\.\d\)\.$", images)
+    assert re.search(r"\(95% CI [23]\.\d to [45]\.\d, interpolated\)\.$", images)
+    assert re.search(r"changes by \+21\.\d points \(95% CI \+1\d\.\d to \+2\d\.\d\) from 10% to 100% of the data\.$", change)
     assert noise.startswith("Noise: with 3 seeds and 400 test images")
 
 
@@ -151,7 +152,7 @@ def test_unequal_settings_with_a_warning(synthetic_runs, tmp_path, no_figures):
     for table in ("accuracy", "data_efficiency", "compute"):
         for suffix in (".md", ".tex", ".csv"):
             assert "UNEQUAL SETTINGS" in (tmp_path / "out" / f"{table}{suffix}").read_text()
-    assert made.html.read_text().count('class="banner"') == 4
+    assert made.html.read_text().count('class="banner"') == 6
     assert json.loads((tmp_path / "out" / "certificate.json").read_text())["differences"][0]["key"] == "precision"
 
 

@@ -60,10 +60,10 @@ def test_accuracy_rows(synthetic_runs):
     assert [row[0] for row in rows] == ["ResNet_18 & co", "ConvNeXt", "ViT (timm)", "ViT (ours)"]
     column = table.columns.index
     assert rows[0][column("Top-1 (%) ↑")] == "90.0 ± 0.5"
-    assert rows[1][2] == "[85.2, 90.8]"
-    assert re.fullmatch(r"−2\.0 \[−\d\.\d, −0\.\d\] †", rows[1][3]) and rows[0][3] == "–"
+    assert rows[1][2] == "[84.6, 90.6]"
+    assert re.fullmatch(r"−2\.0 \[−\d\.\d, \+0\.0\]", rows[1][3]) and rows[0][3] == "–"
     bold = [[entry.bold for entry in row.entries].count(True) for row in table.blocks[0].rows]
-    assert bold == [1, 0, 0, 0]
+    assert bold == [1, 1, 0, 0] and rows[3][3].endswith("†")
     assert "Top-5 (%) ↑" not in table.columns
     assert table.footnotes == {"a": "not scaled: fewer than 100 validation images"} and table.banner == ""
 
@@ -78,7 +78,7 @@ def test_calibration_columns(synthetic_runs):
     assert re.fullmatch(r"\d+\.\d", full[3].text) and full[3].note == ""
     assert (small[3].text, small[3].note) == ("–", "a")  # 10 validation images
     frame = pd.read_csv(io.StringIO(render.csv(table)))
-    assert list(frame.columns[-3:]) == ["ece_null", "ece_null_high", "ece_scaled_note"]
+    assert list(frame.columns[-4:-1]) == ["ece_null", "ece_null_high", "ece_scaled_note"]
     assert (frame["ece_null"] < frame["ece_null_high"]).all()
 
 
@@ -86,7 +86,6 @@ def test_captions_say_everything(synthetic_runs):
     for table in _tables(synthetic_runs).values():
         for word in (
             "Seeds 0, 1, 2",
-            "mean",
             "400 test images",
             "last",
             "identical",
@@ -97,7 +96,14 @@ def test_captions_say_everything(synthetic_runs):
         ):
             assert word in table.caption, (table.name, word)
     caption = _tables(synthetic_runs)["accuracy"].caption
-    for word in ("± sample standard deviation", "two-way random effects", "Hillis", "unadjusted", "Holm", "below 3 seeds"):
+    for word in (
+        "± sample standard deviation",
+        "new seeds and new test images",
+        "docs/method.md",
+        "unadjusted",
+        "Holm",
+        "below 3 seeds",
+    ):
         assert word in caption
 
 
@@ -125,14 +131,15 @@ def test_data_efficiency_rows(synthetic_runs):
     assert table.columns[1:4] == ["10% (n = 100)", "30% (n = 300)", "100% (n = 1000)"]
     row = _texts(table)[3]
     assert row[0] == "ViT (ours)" and row[3] == "80.0 ± 0.5"
-    assert re.fullmatch(r"4\.0× \[3\.\d, 4\.\d\] more", row[6])
-    assert _texts(table)[0][5:] == ["–", "–", "–"]
+    assert re.fullmatch(r"4\.0× \[3\.\d, 4\.\d\] more", row[7])
+    assert re.fullmatch(r"≥ 3\.3× more: 1,000 against 300, −1\.8.*", row[6]) or row[6] == "–"
+    assert _texts(table)[0][5:] == ["–", "–", "–", "–"]
 
 
 def test_images_needed_turns_with_the_reference(tmp_path):
     table = _tables(write_experiment(tmp_path / "runs" / "synthetic", make_experiment(reference="vit")))["data_efficiency"]
-    assert re.fullmatch(r"4\.0× \[3\.\d, 4\.\d\] fewer", _texts(table)[0][6])
-    assert table.blocks[0].rows[0].entries[6].value == pytest.approx(1 / 4, rel=0.03)
+    assert re.fullmatch(r"4\.0× \[3\.\d, 4\.\d\] fewer", _texts(table)[0][7])
+    assert table.blocks[0].rows[0].entries[7].value == pytest.approx(1 / 4, rel=0.03)
 
 
 def test_compute_rows_and_unknowns(synthetic_runs):
@@ -155,7 +162,7 @@ def test_incomplete_cells_are_footnotes_in_every_format(synthetic_runs):
     synthetic_runs.lose(synthetic_runs.run_id("vit", 1.0, 1))
     table = _tables(synthetic_runs)["accuracy"]
     assert table.blocks[0].rows[3].entries[0].note == "a"
-    assert table.footnotes["a"] == "2 of 3 seeds: seed 1 missing; Δ over 2 of the reference's 3 seeds"
+    assert table.footnotes["a"] == "2 of 3 seeds: seed 1 missing; shares 2 of the reference's 3 seeds"
     assert "1 of 12 cells lack seeds" in table.caption
     for text in (render.markdown(table), render.latex(table), render.plain(table), render.csv(table)):
         assert "2 of 3 seeds: seed 1 missing" in text
