@@ -34,6 +34,7 @@ DATASETS = (
     *IDENTITY,
     *("train_fraction", "n", "n_test", "n_seeds", "n_expected", "seeds", "mean"),
     *("std", "low", "high", "best", "bold", "note", "run_ids"),
+    *("rank", "across_delta", "across_low", "across_high", "across_tau", "prediction_low", "prediction_high", "across_n"),
 )
 BUDGETS = (
     *("data", "setting", "model", "reference", "fraction", "n", "reference_fraction", "reference_n"),

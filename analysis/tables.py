@@ -8,11 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import captions, p_values
+from analysis import across, captions
 from analysis import columns as csv_columns
 from analysis.captions import Facts
 from analysis.efficiency import ratio_text
 from analysis.numbers import UNKNOWN, bracket, decimals, known, number, percent, plus_minus, significant
+from analysis.stats import MIN_DATASETS, friedman
 from analysis.summary import Summary
 from analysis.table import Block, Entry, Notes, Row, Table
 from experiments.config import Experiment
@@ -342,32 +343,49 @@ def _target_text(row: Any) -> str:
 
 # -------------------------------------------------------------------------------------------------------------- datasets
 def datasets(summary: Summary, facts: Facts) -> Table:
-    """Models × datasets at the largest train fraction."""
+    """Models × datasets at the largest train fraction, a block per setting, and what holds across datasets."""
     notes = Notes()
     cells = summary.cells
-    largest = cells[cells["train_fraction"] == cells["train_fraction"].max()]
+    largest = across.with_columns(cells[cells["train_fraction"] == cells["train_fraction"].max()])
     titles = dict(zip(largest["data"], largest["data_title"], strict=True))
     blocks = []
     for setting, group in largest.groupby("setting", sort=False):
         rows = []
         for _, own in group.groupby("model", sort=False):
             by_data = {r.data: r for r in own.itertuples()}
-            note = "; ".join(f"{titles[data]}: {r.note}" for data, r in by_data.items() if r.note)
-            entries = [Entry(accuracy_text(by_data[data]), bool(by_data[data].bold), by_data[data].mean) for data in titles]
             first = next(iter(by_data.values()))
-            rows.append(Row(first.family, [_name(first, notes.mark(note)), *entries]))
+            note = [f"{titles[data]}: {r.note}" for data, r in by_data.items() if r.note]
+            if 0 < first.across_n < len(titles):
+                note.append(f"Δ across {first.across_n} of {len(titles)} datasets")
+            entries = [Entry(accuracy_text(by_data[data]), bool(by_data[data].bold), by_data[data].mean) for data in titles]
+            rows.append(Row(first.family, [_name(first, notes.mark("; ".join(note))), *entries, *_across(first)]))
         blocks.append(
             Block(str(setting) or f"{percent(float(largest['train_fraction'].iloc[0]))} of the training data", rows)
         )
     caption = captions.datasets(facts, _friedman(largest))
     frame = _csv(largest, csv_columns.DATASETS, facts.banner)
-    columns = ["Model", *(f"{title} ↑" for title in titles.values())]
+    delta = f"Δ across datasets vs {facts.reference} [95% CI] ↑"
+    columns = ["Model", *(f"{title} ↑" for title in titles.values()), "Average rank ↓", delta, "for a new dataset [95% PI]"]
     return Table("datasets", "Models × datasets", caption, columns, blocks, notes.texts(), frame, facts.banner)
 
 
+def _across(row: Any) -> list[Entry]:
+    """Average rank, pooled difference and prediction interval, in points."""
+    places = percent_places(50 * (row.across_high - row.across_low))
+    delta = number(100 * row.across_delta, places, signed=True)
+    if known(row.across_low):
+        delta += f" {bracket(100 * row.across_low, 100 * row.across_high, places, signed=True)}"
+    low, high = 100 * row.prediction_low, 100 * row.prediction_high
+    ahead = bracket(low, high, percent_places((high - low) / 2), signed=True)
+    return [Entry(number(row.rank, 1), value=row.rank), Entry(delta, value=row.across_delta), Entry(ahead, value=low)]
+
+
 def _friedman(largest: pd.DataFrame) -> str:
-    """The Friedman test over datasets as a sentence, from 6 datasets and 3 models on, where no cell is empty."""
-    table = largest.pivot_table(index=["data", "setting"], columns="model", values="mean", dropna=False)
-    if len(table) < p_values.MIN_DATASETS or table.shape[1] < 3 or table.isna().any(axis=None):
-        return ""
-    return f"Friedman test of equal ranks over {len(table)} datasets: p = {p_values.friedman(table.to_numpy()):.2g}. "
+    """The Friedman test over datasets, a sentence per setting, from 6 datasets and 3 models on, where no cell is empty."""
+    sentences = []
+    for setting, block in largest.groupby("setting", sort=False):
+        table = block.pivot(index="data", columns="model", values="mean")
+        if len(table) >= MIN_DATASETS and table.shape[1] >= 3 and not table.isna().any(axis=None):
+            where = f"{len(table)} datasets{f' ({setting})' if setting else ''}"
+            sentences.append(f"Friedman test of equal ranks over {where}: p = {friedman(table.to_numpy()):.2g}. ")
+    return "".join(sentences)

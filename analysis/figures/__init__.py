@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from altair.utils.schemapi import debug_mode
 
-from analysis.figures import cost, curves, errors, files, forest, style
+from analysis.figures import budgets, cost, curves, errors, files, forest, style
 
 if TYPE_CHECKING:
     from analysis.load import Results
@@ -23,6 +23,7 @@ TITLES = {
     "accuracy_vs_pflops": "Accuracy against training compute",
     "accuracy_vs_device_hours": "Accuracy against device-hours",
     "forest": "Differences to the reference",
+    "budgets": "Different numbers of images",
     "training_curves": "Training curves",
     "calibration": "Calibration",
     "confusion": "Confusions",
@@ -69,7 +70,7 @@ def draw(results: Results, summary: Summary, experiment: Experiment) -> list[Fig
     -------
     list of Figure
         In the order of `TITLES`. A figure is left out where its numbers are unknown, or where there is one fraction only
-        (learning curves).
+        (learning curves, budgets).
     """
     summary = replace(summary, cells=summary.cells[summary.cells["n_seeds"] > 0])
     looks = style.styles(summary.cells)
@@ -79,6 +80,7 @@ def draw(results: Results, summary: Summary, experiment: Experiment) -> list[Fig
             "accuracy_vs_pflops": cost.accuracy_against("train_pflops", summary, looks),
             "accuracy_vs_device_hours": cost.accuracy_against("device_hours", summary, looks),
             "forest": forest.forest(summary, experiment, looks),
+            "budgets": budgets.budgets(summary, looks),
             "training_curves": curves.training_curves(results, summary, experiment, looks),
             "calibration": errors.calibration(results, summary, looks),
             "confusion": errors.confusion(results, summary, experiment, looks),

@@ -20,6 +20,8 @@ from analysis.numbers import bracket
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe–Ito without its yellow, which is too faint for lines on white."""
+DIVERGING = ("#E8A773", "#FFFFFF", "#73B2D5")
+"""Below, at and above 0: tints of the palette's vermilion and blue, light enough for text on them."""
 SHAPES = ("square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left")
 DASHES = ([6, 2], [2, 2], [8, 2, 2, 2], [4, 4], [10, 3], [1, 2], [6, 2, 1, 2, 1, 2])
 INK = "#333333"

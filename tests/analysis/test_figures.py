@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from analysis import figures
-from analysis.figures import cost, errors, files, style
+from analysis.figures import budgets, cost, errors, files, style
 from analysis.load import Results, load
 from analysis.summary import Summary, summarise
 from experiments.config import DataConfig, Experiment
@@ -226,6 +226,70 @@ def test_forest_has_every_difference_to_the_reference(full: Drawn) -> None:
     assert row["text"].startswith("−")
 
 
+def _budgets(*fractions: float, data: str = "digits", models: tuple[str, ...] = ("vit", "vit_timm")) -> pd.DataFrame:
+    """Every pair of budgets; Δ is twice the gap in fractions, minus .1, with an interval of ±.05."""
+    pairs = [(m, own, other) for m in models for own in fractions for other in fractions]
+    frame = pd.DataFrame(pairs, columns=["model", "fraction", "reference_fraction"])
+    delta = (frame["fraction"] - frame["reference_fraction"]) / 5 - 0.1
+    return frame.assign(
+        data=data, data_title=data.title(), setting="", model_title=frame["model"].str.upper(), reference="resnet",
+        reference_title="ResNet", n=1000 * frame["fraction"], reference_n=1000 * frame["reference_fraction"], delta=delta,
+        low=delta - 0.05, high=delta + 0.05, p=0.5,
+    )  # fmt: skip
+
+
+def _draw_budgets(frame: pd.DataFrame) -> tuple[dict[str, Any], str] | None:
+    looks = style.styles(_models(("vit", "ViT", "ViT", "scratch"), ("vit_timm", "ViT (timm)", "ViT", "timm")))
+    summary = SimpleNamespace(budgets=frame, cells=pd.DataFrame({"n_seeds": [3], "n_expected": [3]}))
+    if (made := budgets.budgets(summary, looks)) is None:
+        return None
+    spec = style.specification(made[0], "Budgets")
+    alt.Root.validate(spec)
+    return spec, made[1]
+
+
+def test_budgets_have_a_square_per_pair_and_a_border_where_the_interval_excludes_0() -> None:
+    spec, caption = _draw_budgets(_budgets(0.1, 0.5, 1.0))
+    assert [chart["title"] for chart in spec["concat"]] == ["ViT", "ViT (timm)"]
+    tables = [pd.DataFrame(rows).pivot(index="n", columns="reference_n") for rows in spec["datasets"].values()]
+    assert len(tables) == 2
+    for table in tables:
+        assert table["text"].loc[1000].tolist() == ["+8.0", "+0.0", "−10.0"]
+        assert table["delta"].loc[100].tolist() == pytest.approx([-10, -18, -28])
+        assert table["clear"].loc[1000].tolist() == [True, False, True]
+        assert table["interval"].at[1000, 100] == "[+3.00, +13.00]"
+    color = spec["concat"][0]["layer"][0]["encoding"]["color"]["scale"]
+    assert color["domain"] == pytest.approx([-28, 0, 28]) and color["range"] == list(style.DIVERGING)
+    assert caption.startswith("Each square compares a model trained on one number of images (its row) with ResNet trained")
+    assert "unadjusted 95% interval" in caption and caption.endswith("3 seeds per point.")
+
+
+@pytest.mark.parametrize(("count", "columns"), [(2, 2), (5, 2), (6, 1), (10, 1)])
+def test_budgets_fit_a_column_of_print(count: int, columns: int) -> None:
+    frame = _budgets(*np.linspace(0.1, 1, count))
+    spec, _ = _draw_budgets(frame.assign(n=60 * frame["n"], reference_n=60 * frame["reference_n"]))
+    assert spec["columns"] == columns
+    svg = files.contents(spec)[".svg"].decode()
+    assert float(re.search(r'<svg[^>]* width="([\d.]+)"', svg)[1]) <= 345
+    assert files.contents(spec) == files.contents(json.loads(json.dumps(spec)))
+
+
+def test_budgets_are_panels_by_data_and_lack_what_is_unknown() -> None:
+    frame = pd.concat([_budgets(0.1, 1.0), _budgets(0.1, 1.0, data="fashion", models=("vit",))], ignore_index=True)
+    frame.loc[0, ["delta", "low", "high"]] = np.nan
+    frame.loc[1, ["low", "high"]] = np.nan
+    spec, _ = _draw_budgets(frame)
+    assert [panel["title"] for panel in spec["vconcat"]] == ["Digits", "Fashion"]
+    first, *others = spec["datasets"].values()
+    assert [len(first), *map(len, others)] == [3, 4, 4]
+    assert first[0]["interval"] == "–" and not first[0]["clear"]
+
+
+def test_one_budget_or_none_is_no_figure() -> None:
+    assert _draw_budgets(_budgets(1.0)) is None
+    assert _draw_budgets(_budgets(0.1, 1.0).iloc[:0]) is None
+
+
 def test_training_curves_are_means_over_seeds(full: Drawn) -> None:
     # The fixture logs val/top1 = k/5 at the k-th of four evaluations, for every run.
     rows = [row for row in full.rows("training_curves", "step") if row["model"] == "ConvNeXt"]
@@ -272,7 +336,7 @@ def test_many_classes_give_bars_of_the_most_confused_pairs(tmp_path: Path) -> No
     ]
     ledger = {"experiment": experiment.name, "counts": {}, "cells": cells, "other": []}
     found = drawn(SyntheticRuns(tmp_path / "r", experiment, ledger))
-    assert "learning_curves" not in found.figures, "one fraction is no curve"
+    assert not {"learning_curves", "budgets"} & set(found.figures), "one fraction is no curve"
     rows = found.rows("confusion", "pair")
     assert len(rows) == 15 * 2
     assert all(int(re.findall(r"\d+", row["pair"])[1]) == (int(re.findall(r"\d+", row["pair"])[0]) + 1) % 25 for row in rows)

@@ -207,13 +207,51 @@ def test_models_by_datasets(tmp_path):
     runs = write_experiment(tmp_path / "runs" / "synthetic", make_experiment(data=data, train_fractions=[1.0]))
     tables_ = _tables(runs)
     table = tables_["datasets"]
-    assert table.columns == ["Model", "Shapes ↑", "More & more ↑"]
-    assert _texts(table)[3] == ["ViT (ours)", "80.0 ± 0.5", "80.0 ± 0.5"]
+    delta = "Δ across datasets vs ResNet_18 & co [95% CI] ↑"
+    shared = ["Average rank ↓", delta, "for a new dataset [95% PI]"]
+    assert table.columns == ["Model", "Shapes ↑", "More & more ↑", *shared]
+    rows = _texts(table)
+    assert rows[3][:3] == ["ViT (ours)", "80.0 ± 0.5", "80.0 ± 0.5"]
+    # Ranks 3 and 4 tie on both; t(.975, 1) = 12.7 makes the interval over two datasets wide, and none varies between them.
+    assert rows[3][3] == "3.5" and re.fullmatch(r"−10[.\d]* \[−[.\d]+, [+−][.\d]+\]", rows[3][4])
+    assert rows[3][4].partition(" ")[2] == rows[3][5]
+    assert rows[0][3:] == ["1.0", "–", "–"]
+    frame = pd.read_csv(io.StringIO(render.csv(table))).set_index(["model", "data"])
+    assert (
+        frame.loc["vit", "across_delta"].tolist() == pytest.approx([-0.1] * 2) and frame.at[("vit", "more"), "across_n"] == 2
+    )
+    assert "over datasets taken as a random sample, each counting once" in table.caption
     assert [block.heading for block in tables_["accuracy"].blocks] == [
         "Shapes: 100% of the training data (n = 1000)",
         "More & more: 100% of the training data (n = 1000)",
     ]
     assert "Friedman" not in table.caption
+
+
+def test_a_model_without_a_dataset_is_pooled_over_the_others_and_has_no_rank(tmp_path):
+    shapes = make_experiment().data["shapes"]
+    data = {name: shapes.model_copy(update={"title": name.title()}) for name in ("one", "two", "three")}
+    runs = write_experiment(tmp_path / "runs" / "synthetic", make_experiment(data=data, train_fractions=[1.0], expect=[]))
+    for seed in range(3):
+        runs.lose(next(c for c in runs.ledger["cells"] if c["run_id"].startswith(f"vit-two-f1-s{seed}"))["run_id"])
+    table = _tables(runs)["datasets"]
+    assert table.footnotes == {"a": "Two: 0 of 3 seeds: seeds 0, 1, 2 missing; Δ across 2 of 3 datasets"}
+    rows = _texts(table)
+    assert rows[3][4] == "–" and rows[3][5].startswith("−10") and [row[4] for row in rows[:3]] == ["1.0", "2.0", "3.0"]
+
+
+def test_friedman_counts_datasets_and_not_settings():
+    def largest(datasets):
+        keys = [(d, setting, m) for d in range(datasets) for setting in ("identical", "tuned") for m in "abc"]
+        frame = pd.DataFrame(keys, columns=["data", "setting", "model"])
+        return frame.assign(mean=frame["model"].map({"a": 0.7, "b": 0.8, "c": 0.9}))
+
+    assert tables._friedman(largest(3)) == "", "3 datasets × 2 tracks are not 6 datasets"
+    # Ranks 1, 2, 3 on all of six datasets: χ² = 12 with 2 degrees of freedom, p = exp(−6).
+    assert tables._friedman(largest(6)) == (
+        "Friedman test of equal ranks over 6 datasets (identical): p = 0.0025. "
+        "Friedman test of equal ranks over 6 datasets (tuned): p = 0.0025. "
+    )
 
 
 def test_friedman_from_six_datasets(tmp_path):
