@@ -91,6 +91,21 @@ def test_half_the_weight_is_half_the_evidence():
     np.testing.assert_allclose(learn(*twice, weight=0.5), learn(*parts))
 
 
+def test_each_kind_has_its_own_kappa_where_kinds_differ():
+    generator = np.random.default_rng(1)
+    budget, model = np.arange(400) % 4, np.arange(400) // 100
+
+    def learned(kappa):
+        seeds = (1e-5 + kappa * 0.1) * generator.chisquare(2, 400) / 2
+        return learn(seeds, np.full(400, 1e-5), np.full(400, 0.1), np.full(400, 2.0), kinds=(model, budget))
+
+    differing = learned(np.array([0.3, 0.1, 0.03, 0.01])[budget])
+    np.testing.assert_allclose(differing.sum(axis=1), 1)
+    assert typical_kappa(differing)[:4] == pytest.approx([0.3, 0.1, 0.03, 0.01], rel=0.5)
+    assert typical_kappa(learned(0.03)) == pytest.approx(np.full(400, 0.03), rel=0.3)
+    assert np.ptp(learn(np.zeros(2), np.ones(2), np.ones(2), np.zeros(2), kinds=(np.arange(2),)), axis=0).max() < 1e-12
+
+
 def test_a_part_of_the_estimates():
     found = few_seeds(1e-4, 2)
     assert found[np.array([0])].low == found[:1].low == found.low
