@@ -1,7 +1,7 @@
 # Every target wraps one command; `make` alone lists them. FLAGS passes further options through.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install list experiment status report sync dashboard test test-slow chaos bench notebook lint clean
+.PHONY: help install list experiment status report sync dashboard test test-slow chaos coverage bench notebook lint clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -56,6 +56,9 @@ test-slow: install ## Run the slow tests
 
 chaos: install ## Attack the harness: kills, malformed input, outages, full disks; figures in reports/chaos.md
 	@$(VENV)/bin/python -m tests.chaos
+
+coverage: install ## Simulate what intervals cover and how often marks err; figures in docs/method.md (20 minutes)
+	@$(VENV)/bin/python -m tests.coverage
 
 bench: install ## Measure the harness against the bare step and a DataLoader loop
 	@$(RUN) bench $(FLAGS)

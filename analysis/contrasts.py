@@ -121,7 +121,7 @@ class Layout:
         ----------
         weights : array of shape (G, K)
             Differences sum to 0, accuracies to 1.
-        prior : array of shape (H,)
+        prior : array of shape (H,) or (G, H)
             What the table shows about seeds, see `stats.learn`.
         estimate : array of shape (G,), optional
             The value itself where the weights are derivatives of a function of the accuracies.
@@ -147,9 +147,13 @@ class Layout:
         df = (self.n_seeds(weights) - 1).astype(float)
         return Estimates.of(value, centre, seeds, residual, images, shift, span, df, prior)
 
-    def prior(self, weights: Floats, weight: float = 1.0) -> Floats:
-        """What these comparisons show together about seeds."""
-        return stats.learn(*self._seed_parts(weights), (self.n_seeds(weights) - 1).astype(float), weight)
+    def prior(self, weights: Floats, weight: float = 1.0, kinds: Sequence[npt.NDArray[np.intp]] = ()) -> Floats:
+        """What these comparisons show together about seeds, see `stats.learn`.
+
+        Only contrasts of one sort are alike: an area under a learning curve has a prior of its own, since the seeds of one
+        curve may act alike at all its budgets.
+        """
+        return stats.learn(*self._seed_parts(weights), (self.n_seeds(weights) - 1).astype(float), weight, kinds)
 
     def _seed_parts(self, weights: Floats) -> tuple[Floats, Floats, Floats]:
         """Variance over seeds, its residual part, at least that of one answer that differs, and what κ adds to it."""

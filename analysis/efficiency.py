@@ -10,7 +10,7 @@ Alphabet: ``F`` data budgets ``n`` (images for training and validation), ``P`` p
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,7 +124,7 @@ def multiplier(comparisons: Comparisons, n: Floats, ahead: Sequence[Cell], behin
     slopes[rows, left] += (1 - share) * error / errors[left]
     slopes[rows, left + 1] += share * error / errors[left + 1]
     weights = _weights(comparisons, ahead, slopes @ pool) - _weights(comparisons, behind, last_pool[-1:])
-    found = layout.estimates(weights, comparisons.of_differences, target - error)
+    found = layout.estimates(weights, _across(comparisons, ahead), target - error)
 
     tolerance = 1e-9
     reached = error <= target * (1 + tolerance)
@@ -200,12 +200,23 @@ def bound(comparisons: Comparisons, n: Floats, ahead: Sequence[Cell], behind: Se
     Maurer, Hothorn and Lehmacher (1995), Multiple comparisons in drug clinical trials and preclinical assays: a-priori
     ordered hypotheses; Wiens (2003), A fixed sequence Bonferroni procedure, Pharmaceutical Statistics 2: 211–215.
     """
-    found = comparisons.differences(*({cell: 1.0, behind[-1]: -1.0} for cell in ahead[::-1]))
+    found = comparisons.differences(_across(comparisons, ahead), *({cell: 1.0, behind[-1]: -1.0} for cell in ahead[::-1]))
     still = np.cumprod(found.low > 0).sum()
     if not still:
         return None
     at = int(still) - 1
     return Bound(n[::-1][at], n[-1], *(float(values[at]) for values in (found.estimate, found.low, found.high)))
+
+
+def across_budgets(comparisons: Comparisons, setting: str, fractions: Collection[float]) -> Floats:
+    """What differences of models with unlike budgets show about seeds: one with the fewest images, one with all."""
+    ends = min(fractions), max(fractions)
+    return comparisons.prior(setting, lambda a, b: {(setting, a, ends[0]): 1.0, (setting, b, ends[1]): -1.0})
+
+
+def _across(comparisons: Comparisons, curve: Sequence[Cell]) -> Floats:
+    """The same for the budgets of a learning curve."""
+    return across_budgets(comparisons, curve[0][0], [cell[2] for cell in curve])
 
 
 def _errors(comparisons: Comparisons, cells: Sequence[Cell]) -> Floats:

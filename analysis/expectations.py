@@ -100,10 +100,7 @@ def _observe(
 
 def _of_accuracy(comparisons: Comparisons, cells: list[Cell]) -> tuple[float, float]:
     """Limits of an accuracy or of a difference of two, for new seeds and new test images."""
-    if len(cells) == 1:
-        found = comparisons.accuracies({cells[0]: 1.0})
-    else:
-        found = comparisons.differences({cells[0]: 1.0, cells[1]: -1.0})
+    found = comparisons.accuracy(cells[0]) if len(cells) == 1 else comparisons.gap(cells[0], cells[1])
     return float(found.low[0]), float(found.high[0])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import pairwise, product
 from typing import Any
 
@@ -12,7 +13,7 @@ import pandas as pd
 
 from analysis import efficiency, stats
 from analysis.load import Results, identity, table_order
-from analysis.pairing import Cell, Comparisons
+from analysis.pairing import Cell, Comparisons, Term
 from experiments.config import Experiment
 
 _BLANK: dict[str, Any] = {
@@ -69,15 +70,19 @@ def budgets(results: Results, experiment: Experiment, compared: Mapping[str, Com
         cells = [(own, other) for own, other in cells if own in comparisons and other in comparisons]
         if not cells:
             continue
-        found = comparisons.differences(*({own: 1.0, other: -1.0} for own, other in cells))
-        for (own, other), delta, low, high, p in zip(cells, found.estimate, found.low, found.high, found.p, strict=True):
+        across = comparisons.differences(
+            efficiency.across_budgets(comparisons, setting, sizes), *({own: 1.0, other: -1.0} for own, other in cells)
+        )
+        for at, (own, other) in enumerate(cells):
+            found = comparisons.gap(own, other) if own[2] == other[2] else across[at : at + 1]
             rows.append(
                 {
                     **identity(experiment, data, setting, model),
                     "reference": experiment.reference,
                     "reference_title": experiment.models[experiment.reference].title,
                     **{"fraction": own[2], "n": sizes[own[2]], "reference_fraction": other[2]},
-                    **{"reference_n": sizes[other[2]], "delta": delta, "low": low, "high": high, "p": p},
+                    **{"reference_n": sizes[other[2]], "delta": found.estimate[0], "p": found.p[0]},
+                    **{"low": found.low[0], "high": found.high[0]},
                 }
             )
     return pd.DataFrame(rows)
@@ -97,22 +102,32 @@ def interactions(results: Results, experiment: Experiment, compared: Mapping[str
         if setting != settings[0]:
             changes += [("setting", (settings[0], fraction), (setting, fraction)) for fraction in fractions]
         for what, before, after in changes:
-            gaps = [{(place[0], model, place[1]): 1.0, (place[0], experiment.reference, place[1]): -1.0}
-                    for place in (before, after)]  # fmt: skip
-            if not all(cell in comparisons for gap in gaps for cell in gap):
+            build = partial(_change, before=before, after=after)
+            change = build(model, experiment.reference)
+            if not all(cell in comparisons for cell in change):
                 continue
-            change = {cell: sign * weight for sign, gap in zip((-1, 1), gaps, strict=True) for cell, weight in gap.items()}
-            found = comparisons.differences(*gaps, change)
+            found = comparisons.differences(comparisons.prior(setting, build), change)
+            gaps = [comparisons.gap(*((place[0], name, place[1]) for name in (model, experiment.reference)))
+                    for place in (before, after)]  # fmt: skip
             rows.append(
                 {
                     **identity(experiment, data, setting, model),
                     "changed": what,
                     **{"before": before[what == "train_fraction"], "after": after[what == "train_fraction"]},
-                    **{"train_fraction": after[1], "gap_before": found.estimate[0], "gap_after": found.estimate[1]},
-                    **{"change": found.estimate[2], "low": found.low[2], "high": found.high[2], "p": found.p[2]},
+                    **{"train_fraction": after[1], "gap_before": gaps[0].estimate[0], "gap_after": gaps[1].estimate[0]},
+                    **{"change": found.estimate[0], "low": found.low[0], "high": found.high[0], "p": found.p[0]},
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _change(first: str, second: str, before: tuple[str, float], after: tuple[str, float]) -> Term:
+    """The difference of two models after a change of setting or train fraction, minus that before."""
+    return {
+        (setting, model, fraction): sign * side
+        for (setting, fraction), side in ((before, -1.0), (after, 1.0))
+        for model, sign in ((first, 1), (second, -1))
+    }
 
 
 def _rivals(
@@ -166,24 +181,32 @@ def _row(
         return row
     n = np.array([sizes[fraction] for fraction in fractions])
     weights = efficiency.aulc_weights(n)
-    area = comparisons.accuracies(dict(zip(curves[0], weights, strict=True)))
+    shares = dict(zip(fractions, weights, strict=True))
+    level = comparisons.prior(setting, lambda a, _: {(setting, a, fraction): w for fraction, w in shares.items()})
+    area = comparisons.differences(level, dict(zip(curves[0], weights, strict=True)))
     by_seed = whole.sort_values("train_fraction").groupby("seed")["test/top1"].apply(lambda top1: float(top1 @ weights))
     row["aulc_std"] = stats.mean_std(by_seed)[1] if len(by_seed) else math.nan
     row |= {"aulc": area.estimate[0], "aulc_low": area.low[0], "aulc_high": area.high[0]}
     if model != experiment.reference and there[1]:
-        row |= _against(comparisons, n, weights, curves, pairs[pairs["data"] == data])
+        row |= _against(comparisons, sizes, shares, curves, pairs[pairs["data"] == data])
     return row
 
 
 def _against(
-    comparisons: Comparisons, n: np.ndarray, weights: np.ndarray, curves: list[list[Cell]], pairs: pd.DataFrame
+    comparisons: Comparisons,
+    sizes: Mapping[float, float],
+    shares: Mapping[float, float],
+    curves: list[list[Cell]],
+    pairs: pd.DataFrame,
 ) -> dict[str, Any]:
     """A model's learning curve against the reference's."""
     own, other = curves
-    shares = zip((own, other), (1.0, -1.0), strict=True)
-    area = comparisons.differences(
-        {cell: sign * weight for curve, sign in shares for cell, weight in zip(curve, weights, strict=True)}
-    )
+    setting, n = own[0][0], np.array([sizes[cell[2]] for cell in own])
+
+    def between(a: str, b: str) -> Term:
+        return {(setting, m, fraction): sign * w for m, sign in ((a, 1.0), (b, -1.0)) for fraction, w in shares.items()}
+
+    area = comparisons.differences(comparisons.prior(setting, between), between(own[0][1], other[0][1]))
     found = {"aulc_delta": area.estimate[0], "aulc_delta_low": area.low[0], "aulc_delta_high": area.high[0]}
     signs = [_sign(pairs, a, b) for a, b in zip(own, other, strict=True)]
 

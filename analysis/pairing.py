@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from analysis.contrasts import Layout
@@ -15,6 +16,8 @@ from analysis.stats import MAX_KAPPA_FOR_MARKS, Estimates, Floats, typical_kappa
 
 Cell = tuple[str, str, float]
 """Setting, model and train fraction."""
+Term = Mapping[Cell, float]
+"""The weights of a contrast's cells."""
 
 
 def scores(results: Results, runs: pd.DataFrame, what: str = "correct") -> np.ndarray | None:
@@ -46,7 +49,7 @@ def paired(
 
 @dataclass(frozen=True)
 class Comparisons:
-    """All cells of one dataset, and what its table shows about seeds.
+    """All cells of one dataset, and what they show about seeds.
 
     Attributes
     ----------
@@ -54,27 +57,47 @@ class Comparisons:
         Its keys are cells.
     pairs : list of (Cell, Cell)
         Every two models of one setting at one budget: the family of the marks, setting by setting.
-    of_accuracies, of_differences : arrays
-        Priors of the seeds' part, learned from all accuracies and from all pairs.
+    of_accuracies, of_pairs : arrays of shape (K, H) and (pairs, H)
+        Priors of the seeds' part: cells sorted by budget and by model, pairs by budget and by the two models.
+    of_differences : array of shape (H,)
+        The same of all pairs alike.
     """
 
     layout: Layout
     pairs: list[tuple[Cell, Cell]]
     of_accuracies: Floats
+    of_pairs: Floats
     of_differences: Floats
 
-    def accuracies(self, *terms: Mapping[Cell, float]) -> Estimates:
-        """Estimate weighted means of cells; the weights of each sum to 1."""
-        return self.layout.estimates(self.layout.weights(*terms), self.of_accuracies)
+    def accuracy(self, cell: Cell) -> Estimates:
+        """The accuracy of one cell."""
+        at = self.layout.index[cell]
+        return self.layout.estimates(self.layout.weights({cell: 1.0}), self.of_accuracies[at : at + 1])
 
-    def differences(self, *terms: Mapping[Cell, float]) -> Estimates:
-        """Estimate contrasts of cells; the weights of each sum to 0."""
-        return self.layout.estimates(self.layout.weights(*terms), self.of_differences)
+    def gap(self, first: Cell, second: Cell) -> Estimates:
+        """The difference of two models at one budget."""
+        flipped = (second, first) in self.pairs
+        at = self.pairs.index((second, first) if flipped else (first, second))
+        return self.layout.estimates(self.layout.weights({first: 1.0, second: -1.0}), self.of_pairs[at : at + 1])
+
+    def differences(self, prior: Floats, *terms: Term) -> Estimates:
+        """Contrasts of cells; the weights of each sum to 0, or to 1 for a mean of accuracies."""
+        return self.layout.estimates(self.layout.weights(*terms), prior)
+
+    def prior(self, setting: str, build: Callable[[str, str], Term]) -> Floats:
+        """What all contrasts of one sort show about seeds: `build` gives that of two models.
+
+        Sorts differ: the seeds of one learning curve may act alike at all its budgets, for example.
+        """
+        models = dict.fromkeys(model for place, model, _ in self.layout.index if place == setting)
+        terms = [build(a, b) for a, b in permutations(models, 2)]
+        known = [term for term in terms if all(cell in self for cell in term)]
+        return self.layout.prior(self.layout.weights(*known), 1 / max(len(models), 2))
 
     @property
-    def trustworthy(self) -> bool:
-        """Whether seeds vary little enough for normal theory, on which marks rely; not where some seeds fail to learn."""
-        return typical_kappa(self.of_differences) <= MAX_KAPPA_FOR_MARKS
+    def trusted(self) -> npt.NDArray[np.bool_]:
+        """Of which pairs seeds vary little enough for normal theory, on which marks rely; not where some fail to learn."""
+        return np.asarray(typical_kappa(self.of_pairs) <= MAX_KAPPA_FOR_MARKS)
 
     def __contains__(self, cell: Cell) -> bool:
         return cell in self.layout.index
@@ -102,4 +125,22 @@ def compare(results: Results, data: str) -> Comparisons | None:
     pairs = [(a, b) for a, b in combinations(answers, 2) if (a[0], a[2]) == (b[0], b[2])]
     share = 2 / max(len({model for _, model, _ in answers}), 2)
     differences = layout.weights(*({a: 1.0, b: -1.0} for a, b in pairs))
-    return Comparisons(layout, pairs, layout.prior(np.eye(len(answers))), layout.prior(differences, share))
+    return Comparisons(
+        layout,
+        pairs,
+        of_accuracies=layout.prior(
+            np.eye(len(answers)), kinds=[_codes([c[2] for c in answers]), _codes([c[1] for c in answers])]
+        ),
+        of_pairs=layout.prior(
+            differences, share, [_codes([a[2] for a, _ in pairs]), _codes([(a[1], b[1]) for a, b in pairs])]
+        )
+        if pairs
+        else np.zeros((0, 1)),
+        of_differences=layout.prior(differences, share),
+    )
+
+
+def _codes(labels: Sequence[Hashable]) -> npt.NDArray[np.intp]:
+    """A number from 0 for each different label."""
+    order = {label: code for code, label in enumerate(dict.fromkeys(labels))}
+    return np.array([order[label] for label in labels], dtype=np.intp)

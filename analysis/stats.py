@@ -13,6 +13,7 @@ Alphabet: ``G`` contrasts, ``S`` seeds, ``N`` test images, ``T`` values of κ, `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +35,7 @@ MIN_DATASETS = 6
 
 _LOG_KAPPA = np.linspace(np.log(1e-7), np.log(1e2), 140)
 _KAPPA = np.exp(_LOG_KAPPA)
+_MEANS = np.linspace(np.log(1e-3), np.log(10), 31)
 
 
 def _priors() -> Floats:
@@ -42,13 +44,16 @@ def _priors() -> Floats:
     Means begin at κ = .001, a seed's step of 3% of the spread of images: with the little that a single pair of models shows
     about its seeds, lower ones made intervals too narrow in simulation.
     """
-    means, widths = np.meshgrid(np.linspace(np.log(1e-3), np.log(10), 31), [0.2, 0.5, 1.0, 2.0, 4.0])
+    means, widths = np.meshgrid(_MEANS, [0.2, 0.5, 1.0, 2.0, 4.0])
     exponent = -0.5 * ((_LOG_KAPPA - means.reshape(-1, 1)) / widths.reshape(-1, 1)) ** 2
     weights = np.exp(exponent - exponent.max(axis=1, keepdims=True))
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
 _PRIORS = _priors()
+_APART = np.exp(-0.5 * ((_MEANS[:, None] - _MEANS) / np.array([1e-3, 0.5, 1, 2])[:, None, None]) ** 2)
+_APART /= _APART.sum(axis=2, keepdims=True)
+"""How far the means of kinds may lie from a common one, for four spreads, the first of them none: (4, means, means)."""
 
 
 def _likelihood(seeds: Floats, residual: Floats, shift: Floats, df: Floats) -> Floats:
@@ -58,7 +63,14 @@ def _likelihood(seeds: Floats, residual: Floats, shift: Floats, df: Floats) -> F
     return np.asarray(np.exp(log - log.max(axis=1, keepdims=True)) + 1e-280)
 
 
-def learn(seeds: Floats, residual: Floats, shift: Floats, df: Floats, weight: float = 1.0) -> Floats:
+def learn(
+    seeds: Floats,
+    residual: Floats,
+    shift: Floats,
+    df: Floats,
+    weight: float = 1.0,
+    kinds: Sequence[npt.NDArray[np.intp]] = (),
+) -> Floats:
     """What the comparisons of a table show together about its seeds: a weight for each candidate prior of κ.
 
     Parameters
@@ -73,10 +85,14 @@ def learn(seeds: Floats, residual: Floats, shift: Floats, df: Floats, weight: fl
         Seeds − 1; contrasts with 0 are passed over.
     weight : float
         Share of independent information in one contrast: the pairs of M models count 2/M each.
+    kinds : arrays of shape (G,)
+        Ways of sorting the contrasts, each by a number from 0, such as data budgets or pairs of models. Each kind then has a
+        prior of its own, whose mean is drawn to a common one as closely as the kinds are seen to agree; ways count as they
+        explain what is seen.
 
     Returns
     -------
-    array of shape (H,)
+    array of shape (H,), or (G, H) with kinds
         Sums to 1; equal weights where there is nothing to learn from.
 
     References
@@ -85,16 +101,31 @@ def learn(seeds: Floats, residual: Floats, shift: Floats, df: Floats, weight: fl
     in Genetics and Molecular Biology 3(1), moderates the variances of many genes with few replicates each in this way; here
     over a grid of priors, so that the uncertainty of the prior is kept.
     """
-    known = df >= 1
-    likelihood = _likelihood(seeds[known], residual[known], shift[known], df[known])
-    evidence = weight * np.log(likelihood @ _PRIORS.T).sum(axis=0)
-    weights = np.exp(evidence - evidence.max())
-    return np.asarray(weights / weights.sum())
+    evidence = weight * np.log(_likelihood(seeds, residual, shift, df) @ _PRIORS.T) * (df >= 1)[:, None]
+    if not kinds:
+        together = evidence.sum(axis=0)
+        weights = np.exp(together - together.max())
+        return np.asarray(weights / weights.sum())
+    ways, explained = zip(*(_by_kind(evidence, kind) for kind in kinds), strict=True)
+    return np.asarray(np.tensordot(special.softmax(explained), np.stack(ways), axes=1))
 
 
-def typical_kappa(prior: Floats) -> float:
-    """Median κ under a learned prior."""
-    return float(_KAPPA[np.searchsorted((prior @ _PRIORS).cumsum(), 0.5)])
+def _by_kind(evidence: Floats, kind: npt.NDArray[np.intp]) -> tuple[Floats, float]:
+    """A prior for each contrast where those of one kind are alike, and the logarithm of what this explains."""
+    shown = (np.arange(kind.max() + 1)[:, None] == kind) @ evidence
+    most = shown.max(axis=1, keepdims=True)
+    likelihood = np.exp(shown - most).reshape(len(shown), -1, _MEANS.size)
+    # For each spread t, width w and common mean c: what each kind k shows, then what all show together.
+    each = np.einsum("tcm,kwm->ktwc", _APART, likelihood) + 1e-280
+    together = np.log(each).sum(axis=0)
+    shares = np.exp(together - together.max())
+    weights = np.einsum("ktwc,tcm->kwm", shares / shares.sum() / each, _APART) * likelihood
+    return weights.reshape(len(shown), -1)[kind], float(most.sum() + together.max() + np.log(shares.sum()))
+
+
+def typical_kappa(prior: Floats) -> Floats:
+    """Median κ under each learned prior."""
+    return np.asarray(_KAPPA[((prior @ _PRIORS).cumsum(axis=-1) < 0.5).sum(axis=-1).clip(max=_KAPPA.size - 1)])
 
 
 @dataclass(frozen=True)
@@ -182,18 +213,19 @@ class Estimates:
         return limit
 
     def _half_width(self, shift: Floats) -> Floats:
-        high = 50 * np.sqrt((self.posterior * self._variance(shift)).sum(axis=1))
+        sd = np.sqrt(self._variance(shift))
+        high = 4.5 * np.sqrt((self.posterior * sd**2).sum(axis=1))  # Chebyshev: no more than 1/4.5² lies beyond
         low = np.zeros_like(high)
-        for _ in range(50):
+        for _ in range(32):
             middle = (low + high) / 2
-            inside = self._tail(middle, shift) < ALPHA / 2
+            inside = self._tail(middle, sd) < ALPHA / 2
             low, high = np.where(inside, low, middle), np.where(inside, middle, high)
         return high
 
     @property
     def p(self) -> Floats:
         """Two-sided p-value of a true contrast of 0."""
-        return np.minimum(2 * self._tail(np.abs(self.centre), self.shift), 1.0)
+        return np.minimum(2 * self._tail(np.abs(self.centre), np.sqrt(self._variance(self.shift))), 1.0)
 
     def p_beyond(self, margin: float) -> Floats:
         """p-value of a true contrast outside ±`margin`, below .05 where the 95% interval lies inside.
@@ -206,11 +238,8 @@ class Estimates:
         Biopharmaceutics 15: 657–680.
         """
         distance = margin - np.abs(self.centre)
-        return np.where(
-            np.isnan(self.posterior[:, 0]),
-            np.nan,
-            np.where(distance > 0, np.minimum(2 * self._tail(distance, self.shift), 1.0), 1.0),
-        )
+        p = np.minimum(2 * self._tail(distance, np.sqrt(self._variance(self.shift))), 1.0)
+        return np.where((distance > 0) | np.isnan(p), p, 1.0)
 
     def seeds_needed(self, effect: float, n_seeds: int) -> tuple[float, float]:
         """Seeds at which the first contrast would be found with a power of 80% if it were `effect`: a 90% interval.
@@ -239,9 +268,9 @@ class Estimates:
     def _variance(self, shift: Floats) -> Floats:
         return np.asarray(_KAPPA * shift[:, None] + self.rest[:, None])
 
-    def _tail(self, distance: Floats, shift: Floats) -> Floats:
+    def _tail(self, distance: Floats, sd: Floats) -> Floats:
         """Probability that the estimate lies more than `distance` above the truth."""
-        return np.asarray((self.posterior * special.ndtr(-distance[:, None] / np.sqrt(self._variance(shift)))).sum(axis=1))
+        return np.asarray((self.posterior * special.ndtr(-distance[:, None] / sd)).sum(axis=1))
 
 
 def accuracy_slope(accuracy: Floats) -> Floats:

@@ -102,12 +102,12 @@ def _pairs(experiment: Experiment, compared: Mapping[str, Comparisons]) -> pd.Da
     columns = ["data", "setting", "train_fraction", "a", "b", "delta", "p", "p_beyond", "p_holm", "state"]
     frames = []
     for data, comparisons in compared.items():
-        tested = [
-            pair for pair in comparisons.pairs if all(comparisons.n_seeds(c) >= stats.MIN_SEEDS_FOR_MARKS for c in pair)
-        ]
-        if not tested or not comparisons.trustworthy:
+        enough = [min(map(comparisons.n_seeds, pair)) >= stats.MIN_SEEDS_FOR_MARKS for pair in comparisons.pairs]
+        chosen = np.flatnonzero(comparisons.trusted & enough)
+        if not chosen.size:
             continue
-        found = comparisons.differences(*({a: 1.0, b: -1.0} for a, b in tested))
+        tested = [comparisons.pairs[at] for at in chosen]
+        found = comparisons.differences(comparisons.of_pairs[chosen], *({a: 1.0, b: -1.0} for a, b in tested))
         frame = pd.DataFrame(
             [(data, a[0], a[2], a[1], b[1]) for a, b in tested], columns=columns[:5]
         ).assign(delta=found.estimate, p=found.p, p_beyond=found.p_beyond(experiment.equivalence_margin))  # fmt: skip
@@ -150,8 +150,9 @@ def _mark(cells: pd.DataFrame, entered: pd.DataFrame, pairs: Mapping[Any, Any], 
         return
     winner = cells.at[entered["mean"].idxmax(), "model"]
     for index, model in entered["model"].items():
-        cells.loc[index, ["tested", "best"]] = True, model == winner
-        cells.loc[index, "bold"] = model == winner or pairs[model, winner]["state"] != "different"
+        tested = model == winner or (model, winner) in pairs
+        cells.loc[index, ["tested", "best"]] = tested, model == winner
+        cells.loc[index, "bold"] = tested and (model == winner or pairs[model, winner]["state"] != "different")
         if (model, reference) in pairs:
             cells.loc[index, ["p_holm", "state"]] = pairs[model, reference]["p_holm"], pairs[model, reference]["state"]
 
@@ -192,10 +193,10 @@ def _cell(
     cell, rival = ((setting, name, fraction) for name in (model, experiment.reference))
     compared = comparisons is not None and cell in comparisons and rival in comparisons
     if comparisons is not None and cell in comparisons:
-        level = comparisons.accuracies({cell: 1.0})
+        level = comparisons.accuracy(cell)
         row |= {"low": level.low[0], "high": level.high[0]}
     if comparisons is not None and compared and model != experiment.reference:
-        gap = comparisons.differences({cell: 1.0, rival: -1.0})
+        gap = comparisons.gap(cell, rival)
         row |= {"delta": gap.estimate[0], "delta_se": gap.se[0], "delta_low": gap.low[0]}
         row |= {"delta_high": gap.high[0], "p": gap.p[0]}
     row |= _time_to_target(results, own, experiment.target_val_top1)

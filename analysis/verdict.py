@@ -44,10 +44,10 @@ def sentences(results: Results, summary: Summary, experiment: Experiment) -> lis
             texts += [_bound(curve, experiment), _images(curve, experiment)]
             texts += _changes(summary.interactions, data, setting, model, experiment)
             texts.append(_resolution(summary.compared.get(data), setting, model, experiment))
-        if data in summary.compared and not summary.compared[data].trustworthy:
+        if data in summary.compared and not summary.compared[data].trusted.all():
             texts.append(
-                "Seeds of one model differ so much, as where some of them fail to learn, that no test over these seeds can "
-                "be trusted: there are no marks, and the intervals may be too narrow."
+                "Seeds of some models differ so much, as where some of them fail to learn, that no test over these seeds "
+                "can be trusted: where they do there are no marks, and intervals may be too narrow."
             )
         found += [prefix + text for text in texts if text]
     return found
@@ -172,7 +172,7 @@ def _resolution(comparisons: Comparisons | None, setting: str, model: str, exper
     n_seeds = min(map(comparisons.n_seeds, cells))
     if n_seeds < 2:
         return f"Noise: one seed of {names} cannot tell a difference from chance; run at least {stats.MIN_SEEDS_FOR_MARKS}."
-    found = comparisons.differences({cells[0]: 1.0, cells[1]: -1.0})
+    found = comparisons.gap(cells[0], cells[1])
     floor = number(100 * found.half_width[0], 1)
     low, high = found.seeds_needed(EFFECT, n_seeds)
     if math.isinf(low):

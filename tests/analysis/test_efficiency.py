@@ -24,10 +24,16 @@ def compared(curves, n_images=2000, seeds=3, jitter=0.0, seed=0):
             own = accuracy + jitter * generator.standard_normal(seeds)
             answers["", model, float(fraction)] = (range(seeds), np.array([hardness < share - 1e-9 for share in own]))
     layout = Layout.of(answers)
-    cells = list(answers)
-    pairs = layout.weights(*({("", "a", float(f)): 1.0, ("", "b", float(f)): -1.0} for f in range(len(curves[0]))))
-    comparisons = Comparisons(layout, [], layout.prior(np.eye(len(cells))), layout.prior(pairs))
-    return comparisons, *([cell for cell in cells if cell[1] == model] for model in "ab")
+    return of_layout(layout)
+
+
+def of_layout(layout):
+    """Comparisons of two models, and the cells of each."""
+    first, second = ([cell for cell in layout.index if cell[1] == model] for model in "ab")
+    pairs = list(zip(first, second, strict=True))
+    gaps = layout.weights(*({a: 1.0, b: -1.0} for a, b in pairs))
+    by_budget = layout.prior(gaps, kinds=[np.arange(len(pairs))])
+    return Comparisons(layout, pairs, layout.prior(np.eye(len(layout.index))), by_budget, layout.prior(gaps)), first, second
 
 
 def test_aulc_weights_are_the_trapezoid():
@@ -144,18 +150,15 @@ def simulate(n_seeds, n_images, repeats, kappa=0.01, seed=3):
                     noise = np.sqrt(0.4 - kappa) * generator.standard_normal((n_seeds, n_images))
                     answers["", model, float(at)] = (range(n_seeds), parts + shift + noise < norm.ppf(1 - error))
             layout = Layout.of(answers)
-            cells = list(answers)
-            first, second = ([cell for cell in cells if cell[1] == model] for model in "ab")
-            gaps = layout.weights(*({a: 1.0, b: -1.0} for a, b in zip(first, second, strict=True)))
-            comparisons = Comparisons(layout, [], layout.prior(np.eye(len(cells))), layout.prior(gaps))
+            comparisons, first, second = of_layout(layout)
             if name == "ratio":
                 order = (first, second) if layout.mean[3] > layout.mean[7] else (second, first)
                 found = efficiency.multiplier(comparisons, n, *order)
                 true = truth[name] if order[0] is first else 1 / truth[name]
                 low, high = np.nan_to_num(found.low, nan=0.0), found.high
             else:
-                gap = layout.estimates(gaps, comparisons.of_differences)
-                signs = np.where(gap.p < 0.05 / 4, np.sign(gap.estimate), 0).astype(int).tolist()
+                gaps = [comparisons.gap(*pair) for pair in comparisons.pairs]
+                signs = [int(np.sign(gap.estimate[0])) if gap.p[0] < 0.05 / 4 else 0 for gap in gaps]
                 found = efficiency.crossover(comparisons, n, first, second, signs) if any(signs) else None
                 if found is None:
                     continue

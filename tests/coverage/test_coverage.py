@@ -1,0 +1,88 @@
+"""What the document says was simulated, is kept, and can be simulated again."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from tests.coverage.__main__ import BEGIN, DOCUMENT, FIGURES, as_markdown, with_tables
+from tests.coverage.simulate import simulate, terms
+from tests.coverage.studies import CURVE, STUDIES, equal, row
+from tests.coverage.tables import World
+
+COMMITTED = json.loads(FIGURES.read_text(encoding="utf-8"))
+
+
+def slack(share: float, tables: int) -> float:
+    """Two standard errors of a share of independent tables, 2·√(p(1 − p)/R): the pairs of one table are not independent."""
+    return 2 * math.sqrt(share * (1 - share) / tables)
+
+
+def broken(found: dict, least: float = 0.93) -> list[str]:
+    """Promises that a row breaks: coverage of `least`, a wrong † in 6% of tables, a wrong ≡ in 2.5% of pairs."""
+    tables, shares = found["tables"], {name: hits / of for name, (hits, of) in found["counts"].items()}
+    most = {"wrong †": 0.06, "wrong ≡": 0.025}
+    faults = [name for name, share in most.items() if shares.get(name, 0) > share + slack(share, tables)]
+    intervals = [name for name in ("accuracy", *terms(World(equal(CURVE)))) if name in shares]
+    return faults + [name for name in intervals if shares[name] < least - slack(least, tables)]
+
+
+def test_the_document_shows_what_was_simulated() -> None:
+    document = DOCUMENT.read_text(encoding="utf-8")
+    assert document == with_tables(document, COMMITTED)
+    assert list(COMMITTED) == list(STUDIES)
+    assert len(document.splitlines()) < 200
+
+
+def test_every_row_of_every_study_was_simulated() -> None:
+    for name, study in STUDIES.items():
+        assert [found["regime"] for found in COMMITTED[name]] == [again.regime for again in study.rows(0)]
+
+
+def test_a_simulation_can_be_repeated() -> None:
+    world = World(((0.9,), (0.8,)), 3, 75)
+    first, second = (row({"S": 3}, world, 10).counts for _ in range(2))
+    assert first == second != simulate(world, 10, 0)
+    assert first["found"] == [3, 10]
+
+
+def test_worlds_have_the_accuracies_that_they_state() -> None:
+    for kind in ("alike", "heavy", "small budgets"):
+        world = World(equal(CURVE), 40, 4000, 0.05, kind)
+        means = world.draw(np.random.default_rng(0)).mean.reshape(world.shape)
+        np.testing.assert_allclose(means.mean(axis=0), CURVE, atol=0.03)
+
+
+def test_a_row_is_shown_with_its_lowest_share() -> None:
+    counts = {"accuracy": [9, 10], "Δ": [19, 20], "Δ 0": [4, 10], "Δ 1": [3, 10], "wrong †": [0, 10]}
+    text = as_markdown({"tables": [{"regime": {"S": 3}, "tables": 1000, "counts": counts}]})
+    assert text.splitlines()[-1] == "| 3 | .900 | .950 | .300 |  |  |  |  | .000 |  | 1,000 |"
+    assert BEGIN in DOCUMENT.read_text(encoding="utf-8")
+
+
+def test_broken_promises_are_seen() -> None:
+    # .93 − 2·√(.93·.07/400) = .9045; .06 + 2·√(.06·.94/400) = .0837.
+    assert broken({"tables": 400, "counts": {"Δ": [905, 1000], "wrong †": [33, 400], "wrong ≡": [0, 9]}}) == []
+    assert broken({"tables": 400, "counts": {"Δ": [904, 1000], "wrong †": [34, 400], "wrong ≡": [9, 9]}}) == [
+        "wrong †",
+        "wrong ≡",
+        "Δ",
+    ]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_what_was_simulated_keeps_the_promises(name: str) -> None:
+    rows = [found for found in COMMITTED[name] if found["counts"]["no mark"][0] < 0.5 * found["counts"]["no mark"][1]]
+    assert [(found["regime"], broken(found)) for found in rows if broken(found)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_first_rows_of_each_study_come_out_again(name: str) -> None:
+    for found, again in zip(COMMITTED[name], islice(STUDIES[name].rows(1), 2), strict=False):
+        assert (found["tables"], found["counts"]) == (again.tables, again.counts)
+        assert broken(found) == []
