@@ -125,18 +125,15 @@ def compare(results: Results, data: str) -> Comparisons | None:
     pairs = [(a, b) for a, b in combinations(answers, 2) if (a[0], a[2]) == (b[0], b[2])]
     share = 2 / max(len({model for _, model, _ in answers}), 2)
     differences = layout.weights(*({a: 1.0, b: -1.0} for a, b in pairs))
+    by_budget, by_model = _codes([cell[2] for cell in answers]), _codes([cell[:2] for cell in answers])
+    pair_budgets, pair_models = _codes([a[2] for a, _ in pairs]), _codes([(*a[:2], b[1]) for a, b in pairs])
+    alike = layout.prior(differences, share)
     return Comparisons(
         layout,
         pairs,
-        of_accuracies=layout.prior(
-            np.eye(len(answers)), kinds=[_codes([c[2] for c in answers]), _codes([c[1] for c in answers])]
-        ),
-        of_pairs=layout.prior(
-            differences, share, [_codes([a[2] for a, _ in pairs]), _codes([(a[1], b[1]) for a, b in pairs])]
-        )
-        if pairs
-        else np.zeros((0, 1)),
-        of_differences=layout.prior(differences, share),
+        of_accuracies=layout.prior(np.eye(len(answers)), kinds=[by_budget, by_model]),
+        of_pairs=layout.prior(differences, share, [pair_budgets, pair_models]) if pairs else np.zeros((0, alike.size)),
+        of_differences=alike,
     )
 
 

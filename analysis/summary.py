@@ -103,7 +103,7 @@ def _pairs(experiment: Experiment, compared: Mapping[str, Comparisons]) -> pd.Da
     frames = []
     for data, comparisons in compared.items():
         enough = [min(map(comparisons.n_seeds, pair)) >= stats.MIN_SEEDS_FOR_MARKS for pair in comparisons.pairs]
-        chosen = np.flatnonzero(comparisons.trusted & enough)
+        chosen = np.flatnonzero(comparisons.trusted & np.array(enough, dtype=bool))
         if not chosen.size:
             continue
         tested = [comparisons.pairs[at] for at in chosen]
