@@ -17,7 +17,7 @@ import numpy as np
 from scipy import optimize
 
 from analysis.pairing import Cell, Comparisons
-from analysis.stats import Floats
+from analysis.stats import Estimates, Floats
 
 POINTS = 64
 """Points between two budgets at which a difference is estimated."""
@@ -137,8 +137,8 @@ def multiplier(comparisons: Comparisons, n: Floats, ahead: Sequence[Cell], behin
         n_ahead = _on_log(grid, first - 1, min(part, 1.0))
     ratio, most = n[-1] / min(n_ahead, n[-1]), n[-1] / n[0]
     shown = f"{ratio_text(ratio)}×" if math.isfinite(ratio) else f"> {ratio_text(most)}×"
-    low, high = found.low, found.high
-    if math.isnan(low[0]):
+    low, high = _limits(found)
+    if np.isnan(found.low).all():
         return Multiplier(ratio, math.nan, math.nan, 1 - target, shown)
     if (low > 0).all():
         return Multiplier(ratio, most, math.inf, 1 - target, f"> {ratio_text(most)}×")
@@ -184,7 +184,7 @@ def crossover(
     found = comparisons.layout.estimates(weights, comparisons.of_differences, estimate)
     last = int(np.flatnonzero(found.estimate < 0)[-1])
     part = found.estimate[last] / (found.estimate[last] - found.estimate[last + 1])
-    low, high = _zero_held(grid, found.low, found.high)
+    low, high = _zero_held(grid, *_limits(found))
     leader = (first if signs[end] > 0 else second)[0][1]
     return Crossover(_on_log(grid, last, part), low or float(grid[0]), high or float(grid[-1]), leader)
 
@@ -249,12 +249,22 @@ def _weights(comparisons: Comparisons, cells: Sequence[Cell], values: Floats) ->
     return rows
 
 
+def _limits(found: Estimates) -> tuple[Floats, Floats]:
+    """Limits of differences; one that a single seed does not tell may be anything."""
+    return np.nan_to_num(found.low, nan=-np.inf), np.nan_to_num(found.high, nan=np.inf)
+
+
 def _zero_held(grid: Floats, low: Floats, high: Floats) -> tuple[float | None, float | None]:
     """From where to where the intervals of a rising difference hold 0; None where that begins or ends outside the grid."""
     begin, end = int((high >= 0).argmax()), int(np.flatnonzero(low <= 0)[-1])
-    fewest = None if begin == 0 else _on_log(grid, begin - 1, high[begin - 1] / (high[begin - 1] - high[begin]))
-    largest = None if end == grid.size - 1 else _on_log(grid, end, low[end] / (low[end] - low[end + 1]))
+    fewest = None if begin == 0 else _on_log(grid, begin - 1, _part(high[begin - 1], high[begin]))
+    largest = None if end == grid.size - 1 else _on_log(grid, end, _part(low[end], low[end + 1]))
     return fewest, largest
+
+
+def _part(before: float, after: float) -> float:
+    """Where between two points a limit passes 0; at the outer one where the inner is not known."""
+    return float(before / (before - after)) if np.isfinite(before - after) else float(np.isinf(before))
 
 
 def _on_log(grid: Floats, at: int, part: float) -> float:
