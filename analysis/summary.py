@@ -205,8 +205,8 @@ def _cell(
 
 
 def _margin(scores: np.ndarray) -> float:
-    """Two standard errors, over seeds and over images, of a mean of scores (S, N); NaN with one seed."""
-    if len(scores) < 2:
+    """Two standard errors, over seeds and over images, of a mean of scores (S, N); NaN with one of either."""
+    if min(scores.shape) < 2:
         return math.nan
     return 2 * math.sqrt(sum(scores.mean(axis=axis).var(ddof=1) / scores.shape[1 - axis] for axis in (0, 1)))
 
