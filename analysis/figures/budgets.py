@@ -30,6 +30,8 @@ def budgets(summary: Summary, looks: Mapping[str, Style]) -> tuple[Any, str] | N
     (chart, caption) or None
         None where nothing could be compared, or there is one number of images only.
     """
+    if summary.budgets.empty:  # without a column
+        return None
     frame = summary.budgets.dropna(subset=["n", "reference_n", "delta"])
     if frame[["fraction", "reference_fraction"]].stack().nunique() < 2:
         return None
