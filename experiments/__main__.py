@@ -36,6 +36,8 @@ def _load(name: str, overrides: list[str] | None) -> Experiment:
             [f"ARGS: {' '.join(overrides or [])!r} cannot be split into words ({error}). Close the quotes."]
         ) from error
     experiment = loading.load_experiment(name, loading.parse_overrides(words))
+    for note in experiment.notes:
+        err.print(f"Note: {note}", markup=False, soft_wrap=True)
     return experiment.model_copy(update={"args": " ".join(words)})
 
 

@@ -367,6 +367,8 @@ class Experiment(Execution):
     """Validation accuracy, fixed in advance, for the time that it takes to reach it. Never hashed."""
     vary: dict[str, list[Any]] = {}
     expect: list[Expectation] = []
+    notes: list[str] = Field([], exclude=True)
+    """What was changed to fit the overrides, as sentences for the screen."""
     args: str = ""
     """The overrides as the user typed them, so that the command can be repeated. Never hashed."""
 

@@ -10,6 +10,7 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -264,6 +265,7 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
     changes: dict[str, tuple[Any, str]] = {key: (value, source) for key, value in values.items() if "." in key}
     values = {key: value for key, value in values.items() if "." not in key}
     changes |= {key: (value, f"ARGS {key}={value}") for key, value in (overrides or {}).items()}
+    notes = _fit_to_args(values, changes, overrides or {})
 
     def inside(part: str) -> dict[str, tuple[Any, str]]:
         return {key.removeprefix(f"{part}."): change for key, change in changes.items() if key.startswith(f"{part}.")}
@@ -316,6 +318,7 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
         ),
         expect=file.expect,
         tuning=file.tuning,
+        notes=notes,
     )
     varied_by = next((place for key, (_, place) in own.items() if key.partition(".")[0] == "vary"), None)
     for setting in varied_settings(experiment):
@@ -323,6 +326,48 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
     if faults:
         raise ConfigError(faults)
     return experiment
+
+
+def _fit_to_args(values: dict[str, Any], changes: dict[str, tuple[Any, str]], args: Mapping[str, Any]) -> list[str]:
+    """Make what the file holds fit a smaller experiment that ARGS asks for, in place; what was changed, as sentences.
+
+    What does not look as it should is left to validation.
+    """
+    notes = []
+    recipe = changes.get("recipe", (values.get("recipe"), ""))[0]
+    with suppress(ConfigError):
+        own = read_file("recipes", recipe)[0]
+        own = {key: own.get(key, Recipe.model_fields[key].default) for key in ("steps", "evaluations")}
+        steps, evaluations = (changes.get(f"recipe.{key}", (own[key], ""))[0] for key in ("steps", "evaluations"))
+        from_args = {"recipe.steps", "recipe.evaluations"} & set(args)
+        if from_args and type(steps) is type(evaluations) is int and 0 < steps < evaluations:
+            changes["recipe.evaluations"] = (steps, f"ARGS recipe.steps={steps}")
+            notes.append(f"`recipe.evaluations` is lowered from {evaluations} to {steps}, the steps of a run.")
+    if "expect" in args or not isinstance(values.get("expect"), list):
+        return notes
+    left_out = {}
+    for key in ("models", "train_fractions"):
+        asked = args.get(key)
+        if isinstance(asked, list) and isinstance(values.get(key), list):
+            left_out[key] = [entry for entry in values[key] if entry not in asked]
+    kept = []
+    for entry in values["expect"]:
+        missing = _names_of(entry, left_out) if isinstance(entry, dict) else []
+        if missing:
+            notes.append(f"The expectation {entry.get('claim')!r} is passed over: ARGS leaves out {', '.join(missing)}.")
+        else:
+            kept.append(entry)
+    values["expect"] = kept
+    return notes
+
+
+def _names_of(expectation: dict[str, Any], left_out: Mapping[str, list[Any]]) -> list[str]:
+    """Models and the fraction that an expectation speaks of and ARGS left out."""
+    models = expectation.get("models")
+    spoken = [*(models if isinstance(models, list) else []), expectation.get("against")]
+    fraction = expectation.get("train_fraction", 1.0)
+    found = [str(name) for name in dict.fromkeys(spoken) if name in left_out.get("models", [])]
+    return found + ([f"the fraction {fraction}"] if fraction in left_out.get("train_fractions", []) else [])
 
 
 def _geometry_faults(models: Mapping[str, ModelConfig], data: Iterable[DataConfig], resized: str) -> list[str]:

@@ -82,7 +82,7 @@ def test_all_faults_at_once() -> None:
         ("smoke", ("recipe.steps=0",), ["recipe.steps", "greater than or equal to 1", "got 0"]),
         ("smoke", ("recipe.batch_size=1000000000",), ["recipe.batch_size", "65536"]),
         ("smoke", ("recipe.steps=true",), ["recipe.steps", "got True"]),
-        ("smoke", ("recipe.steps=2",), ["`evaluations` must not exceed `steps`", "4 > 2"]),
+        ("smoke", ("vary={recipe.steps: [2]}",), ["`evaluations` must not exceed `steps`", "4 > 2"]),
         ("smoke", ("data.image_size=9",), ["vit_micro_p2.yaml", "must divide the image size", "got 2", "9 pixels"]),
         ("smoke", ("data=image_folder",), ["`path` is missing", "data.path"]),
         ("smoke", ("vary.recipe=[1]",), ["`vary` takes keys that begin with"]),
@@ -101,6 +101,39 @@ def test_bad_input_is_named(name: str, arguments: tuple[str, ...], words: list[s
     text = "\n".join(faults_of(name, *arguments))
     for word in words:
         assert word in text
+
+
+@pytest.mark.parametrize("arguments", [["recipe.steps=2"], ["recipe.steps=2", "recipe.evaluations=4"]])
+def test_a_short_run_has_fewer_evaluations_and_says_so(arguments: list[str]) -> None:
+    experiment = loading.load_experiment("smoke", loading.parse_overrides(arguments))
+    assert (experiment.recipe.steps, experiment.recipe.evaluations) == (2, 2)
+    assert experiment.notes == ["`recipe.evaluations` is lowered from 4 to 2, the steps of a run."]
+    assert loading.load_experiment("smoke", loading.parse_overrides(["recipe.steps=4"])).notes == []
+
+
+def test_expectations_of_what_args_left_out_are_passed_over_and_said(configs: Path) -> None:
+    path = configs / "experiments" / "smoke.yaml"
+    path.write_text(
+        path.read_text().replace("train_fractions: [0.1, 1.0]", "train_fractions: [0.5, 1.0]")
+        + """
+expect:
+  - {claim: ViT learns, models: [vit_micro_p2], at_least: 0.1}
+  - {claim: ResNet leads, models: [resnet_micro], against: vit_micro_p2, at_least: 0}
+  - {claim: half is enough, models: [resnet_micro], train_fraction: 0.5, at_least: 0.1}
+"""
+    )
+
+    def kept(*arguments: str) -> tuple[list[str], str]:
+        experiment = loading.load_experiment("smoke", loading.parse_overrides(arguments))
+        return [entry.claim for entry in experiment.expect], "\n".join(experiment.notes)
+
+    assert kept() == (["ViT learns", "ResNet leads", "half is enough"], "")
+    claims, notes = kept("models=[resnet_micro]", "reference=resnet_micro")
+    assert claims == ["half is enough"] and "'ResNet leads' is passed over: ARGS leaves out vit_micro_p2." in notes
+    claims, notes = kept("train_fractions=[1.0]")
+    assert claims == ["ViT learns", "ResNet leads"]
+    assert "'half is enough' is passed over: ARGS leaves out the fraction 0.5." in notes
+    assert "'nobody'" in "".join(faults_of("smoke", "expect=[{claim: c, models: [nobody], at_least: 0}]"))
 
 
 def test_what_is_no_file_is_passed_over_in_lists_and_named_when_asked_for(configs: Path) -> None:
