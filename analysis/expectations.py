@@ -86,7 +86,9 @@ def _observe(
     shown = _shown(value, metric, signed=len(names) > 1)
     short = "" if len(runs[0]) == len(experiment.seeds) else f", {len(runs[0])} of {len(experiment.seeds)} seeds"
     if not known(low):
-        return "cannot be told", f"{title}: {shown}{short}, one seed has no interval"
+        return "cannot be told", f"{title}: {shown}{short}, " + (
+            "one seed has no interval" if len(runs[0]) < 2 else "seeds differ too much for an interval"
+        )
     limits = [_shown(limit, metric, signed=len(names) > 1, bare=True) for limit in (low, high)]
     at_least = -math.inf if expectation.at_least is None else expectation.at_least
     at_most = math.inf if expectation.at_most is None else expectation.at_most

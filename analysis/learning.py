@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis import efficiency, stats
 from analysis.load import Results, identity, table_order
-from analysis.pairing import Cell, Comparisons, Term
+from analysis.pairing import Cell, Comparisons, Term, typical
 from experiments.config import Experiment
 
 _BLANK: dict[str, Any] = {
@@ -70,9 +70,9 @@ def budgets(results: Results, experiment: Experiment, compared: Mapping[str, Com
         cells = [(own, other) for own, other in cells if own in comparisons and other in comparisons]
         if not cells:
             continue
-        across = comparisons.differences(
-            efficiency.across_budgets(comparisons, setting, sizes), *({own: 1.0, other: -1.0} for own, other in cells)
-        )
+        prior = efficiency.across_budgets(comparisons, setting, sizes)
+        across = comparisons.differences(prior, *({own: 1.0, other: -1.0} for own, other in cells))
+        across = across.known_where(typical(prior[None]))
         for at, (own, other) in enumerate(cells):
             found = comparisons.gap(own, other) if own[2] == other[2] else across[at : at + 1]
             rows.append(

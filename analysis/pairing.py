@@ -70,9 +70,10 @@ class Comparisons:
     of_differences: Floats
 
     def accuracy(self, cell: Cell) -> Estimates:
-        """The accuracy of one cell."""
+        """The accuracy of one cell; without an interval where seeds differ too much for one."""
         at = self.layout.index[cell]
-        return self.layout.estimates(self.layout.weights({cell: 1.0}), self.of_accuracies[at : at + 1])
+        prior = self.of_accuracies[at : at + 1]
+        return self.layout.estimates(self.layout.weights({cell: 1.0}), prior).known_where(typical(prior))
 
     def gap(self, first: Cell, second: Cell) -> Estimates:
         """The difference of two models at one budget."""
@@ -97,13 +98,23 @@ class Comparisons:
     @property
     def trusted(self) -> npt.NDArray[np.bool_]:
         """Of which pairs seeds vary little enough for normal theory, on which marks rely; not where some fail to learn."""
-        return np.asarray(typical_kappa(self.of_pairs) <= MAX_KAPPA_FOR_MARKS)
+        return typical(self.of_pairs)
+
+    @property
+    def regular(self) -> bool:
+        """Whether all cells and pairs have seeds of near to normal scatter, so that nothing is left out."""
+        return bool(self.trusted.all() and typical(self.of_accuracies).all())
 
     def __contains__(self, cell: Cell) -> bool:
         return cell in self.layout.index
 
     def n_seeds(self, cell: Cell) -> int:
         return len(self.layout.seeds[self.layout.index[cell]])
+
+
+def typical(prior: Floats) -> npt.NDArray[np.bool_]:
+    """Under which priors the scatter of seeds is near to normal."""
+    return np.asarray(typical_kappa(prior) <= MAX_KAPPA_FOR_MARKS)
 
 
 def compare(results: Results, data: str) -> Comparisons | None:

@@ -14,7 +14,7 @@ Alphabet: ``G`` contrasts, ``S`` seeds, ``N`` test images, ``T`` values of κ, `
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -180,6 +180,10 @@ class Estimates:
 
     def __getitem__(self, chosen: npt.NDArray[np.intp] | slice) -> Estimates:
         return Estimates(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+
+    def known_where(self, known: npt.NDArray[np.bool_]) -> Estimates:
+        """The same estimates, without intervals elsewhere."""
+        return replace(self, posterior=np.where(known[:, None], self.posterior, np.nan))
 
     @property
     def se(self) -> Floats:

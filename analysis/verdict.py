@@ -44,10 +44,10 @@ def sentences(results: Results, summary: Summary, experiment: Experiment) -> lis
             texts += [_bound(curve, experiment), _images(curve, experiment)]
             texts += _changes(summary.interactions, data, setting, model, experiment)
             texts.append(_resolution(summary.compared.get(data), setting, model, experiment))
-        if data in summary.compared and not summary.compared[data].trusted.all():
+        if data in summary.compared and not summary.compared[data].regular:
             texts.append(
                 "Seeds of some models differ so much, as where some of them fail to learn, that no test over these seeds "
-                "can be trusted: where they do there are no marks, and intervals may be too narrow."
+                "can be trusted: where they do there are no marks, and no intervals of accuracies."
             )
         found += [prefix + text for text in texts if text]
     return found

@@ -118,3 +118,15 @@ def test_all_right_or_all_wrong_on_few_images_is_no_certainty(accuracy):
     assert row["multiplier_text"].endswith("[not bounded]") and row["crossover_text"] == ""
     noise = verdict.sentences(results, summary, experiment)[-1]
     assert "it takes more test images" in noise
+
+
+def test_where_some_seeds_fail_to_learn_there_is_no_mark_and_no_interval_of_an_accuracy():
+    results, experiment = results_of([[0.8, 0.9], [0.7, 0.85], [0.75, 0.8]], 364, 2.0, set(), 1)
+    assert results.runs["test/top1"].between(0.1, 0.9).mean() < 0.5  # seeds are nearly all right or all wrong
+    summary = summarise(results, experiment)
+    assert set(summary.cells["state"]) == {""} and not summary.cells["bold"].any()
+    assert summary.cells["low"].isna().all() and summary.cells["std"].notna().all()
+    across = summary.budgets["fraction"] != summary.budgets["reference_fraction"]
+    assert summary.budgets.loc[across, "low"].isna().all()
+    said = " ".join(verdict.sentences(results, summary, experiment))
+    assert "no intervals of accuracies" in said and "nan" not in said
