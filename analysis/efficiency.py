@@ -129,7 +129,9 @@ def multiplier(comparisons: Comparisons, n: Floats, ahead: Sequence[Cell], behin
     tolerance = 1e-9
     reached = error <= target * (1 + tolerance)
     first = int(reached.argmax()) if reached.any() else grid.size - 1
-    if first == 0:
+    if np.array_equal(curve, last):  # nobody is ahead
+        n_ahead = n[-1]
+    elif first == 0:
         n_ahead = n[0] if error[0] >= target * (1 - tolerance) else math.nan
     else:
         rise = np.log(error[first - 1]) - np.log(error[first])
@@ -139,15 +141,15 @@ def multiplier(comparisons: Comparisons, n: Floats, ahead: Sequence[Cell], behin
     shown = f"{ratio_text(ratio)}×" if math.isfinite(ratio) else f"> {ratio_text(most)}×"
     low, high = _limits(found)
     if np.isnan(found.low).all():
-        return Multiplier(ratio, math.nan, math.nan, 1 - target, shown)
+        return Multiplier(ratio, math.nan, math.nan, last[-1], shown)
     if (low > 0).all():
-        return Multiplier(ratio, most, math.inf, 1 - target, f"> {ratio_text(most)}×")
+        return Multiplier(ratio, most, math.inf, last[-1], f"> {ratio_text(most)}×")
     fewest, largest = _zero_held(grid, low, high)
     limits = math.nan if largest is None else n[-1] / largest, math.inf if fewest is None else n[-1] / fewest
     low_text = "< 1.0" if math.isnan(limits[0]) else ratio_text(limits[0])
     high_text = f"> {ratio_text(most)}" if math.isinf(limits[1]) else ratio_text(limits[1])
     bracket = "not bounded" if largest is None and fewest is None else f"{low_text}, {high_text}"
-    return Multiplier(ratio, *limits, 1 - target, f"{shown} [{bracket}]")
+    return Multiplier(ratio, *limits, last[-1], f"{shown} [{bracket}]")
 
 
 def crossover(

@@ -115,7 +115,8 @@ def test_all_right_or_all_wrong_on_few_images_is_no_certainty(accuracy):
     assert cell["state"] == "inconclusive" and cell["p"] == 1 and cell["delta_low"] < -0.02 < 0.02 < cell["delta_high"]
     assert cell["high"] - cell["low"] > 0.03  # three over N, at least
     row = summary.efficiency[summary.efficiency["model"] != experiment.reference].iloc[0]
-    assert row["multiplier_text"].endswith("[not bounded]") and row["crossover_text"] == ""
+    assert row["multiplier_text"] == "1.0× [not bounded]" and row["crossover_text"] == ""
+    assert row["multiplier_target"] == max(min(accuracy, 1.0), 0.0)
     noise = verdict.sentences(results, summary, experiment)[-1]
     assert "it takes more test images" in noise
 
