@@ -223,6 +223,7 @@ def datasets(facts: Facts, friedman: str) -> str:
         f"mean paired difference to {facts.reference} in percentage points over datasets taken as a random sample, each "
         "counting once; random effects with the variance between datasets after Paule and Mandel, t intervals after Hartung "
         "and Knapp with one degree of freedom fewer than datasets. 95% PI: where the true Δ on a further such dataset is "
-        "expected. Two or three datasets tell little about how datasets differ, so both intervals are then wide; "
+        "expected. Two or three datasets tell little about how datasets differ, so both intervals are then wide, and the "
+        "prediction interval covers less than 95% where standard errors differ much (.88 at least in simulation); "
         f"both are unadjusted. {friedman}{facts.common}"
     )
