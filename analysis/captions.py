@@ -11,6 +11,7 @@ from analysis.load import Results
 from analysis.numbers import UNKNOWN, percent
 from analysis.summary import Summary
 from experiments.config import INIT_TITLES, Experiment
+from experiments.data_record import test_split_title
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,10 @@ def gather(results: Results, summary: Summary, experiment: Experiment, certifica
         seeds += f" {incomplete} of {len(cells)} cells lack seeds; footnotes say which and why."
     sizes = cells.dropna(subset=["n_test"]).drop_duplicates("data")
     many = len(sizes) > 1
-    images = ", ".join(f"{int(row.n_test)}{f' ({row.data_title})' if many else ''}" for row in sizes.itertuples())
+    images = ", ".join(
+        f"{int(row.n_test)}{_of(row.data_title if many else '', _test_split(results, row.data))}"
+        for row in sizes.itertuples()
+    )
     precisions = sorted({str(value) for value in results.runs["precision"]})
     tables = certificate.content["settings_hash"]
     if certificate.equal:
@@ -73,7 +77,8 @@ def gather(results: Results, summary: Summary, experiment: Experiment, certifica
         reference=experiment.models[experiment.reference].title,
         seeds=seeds,
         pool=_pool(results.runs),
-        test=f"{images} test images; checkpoint: the last of a fixed schedule, tested once.{_writers(experiment)}",
+        test=f"{images} test images; checkpoint: the last of a fixed schedule, tested once."
+        f"{_writers(experiment)}{_leaks(results)}",
         conditions=(
             f"{_track(experiment)} {_starts(experiment)}"
             f"Trained on {', '.join(certificate.content['devices'])} in {', '.join(precisions)}. "
@@ -117,6 +122,25 @@ def _writers(experiment: Experiment) -> str:
     """That digits cut at random are no new handwriting, with a blank before it; empty for other data."""
     titles = [data.title for data in experiment.data.values() if data.source == "digits" and data.test_cut == "random"]
     return f" {' and '.join(titles)}: test and training images are by the same writers." if titles else ""
+
+
+def _test_split(results: Results, data: str) -> str:
+    """Where the test images of a dataset came from; empty where its records do not say."""
+    found = {record.test_split for record in results.records.values() if record.data == data and record.test_split}
+    return " or ".join(test_split_title(name) for name in sorted(found))
+
+
+def _of(*about: str) -> str:
+    """What is known about a number, in brackets after it."""
+    known = ", ".join(filter(None, about))
+    return f" ({known})" if known else ""
+
+
+def _leaks(results: Results) -> str:
+    """Test images that are training images too, with a blank before it; empty where none is known."""
+    leaks = {described.title: described.leak for described in results.descriptions.values() if described.leak}
+    many = len(results.descriptions) > 1
+    return "".join(f" {f'{title}: ' if many else ''}{leak}." for title, leak in leaks.items())
 
 
 def _parts(micro_batches: list[int]) -> str:

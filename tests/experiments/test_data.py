@@ -85,14 +85,14 @@ def test_folder_with_its_own_test_split(tmp_path: Path) -> None:
     assert dataset.pool.pixels.shape == (20, 3, 16, 16)
     assert dataset.pool.ids[0].startswith("train/cat/0.png#")
     assert dataset.test.ids[-1].startswith("test/dog/9.png#")
-    assert not dataset.test_was_cut
+    assert dataset.test_split == "its own"
     assert (dataset.pool.pixels[dataset.pool.labels == 1, 0] > 200).all()  # labels follow their images
 
 
 @pytest.mark.parametrize("split", ["", "train"])
 def test_folder_without_test_split_gets_one(tmp_path: Path, split: str) -> None:
     dataset = datasets.load(folder_config(make_tree(tmp_path / "photos", (split,))))
-    assert len(dataset.pool) == 16 and dataset.test_was_cut
+    assert len(dataset.pool) == 16 and dataset.test_split == "stratified 20% cut"
     assert np.bincount(dataset.test.labels).tolist() == [2, 2]
 
 
