@@ -57,10 +57,10 @@ def gather(results: Results, summary: Summary, experiment: Experiment, certifica
         seeds += f" {incomplete} of {len(cells)} cells lack seeds; footnotes say which and why."
     sizes = cells.dropna(subset=["n_test"]).drop_duplicates("data")
     many = len(sizes) > 1
-    images = ", ".join(
-        f"{int(row.n_test)}{_of(row.data_title if many else '', _test_split(results, row.data))}"
+    counts = [
+        f"{int(row.n_test)}{f' of {row.data_title}' if many else ''}{_test_split(results, row.data)}"
         for row in sizes.itertuples()
-    )
+    ]
     precisions = sorted({str(value) for value in results.runs["precision"]})
     tables = certificate.content["settings_hash"]
     if certificate.equal:
@@ -77,7 +77,7 @@ def gather(results: Results, summary: Summary, experiment: Experiment, certifica
         reference=experiment.models[experiment.reference].title,
         seeds=seeds,
         pool=_pool(results.runs),
-        test=f"{images} test images; checkpoint: the last of a fixed schedule, tested once."
+        test=f"Test images: {', '.join(counts)}; checkpoint: the last of a fixed schedule, tested once."
         f"{_writers(experiment)}{_leaks(results)}",
         conditions=(
             f"{_track(experiment)} {_starts(experiment)}"
@@ -125,15 +125,9 @@ def _writers(experiment: Experiment) -> str:
 
 
 def _test_split(results: Results, data: str) -> str:
-    """Where the test images of a dataset came from; empty where its records do not say."""
+    """Where the test images of a dataset came from, with a blank before it; empty where its records do not say."""
     found = {record.test_split for record in results.records.values() if record.data == data and record.test_split}
-    return " or ".join(test_split_title(name) for name in sorted(found))
-
-
-def _of(*about: str) -> str:
-    """What is known about a number, in brackets after it."""
-    known = ", ".join(filter(None, about))
-    return f" ({known})" if known else ""
+    return f" (test split: {' or '.join(test_split_title(name) for name in sorted(found))})" if found else ""
 
 
 def _leaks(results: Results) -> str:

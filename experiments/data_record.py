@@ -18,7 +18,7 @@ DATA_FILE = "data.json"
 SHOWN = 6
 """Reasons and modes that a line shows of many."""
 
-_TEST_SPLITS = {"its own": "its own test split", "stratified 20% cut": "a stratified fifth, cut here"}
+_TEST_SPLITS = {"its own": "the data's own", "stratified 20% cut": "a stratified fifth, cut here"}
 
 
 def test_split_title(test_split: str) -> str:
@@ -94,8 +94,8 @@ class DataDescription(_Part):
         """The dataset in one or two lines."""
         n_train, n_test = sum(self.train.values()), sum(self.test.values())
         lines = [
-            f"{len(self.train)} classes; {n_train:,} images to train and validate on, {_per_class(self.train)}; {n_test:,} "
-            f"to test, {_per_class(self.test)}. Test split: {test_split_title(self.test_split)}."
+            f"{len(self.train)} classes; {n_train:,} images for training and validation, {_per_class(self.train)}; "
+            f"{n_test:,} for the test, {_per_class(self.test)}. Test split: {test_split_title(self.test_split)}."
         ]
         if self.files:
             modes = sorted(self.files.modes.items(), key=lambda mode: -mode[1])

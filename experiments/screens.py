@@ -124,7 +124,7 @@ def data_lines(descriptions: Iterable[DataDescription]) -> list[str]:
     for described in descriptions:
         first, *more = described.summary
         lines += [f"[bold]{escape(described.title)}[/]: {escape(first)}", *(f"  {escape(line)}" for line in more)]
-        lines += [f"  [yellow]{escape(warning)}[/]" for warning in described.warnings]
+        lines += [f"  [yellow]warning:[/] {escape(warning)}" for warning in described.warnings]
     return list(dict.fromkeys(lines))
 
 
@@ -135,7 +135,7 @@ def record_table(record: Record, folder: Path) -> RenderableType:
         return "–" if number is None else form.format(number)
 
     cost, metrics = record.compute, record.metrics
-    test_split = f" ({test_split_title(record.test_split)})" if record.test_split else ""
+    test_split = f" (test split: {test_split_title(record.test_split)})" if record.test_split else ""
     rows = [
         ("status", record.status if record.failure is None else f"failed: {record.failure.message}"),
         ("model", f"{record.model} ({record.source}, {record.family}), {record.init.replace('_', ' ')}"),

@@ -61,8 +61,9 @@ def _no_image(name: str) -> str:
 
 
 def _folders(place: Path) -> list[Path]:
-    """The folders in a place that may hold images, by name."""
-    return sorted(entry for entry in place.iterdir() if entry.is_dir() and not _unread(entry.name))
+    """The folders in a place that may hold images, by name; the cache of pixels, where `DATA_DIR` is the place, is none."""
+    cache = data_dir() / "cache"
+    return sorted(entry for entry in place.iterdir() if entry.is_dir() and not _unread(entry.name) and entry != cache)
 
 
 def _listed(names: Collection[str]) -> str:

@@ -1,8 +1,8 @@
 """A grid's report in Weights & Biases: one run per experiment, and an artifact from which the report can be made again.
 
 The artifact ``report-<experiment>`` holds ``report/`` (all of ``reports/<experiment>``), ``runs/<run_id>/`` (record, config,
-metrics, predictions), ``runs/data.json`` and ``SHA256SUMS``. The same content is sent once: its digest is kept beside the run
-folders, and W&B makes no new version of equal files.
+metrics, predictions), ``runs/data.json`` and ``SHA256SUMS``. The same content is sent once: its digest is kept beside the
+run folders, and W&B makes no new version of equal files.
 """
 
 from __future__ import annotations
