@@ -57,10 +57,7 @@ def gather(results: Results, summary: Summary, experiment: Experiment, certifica
         seeds += f" {incomplete} of {len(cells)} cells lack seeds; footnotes say which and why."
     sizes = cells.dropna(subset=["n_test"]).drop_duplicates("data")
     many = len(sizes) > 1
-    counts = [
-        f"{int(row.n_test)}{f' of {row.data_title}' if many else ''}{_test_split(results, row.data)}"
-        for row in sizes.itertuples()
-    ]
+    images = ", ".join(f"{int(row.n_test)}{f' ({row.data_title})' if many else ''}" for row in sizes.itertuples())
     precisions = sorted({str(value) for value in results.runs["precision"]})
     tables = certificate.content["settings_hash"]
     if certificate.equal:
@@ -77,7 +74,7 @@ def gather(results: Results, summary: Summary, experiment: Experiment, certifica
         reference=experiment.models[experiment.reference].title,
         seeds=seeds,
         pool=_pool(results.runs),
-        test=f"Test images: {', '.join(counts)}; checkpoint: the last of a fixed schedule, tested once."
+        test=f"{images} test images{_test_splits(results)}; checkpoint: the last of a fixed schedule, tested once."
         f"{_writers(experiment)}{_leaks(results)}",
         conditions=(
             f"{_track(experiment)} {_starts(experiment)}"
@@ -124,10 +121,17 @@ def _writers(experiment: Experiment) -> str:
     return f" {' and '.join(titles)}: test and training images are by the same writers." if titles else ""
 
 
-def _test_split(results: Results, data: str) -> str:
-    """Where the test images of a dataset came from, with a blank before it; empty where its records do not say."""
-    found = {record.test_split for record in results.records.values() if record.data == data and record.test_split}
-    return f" (test split: {' or '.join(test_split_title(name) for name in sorted(found))})" if found else ""
+def _test_splits(results: Results) -> str:
+    """Where the test images came from, with a blank before it; empty where the records do not say."""
+    titles = dict(zip(results.runs["data"], results.runs["data_title"], strict=True))
+    found = {
+        (titles[record.data], test_split_title(record.test_split))
+        for record in results.records.values()
+        if record.test_split
+    }
+    if len({origin for _, origin in found}) == 1:
+        return f" (test split: {next(iter(found))[1]})"
+    return f" (test splits: {'; '.join(f'{title}: {origin}' for title, origin in sorted(found))})" if found else ""
 
 
 def _leaks(results: Results) -> str:

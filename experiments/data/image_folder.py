@@ -145,7 +145,7 @@ class _Tree:
             if test and split_role(folder.name) == "val":
                 why = f"{test.name}/ is the test split, and every run cuts its validation images from {train.name}/"
             if count := self.passed_over.get(reason, (0, ""))[0]:
-                self.notes.append(f"{printable(folder.name)}/ is passed over ({count} images): {why}.")
+                self.notes.append(f"{printable(folder.name)}/ is passed over ({count} image{'s' * (count != 1)}): {why}.")
 
     def _pool(self, place: Path) -> Classes:
         """The classes to train on, at least two."""

@@ -99,9 +99,8 @@ def _check_sizes(labels: NDArray[np.int64], fraction: float, class_names: Sequen
         taken = f" (the cut of a test set took {lost})" if lost else ""
         needed = "at least 2 are needed, one to train and one to validate"
         if total < 2:  # at any fraction
-            faults.append(
-                f"class {name} has {total} images for training and validation{taken}; {needed}: add images to the class."
-            )
+            left = f"{total} image{'s' * (total != 1)} for training and validation"
+            faults.append(f"class {name} has {left}{taken}; {needed}: add images to the class.")
         else:
             faults.append(
                 f"`train_fractions`: {fraction:g} leaves class {name} with {_count(fraction, total)} of its {total} images"
