@@ -11,6 +11,7 @@ from analysis.load import Results
 from analysis.numbers import UNKNOWN, percent
 from analysis.summary import Summary
 from experiments.config import INIT_TITLES, Experiment
+from experiments.data_record import test_split_title
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def gather(results: Results, summary: Summary, experiment: Experiment, certifica
         reference=experiment.models[experiment.reference].title,
         seeds=seeds,
         pool=_pool(results.runs),
-        test=f"{images} test images; checkpoint: the last of a fixed schedule, tested once.{_writers(experiment)}",
+        test=f"{images} test images{_test_splits(results)}; checkpoint: the last of a fixed schedule, tested once."
+        f"{_writers(experiment)}{_leaks(results)}",
         conditions=(
             f"{_track(experiment)} {_starts(experiment)}"
             f"Trained on {', '.join(certificate.content['devices'])} in {', '.join(precisions)}. "
@@ -117,6 +119,26 @@ def _writers(experiment: Experiment) -> str:
     """That digits cut at random are no new handwriting, with a blank before it; empty for other data."""
     titles = [data.title for data in experiment.data.values() if data.source == "digits" and data.test_cut == "random"]
     return f" {' and '.join(titles)}: test and training images are by the same writers." if titles else ""
+
+
+def _test_splits(results: Results) -> str:
+    """Where the test images came from, with a blank before it; empty where the records do not say."""
+    titles = dict(zip(results.runs["data"], results.runs["data_title"], strict=True))
+    found = {
+        (titles[record.data], test_split_title(record.test_split))
+        for record in results.records.values()
+        if record.test_split
+    }
+    if len({origin for _, origin in found}) == 1:
+        return f" (test split: {next(iter(found))[1]})"
+    return f" (test splits: {'; '.join(f'{title}: {origin}' for title, origin in sorted(found))})" if found else ""
+
+
+def _leaks(results: Results) -> str:
+    """Test images that are training images too, with a blank before it; empty where none is known."""
+    leaks = {described.title: described.leak for described in results.descriptions.values() if described.leak}
+    many = len(results.descriptions) > 1
+    return "".join(f" {f'{title}: ' if many else ''}{leak}." for title, leak in leaks.items())
 
 
 def _parts(micro_batches: list[int]) -> str:

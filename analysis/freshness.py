@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config import Experiment
+from experiments.data_record import DATA_FILE
 from experiments.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, atomic_write
 
 MEMORY_FILE = ".made.json"
@@ -42,7 +43,7 @@ class Remembered:
 
 
 def key_of(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, links: Mapping[str, str]) -> str:
-    """Hash of a report's inputs: ledger, experiment, links, run folders, and the code of the analysis.
+    """Hash of a report's inputs: ledger, experiment, links, run folders, data, and the code of the analysis.
 
     Records and code are hashed by content, the other files of a run by size and time: predictions may be large.
 
@@ -58,6 +59,8 @@ def key_of(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, link
     """
     digest = hashlib.sha256(json.dumps([ledger, dict(links)], sort_keys=True).encode())
     digest.update(experiment.model_dump_json().encode())
+    with contextlib.suppress(OSError):
+        digest.update((folder / DATA_FILE).read_bytes())
     for record in (folder / cell["run_id"] / RECORD_FILE for cell in ledger["cells"] if cell["status"] == "done"):
         digest.update(record.read_bytes())
         for name in (CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE):

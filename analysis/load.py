@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pandas as pd
 
 from analysis.run_folder import COMPUTE_COLUMNS, Arrays, Outcome, Refused, load_run, read_predictions, setting_label
 from experiments.config import Experiment, ModelConfig
+from experiments.data_record import DataDescription, read_descriptions
 from experiments.record import PREDICTIONS_FILE, RECORD_FILE, Record, RecordError, read_record
 
 
@@ -47,6 +48,8 @@ class Results:
     faults : list of str
         One sentence per record that could not be used, or only in part. Paths begin at the folder of all runs, so that they
         read the same wherever that lies.
+    descriptions : dict of str to DataDescription
+        Per dataset, where it was described when its splits were cut.
     """
 
     folder: Path
@@ -58,6 +61,7 @@ class Results:
     class_names: Mapping[str, tuple[str, ...]]
     faults: list[str]
     _curves: Mapping[str, list[dict[str, Any]]]
+    descriptions: Mapping[str, DataDescription] = field(default_factory=dict)
 
     @property
     def groups(self) -> list[tuple[str, str]]:
@@ -160,7 +164,14 @@ def load(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, known_
     cells.loc[refused, "status"] = "unusable"
     cells.loc[refused, "reason"] = cells.loc[refused, "run_id"].map(unusable)
     faults = [fault.replace(f"{folder.parent.parent}{os.sep}", "") for fault in faults]
-    return Results(folder, _frame(rows, experiment), cells, records, outcomes, labels, class_names, faults, curves)
+    frame, descriptions = _frame(rows, experiment), _descriptions(folder, records.values())
+    return Results(folder, frame, cells, records, outcomes, labels, class_names, faults, curves, descriptions)
+
+
+def _descriptions(folder: Path, records: Iterable[Record]) -> dict[str, DataDescription]:
+    """What the datasets of these runs were, found by the splits that were cut from them."""
+    by_split = {split: described for described in read_descriptions(folder).values() for split in described.split_hashes}
+    return {record.data: by_split[record.split_hash] for record in records if record.split_hash in by_split}
 
 
 Tuned = tuple[str, str, float]

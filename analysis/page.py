@@ -62,6 +62,7 @@ def render(content: Content) -> str:
         expectations=content.summary.expectations,
         faults=content.faults,
         counts=content.counts,
+        descriptions=list(content.results.descriptions.values()),
         tables=content.tables,
         figures=content.figures,
         mistakes=[table for mistakes in content.mistakes for table in mistake_tables(mistakes)],

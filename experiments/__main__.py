@@ -61,7 +61,8 @@ def run(
 
 
 def _run(name: str, overrides: list[str] | None, engine: str, jobs: str, retry_failed: bool) -> None:
-    from experiments.grid import ledger, left_to_run
+    from experiments.data_record import read_descriptions
+    from experiments.grid import data_key, ledger, left_to_run
     from experiments.launch import ENGINES, experiment_folder, launch, plan, trials_for
     from experiments.record import CHECKPOINT_FILE
     from experiments.worker import stop_requested
@@ -73,7 +74,10 @@ def _run(name: str, overrides: list[str] | None, engine: str, jobs: str, retry_f
     with err.status("Loading the data"):
         cells = plan(experiment)
     trials = trials_for(cells)
+    described = read_descriptions(folder)
+    keys = dict.fromkeys(data_key(cell.data) for cell in cells)
     headline = [f"[bold]{escape(name)}[/]: {escape(experiment.question)}"]
+    headline += screens.data_lines(described[key] for key in keys if key in described)
     for batch, kind in ((trials, "tuning trials"), (cells, "cells")):
         if not batch or stop_requested():
             continue

@@ -51,7 +51,7 @@ def make_record(
     *,
     n_train: int,
     n_test: int,
-    test_was_cut: bool,
+    test_split: str,
     rows: list[dict[str, Any]],
     trials: list[Record],
     training: Training,
@@ -86,7 +86,7 @@ def make_record(
         n_train=n_train,
         n_val=len(predictions.val_labels),
         n_test=n_test,
-        test_split="stratified 20% cut" if test_was_cut else "its own",
+        test_split=test_split,
         steps=training.step,
         samples_seen=samples,
         metrics={

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.config import ConfigError, DataConfig, Execution, Experiment, ModelConfig, Recipe, Tuning, repeat_command
+from experiments.data_record import DataDescription, keep_descriptions, read_descriptions
 from experiments.identity import PROTOCOL, canonical_hash, fraction_label, hashed_values, settings_hash
 from experiments.loading import varied_settings, with_settings
 from experiments.progress import is_running
 from experiments.record import RECORD_FILE, RecordError, atomic_write, read_record
+
+if TYPE_CHECKING:
+    from experiments.data.images import Dataset
 
 SPLITS_FILE = "splits.json"
 """Cache of split hashes in an experiment's folder, so that `status` names the cells without reading any data."""
@@ -92,9 +96,14 @@ class Cell:
         return " · ".join([self.model.title, self.data.title, f"{100 * self.train_fraction:.4g}%", turn, *varied])
 
 
+def data_key(data: DataConfig) -> str:
+    """Key of a dataset in the caches: the data as it is requested."""
+    return canonical_hash(hashed_values(data, exclude={"title"}))[:16]
+
+
 def split_key(data: DataConfig, train_fraction: float, seed: int) -> str:
     """Key of a split in the cache: the data as it is requested, the fraction and the seed."""
-    return f"{canonical_hash(hashed_values(data, exclude={'title'}))[:16]}/{fraction_label(train_fraction)}/{seed}"
+    return f"{data_key(data)}/{fraction_label(train_fraction)}/{seed}"
 
 
 def expand(experiment: Experiment, splits: Mapping[str, str]) -> list[Cell]:
@@ -151,44 +160,63 @@ def read_splits(folder: Path) -> dict[str, str]:
 
 
 def compute_splits(experiment: Experiment, folder: Path) -> dict[str, str]:
-    """Load the data, cut every split, and refresh the cache.
+    """Load the data, cut every split, refresh the cache, and describe the data in ``data.json``.
 
     Raises
     ------
     ConfigError
-        For each data set that cannot be had and each fraction that leaves a class without a sample, all at once; if the
-        cache cannot be written.
+        For each data set that cannot be had and each class that a fraction leaves too small, all at once; if the folder
+        cannot be written.
     """
     from experiments.data import datasets
-    from experiments.data.splits import nested_subset, split_hash
+    from experiments.data.description import describe
 
     splits: dict[str, str] = {}
+    described: dict[str, DataDescription] = {}
     faults: list[str] = []
+    known = read_descriptions(folder)
     for setting in varied_settings(experiment):
         for name, data in with_settings(experiment, setting)[1].items():
+            key = data_key(data)
             try:
                 dataset = datasets.load(data)
+                described[key] = describe(dataset, data.title, known.get(key))
             except ConfigError as error:
                 faults += [fault for fault in error.faults if fault not in faults]
                 continue
-            pool = dataset.pool
-            seeds = [*experiment.seeds, *([experiment.tuning.seed] if experiment.track == "tuned" else [])]
-            for fraction in experiment.train_fractions:
-                for seed in seeds:
-                    try:
-                        train, val = nested_subset(pool.labels, fraction, seed)
-                    except ConfigError as error:
-                        source = f"experiment {experiment.name} with data {name}"
-                        faults += [f"{source}: {fault}" for fault in error.faults]
-                        break
-                    splits[split_key(data, fraction, seed)] = split_hash(pool.ids[train], pool.ids[val], dataset.test.ids)
+            own, small = _cut(experiment, data, dataset)
+            told = [f"experiment {experiment.name} with data {name}: {fault}" for fault in small]
+            faults += [fault for fault in told if fault not in faults]
+            splits |= own
+            described[key].split_hashes = sorted(own.values())
     if faults:
         raise ConfigError(faults)
     try:
         keep_splits(splits, folder)
+        keep_descriptions(described, folder)
     except OSError as error:
         raise ConfigError([f"RUNS_DIR: {folder} cannot be written ({error.strerror}). Choose another folder."]) from error
     return splits
+
+
+def _cut(experiment: Experiment, data: DataConfig, dataset: Dataset) -> tuple[dict[str, str], list[str]]:
+    """Hashes of all splits of a dataset by their keys, and the classes that a fraction leaves too small."""
+    from experiments.data.images import CUT
+    from experiments.data.splits import nested_subset, split_hash
+
+    pool, test, splits = dataset.pool, dataset.test, {}
+    faults: dict[str, None] = {}
+    cut = test.labels if dataset.test_split == CUT else None
+    seeds = [*experiment.seeds, *([experiment.tuning.seed] if experiment.track == "tuned" else [])]
+    for fraction in experiment.train_fractions:
+        for seed in seeds:
+            try:
+                train, val = nested_subset(pool.labels, fraction, seed, dataset.class_names, cut)
+            except ConfigError as error:
+                faults |= dict.fromkeys(error.faults)
+                break
+            splits[split_key(data, fraction, seed)] = split_hash(pool.ids[train], pool.ids[val], test.ids)
+    return splits, list(faults)
 
 
 def keep_splits(splits: Mapping[str, str], folder: Path) -> None:

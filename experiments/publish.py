@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.config import ConfigError
+from experiments.data_record import keep_descriptions, read_descriptions
 from experiments.grid import keep_splits, read_splits
 from experiments.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, atomic_write
 from experiments.run_folder import config_without_path
@@ -55,6 +56,7 @@ def publish(ledger: Mapping[str, Any], folder: Path, target: Path) -> Published:
             raise ConfigError([f"--to: {copy} holds the runs themselves. Choose another folder."])
     try:
         keep_splits(read_splits(folder), place)
+        keep_descriptions(read_descriptions(folder), place)
     except OSError as error:
         raise ConfigError([f"--to: {place} cannot be written ({error.strerror}). Choose another folder."]) from error
     faults, written = [], []

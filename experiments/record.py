@@ -132,8 +132,9 @@ class Record(BaseModel):
     n_val: int | None = None
     n_test: int | None = None
     """Classes and images of the three sets; ``null`` only in the record of a failed run."""
-    test_split: Literal["its own", "stratified 20% cut"] | None = None
-    """Whether the data came with its test set, or the harness cut one, the same for every seed."""
+    test_split: str | None = None
+    """Where the test set came from: ``its own``, another split ``used as test``, or a ``stratified 20% cut`` , the
+    same for every seed."""
     steps: int
     samples_seen: int
     metrics: dict[str, float | None]

@@ -46,7 +46,7 @@ class Splits(NamedTuple):
     val: Images
     test: SealedTest
     class_names: tuple[str, ...]
-    test_was_cut: bool
+    test_split: str
 
 
 def load_splits(cell: Cell) -> Splits:
@@ -56,7 +56,7 @@ def load_splits(cell: Cell) -> Splits:
     train, val, test = dataset.pool.take(subset.train), dataset.pool.take(subset.val), dataset.seal()
     if split_hash(train.ids, val.ids, test.ids) != cell.split_hash:
         raise ConfigError([f"{cell.data.title}: its files changed after this command began. Start the command again."])
-    return Splits(train, val, test, dataset.class_names, dataset.test_was_cut)
+    return Splits(train, val, test, dataset.class_names, dataset.test_split)
 
 
 def build_model(cell: Cell, n_classes: int) -> tuple[nn.Module, dict[str, Any]]:
@@ -207,7 +207,7 @@ def _carried_out(
         predictions,
         n_train=len(splits.train),
         n_test=len(splits.test),
-        test_was_cut=splits.test_was_cut,
+        test_split=splits.test_split,
         rows=log.rows,
         trials=trials,
         training=training,

@@ -8,10 +8,12 @@ from typing import Any
 
 import yaml
 from rich.console import Console, Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from experiments.config import ConfigError
+from experiments.data_record import DataDescription, test_split_title
 from experiments.record import CONFIG_FILE, Record
 
 out = Console(highlight=False)
@@ -116,6 +118,16 @@ def _command_of(run_folder: Path) -> str | None:
         return None
 
 
+def data_lines(descriptions: Iterable[DataDescription]) -> list[str]:
+    """What an experiment runs on, as lines of markup; what a reader of the results must know in yellow."""
+    lines = []
+    for described in descriptions:
+        first, *more = described.summary
+        lines += [f"[bold]{escape(described.title)}[/]: {escape(first)}", *(f"  {escape(line)}" for line in more)]
+        lines += [f"  [yellow]warning:[/] {escape(warning)}" for warning in described.warnings]
+    return list(dict.fromkeys(lines))
+
+
 def record_table(record: Record, folder: Path) -> RenderableType:
     """One run for people: what it was, what came out, what it cost, how it went; a dash for what is unknown."""
 
@@ -123,13 +135,14 @@ def record_table(record: Record, folder: Path) -> RenderableType:
         return "–" if number is None else form.format(number)
 
     cost, metrics = record.compute, record.metrics
+    test_split = f" (test split: {test_split_title(record.test_split)})" if record.test_split else ""
     rows = [
         ("status", record.status if record.failure is None else f"failed: {record.failure.message}"),
         ("model", f"{record.model} ({record.source}, {record.family}), {record.init.replace('_', ' ')}"),
         ("data", f"{record.data}, {100 * record.train_fraction:.4g}% = {record.n_train} train + {record.n_val} val"),
         ("settings", f"{record.recipe}, track {record.track}, seed {record.seed}, {record.settings_hash[:12]}"),
         ("steps", f"{record.steps:,} ({record.samples_seen:,} images seen)"),
-        ("test", f"top-1 {value(metrics.get('test/top1'), '{:.2%}')} of {record.n_test} images, "
+        ("test", f"top-1 {value(metrics.get('test/top1'), '{:.2%}')} of {record.n_test} images{test_split}, "
                  f"NLL {value(metrics.get('test/nll'))}, ECE {value(metrics.get('test/ece'), '{:.2%}')}"),
         ("validation", f"top-1 {value(metrics.get('val/top1'), '{:.2%}')} last, "
                        f"{value(metrics.get('val_best/top1'), '{:.2%}')} best"),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from experiments.config import ConfigError, DataConfig
 from experiments.data import image_folder, pizza_steak_sushi
-from experiments.data.images import Dataset, Images
+from experiments.data.images import CUT, Dataset, Images
 from experiments.data.splits import cut_test
 from experiments.folders import data_dir
 
@@ -37,7 +37,7 @@ def _digits(config: DataConfig) -> Dataset:
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
     everything = _images(pixels, bunch.target, "digits")
     pool, test = cut_test(everything.labels, config.test_cut)
-    return Dataset(tuple(str(digit) for digit in range(10)), everything.take(pool), everything.take(test), True)
+    return Dataset(tuple(str(digit) for digit in range(10)), everything.take(pool), everything.take(test), CUT)
 
 
 def _offline_advice(name: str, place: Path, files: str, error: Exception) -> ConfigError:

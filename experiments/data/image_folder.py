@@ -1,91 +1,314 @@
-"""Any tree of photos: ``train/<class>/*`` and ``test/<class>/*``, or ``<class>/*`` (also below ``train/``) alone.
+"""Any tree of photos: ``train/<class>/**`` and ``test/<class>/**``, or ``<class>/**`` (also below ``train/``) alone.
 
+A class folder is read as `torchvision.datasets.ImageFolder` reads it: with all folders below it, through links, in the same
+order. Splits are known by their names, in any letter case. Whatever is passed over is counted by its reason.
 `experiments.data.decoding` turns the files into pixels.
 """
 
 from __future__ import annotations
 
+import os
+import re
+import stat
+import unicodedata
 import zlib
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from experiments.config import ConfigError, DataConfig
 from experiments.data.decoding import pixels_of
-from experiments.data.images import Dataset, Images, Rows
+from experiments.data.images import CUT, OWN, Dataset, Images, Listing, Rows
 from experiments.data.splits import cut_test
 from experiments.folders import data_dir
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+Image.init()
+SUFFIXES = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
+
+_SPLIT_NAME = re.compile(r"(?:(train|test)(?:ing)?|(val)(?:id(?:ation)?)?)(?:[ ._-]?(?:set|data|images|split))?")
+_SYSTEM_FOLDERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
+"""Where operating systems and file servers keep copies, thumbnails and what was deleted."""
+_MAX_FAULTS = 20
+
+Classes = dict[str, list[Path]]
+"""Image files by class, both in order."""
 
 
-def _classes(folder: Path) -> dict[str, list[Path]]:
-    """Image files by class, both sorted by name; hidden files and other suffixes are passed over."""
-    return {
-        entry.name: sorted(
-            file
-            for file in entry.iterdir()
-            if file.suffix.lower() in SUFFIXES and file.name[0] != "." and not file.is_fifo()
-        )
-        for entry in sorted(folder.iterdir())
-        if entry.is_dir() and not entry.name.startswith(".")
-    }
+def split_role(name: str) -> str:
+    """The split that a folder of this name stands for, ``train``, ``test`` or ``val``; empty for any other name."""
+    match = _SPLIT_NAME.fullmatch(name.casefold())
+    return (match[1] or match[2]) if match else ""
 
 
-def _tree(root: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]] | None, list[str]]:
-    """Files of the pool and of the test split, if there is one, without those that cannot be opened, and all faults.
-
-    Raises
-    ------
-    ConfigError
-        If there is no folder.
-    """
-    if not root.is_dir():
-        raise ConfigError([f"`data.path`: no folder {root}. Set it to a folder that holds train/<class>/* or <class>/*."])
-    base = root / "train" if (root / "train").is_dir() else root
-    splits = {base: _classes(base)}
-    if base != root and (root / "test").is_dir():
-        splits[root / "test"] = _classes(root / "test")
-    faults = []
-    if len(splits[base]) < 2:
-        faults.append(f"`data.path`: {base} holds {len(splits[base])} class folders; at least 2 are needed.")
-    faults += [
-        f"{folder / name}: the class folder holds no image ({' '.join(sorted(SUFFIXES))}). Add images or delete the folder."
-        for folder, classes in splits.items()
-        for name, files in classes.items()
-        if not files
-    ]
-    for classes in splits.values():
-        for name, files in classes.items():
-            told = {file: fault for file in files if (fault := _fault(file))}
-            faults += told.values()
-            classes[name] = [file for file in files if file not in told]
-    pool, test = splits[base], splits.get(root / "test")
-    if test is not None and set(test) != set(pool):
-        odd = ", ".join(sorted(set(test) ^ set(pool)))
-        faults.append(f"{root}: train and test must hold the same classes; only one of them has {odd}.")
-    return pool, test, faults
+def printable(name: object) -> str:
+    """A name with its control characters, and bytes that are no text, spelled out."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", lambda match: ascii(match[0])[1:-1], str(name))
 
 
-def _fault(file: Path) -> str | None:
-    """Why a file cannot even be looked at."""
-    try:
-        str(file).encode()
-        file.stat()
-    except UnicodeEncodeError:
-        return f"{str(file)!a}: its name is not valid UTF-8. Rename it."
-    except OSError as error:  # a link that leads nowhere, or in a circle
-        return f"{file}: not a readable image ({error.strerror}). Mend or delete it."
-    return None
+def _unread(name: str) -> str:
+    """Why a file or folder of this name is never looked into; empty where it is."""
+    if name.startswith("."):
+        return "hidden"
+    return "of the operating system" if name.casefold() in _SYSTEM_FOLDERS else ""
+
+
+def _no_image(name: str) -> str:
+    """Why a file of this name is no image to read; empty where it may be one."""
+    suffix = os.path.splitext(name)[1].lower()
+    return _unread(name) or ("" if suffix in SUFFIXES else printable(suffix) or "without a suffix")
+
+
+def _folders(place: Path) -> list[Path]:
+    """The folders in a place that may hold images, by name; the cache of pixels, where `DATA_DIR` is the place, is none."""
+    cache = data_dir() / "cache"
+    return sorted(entry for entry in place.iterdir() if entry.is_dir() and not _unread(entry.name) and entry != cache)
+
+
+def _listed(names: Collection[str]) -> str:
+    """Names for a message, a few of many."""
+    shown = [printable(name) for name in sorted(names)[:10]]
+    return ", ".join(shown) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+class _Tree:
+    """What lies below a folder: images by split and class, what is passed over and why, notes, faults."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.passed_over: dict[str, tuple[int, str]] = {}
+        self.notes: list[str] = []
+        self.faults: list[str] = []
+
+    def splits(self) -> tuple[Classes, Classes | None, str]:
+        """Files of the pool and of the test split, if there is one, and where the test split comes from.
+
+        Raises
+        ------
+        ConfigError
+            If there is no folder, or its folders cannot be told apart as splits or classes.
+        """
+        if not self.root.is_dir():
+            raise ConfigError(
+                [f"`data.path`: no folder {self.root}. Set it to a folder that holds train/<class>/* or <class>/*."]
+            )
+        roles: dict[str, list[Path]] = {}
+        for folder in _folders(self.root):
+            roles.setdefault(split_role(folder.name), []).append(folder)
+        if not any(_folders(folder) for folder in roles.get("train", [])):
+            self._check_no_splits(roles)
+            return self._pool(self.root), None, CUT
+        twice = [_listed([folder.name for folder in found]) for role, found in roles.items() if role and len(found) > 1]
+        if twice:
+            raise ConfigError([f"{self.root}: {names} name the same split. Merge or rename them." for names in twice])
+        (train,) = roles["train"]
+        test = next((roles[role][0] for role in ("test", "val") if role in roles), None)
+        self._pass_over_siblings(train, test)
+        pool = self._pool(train)
+        if test is None:
+            return pool, None, CUT
+        held_out = self._classes(test)
+        self._compare(pool, held_out, train, test)
+        return pool, held_out, OWN if split_role(test.name) == "test" else f"its own {test.name}/, used as test"
+
+    def _check_no_splits(self, roles: Mapping[str, list[Path]]) -> None:
+        """Class folders alone must not be splits in truth."""
+        held_out = [folder.name for role in ("test", "val") for folder in roles.get(role, []) if _folders(folder)]
+        if held_out:
+            raise ConfigError(
+                [
+                    f"{self.root}: holds class folders in {_listed(held_out)}, but none in train. Put the images to train "
+                    f"on into {self.root / 'train'}/<class>, or rename {_listed(held_out)} if that is a class."
+                ]
+            )
+        named = [folder.name for role, folders in roles.items() if role for folder in folders]
+        if named and roles.get(""):
+            self.notes.append(f"Read as classes, since they hold no class folders: {_listed(named)}.")
+        if split_role(self.root.name) == "train":
+            beside = [folder.name for folder in _folders(self.root.parent) if split_role(folder.name) in ("test", "val")]
+            if beside:
+                self.notes.append(
+                    f"Not read: {_listed(beside)} beside {self.root.name}. Set `data.path` to the folder that holds both."
+                )
+
+    def _pass_over_siblings(self, train: Path, test: Path | None) -> None:
+        """Count, and name, what lies beside the splits that are read."""
+        folders = _folders(self.root)
+        self._pass_over_others(self.root, folders)
+        for folder in folders:
+            if folder in (train, test):
+                continue
+            reason = f"in {printable(folder.name)}/, beside {train.name}/"
+            self._files(folder, reason)
+            why = "it is no split that is read"
+            if test and split_role(folder.name) == "val":
+                why = f"{test.name}/ is the test split, and every run cuts its validation images from {train.name}/"
+            if count := self.passed_over.get(reason, (0, ""))[0]:
+                self.notes.append(f"{printable(folder.name)}/ is passed over ({count} image{'s' * (count != 1)}): {why}.")
+
+    def _pool(self, place: Path) -> Classes:
+        """The classes to train on, at least two."""
+        found = self._classes(place)
+        if len(found) < 2:
+            inside = [folder for folder in _folders(place) if len(_folders(folder)) > 1]
+            hint = f" Is {inside[0]} the folder that is meant?" if inside else ""
+            self.faults.append(f"`data.path`: {place} holds {len(found)} class folders; at least 2 are needed.{hint}")
+        return found
+
+    def _classes(self, place: Path) -> Classes:
+        """The class folders of a split with their images."""
+        folders = _folders(place)
+        names = [folder.name for folder in folders]
+        if names and all(map(split_role, names)):
+            raise ConfigError(
+                [
+                    f"{place}: all its folders are named like splits ({_listed(names)}), and no train holds class folders. "
+                    "Sort the images into train/<class> and test/<class>, or rename the folders if they are classes."
+                ]
+            )
+        self._pass_over_others(place, folders)
+        self._check_names(place, names)
+        first, *others = [{inner.name for inner in _folders(folder)} for folder in folders] or [set()]
+        if others and len(first) > 1 and all(other == first for other in others):
+            self.notes.append(f"Every class folder holds {_listed(first)}; they are read as parts of their class.")
+        return {folder.name: self._images(folder) for folder in folders}
+
+    def _check_names(self, place: Path, names: list[str]) -> None:
+        """Class names must be text, and must look different."""
+        for name in names:
+            if printable(name) != name:
+                self.faults.append(f"{place}: the class name {name!a} is not printable text. Rename the folder.")
+        looks: dict[str, str] = {}
+        cases: dict[str, str] = {}
+        for name in names:
+            look = unicodedata.normalize("NFC", name).strip()
+            if look in looks:
+                self.faults.append(
+                    f"{place}: the class names {looks[look]!a} and {name!a} look the same. Merge the folders or rename one."
+                )
+            elif look.casefold() in cases:
+                self.notes.append(f"{cases[look.casefold()]} and {name} differ in letter case alone, and are two classes.")
+            looks.setdefault(look, name)
+            cases.setdefault(look.casefold(), name)
+
+    def _compare(self, pool: Classes, held_out: Classes, train: Path, test: Path) -> None:
+        """Both splits must hold the same classes."""
+        odd = set(pool) ^ set(held_out)
+        if not odd:
+            return
+        advice = ""
+        if not held_out:
+            advice = f" {test.name} holds no class folder: images without a class cannot be used to test."
+        elif len({unicodedata.normalize("NFC", name).strip() for name in odd}) < len(odd):
+            advice = (
+                f" Some look the same and are spelled otherwise ({', '.join(ascii(name) for name in sorted(odd))[:300]})."
+            )
+        if split_role(test.name) == "val":
+            advice += f" Without {test.name}/, a fifth of {train.name}/ is cut as the test split."
+        both = f"{train.name} and {test.name}"
+        self.faults.append(f"{self.root}: {both} must hold the same classes; only one of them has {_listed(odd)}.{advice}")
+
+    def _images(self, folder: Path) -> list[Path]:
+        """The images of a class."""
+        before = dict(self.passed_over)
+        found = [file for file in self._files(folder) if self._is_whole(file)]
+        if not found:
+            new = {reason: n - before.get(reason, (0, ""))[0] for reason, (n, _) in self.passed_over.items()}
+            other = ", ".join(f"{count} {reason}" for reason, count in new.items() if count)
+            told = f" (passed over: {other})" if other else ""
+            self.faults.append(
+                f"{printable(folder)}: the class folder holds no image{told}. Add images or delete the folder."
+            )
+        return found
+
+    def _files(self, top: Path, instead: str = "") -> list[Path]:
+        """Files below a folder that may be images, in torchvision's order; with `instead`, they are passed over for that."""
+        found = []
+        for folder, names in self._walk(top):
+            parts = Path(folder).relative_to(self.root).parts
+            off = next(filter(None, map(_unread, parts)), "")
+            for name in names:
+                file = Path(folder, name)
+                if reason := off or _no_image(name) or instead:
+                    self._pass_over(file, reason)
+                else:
+                    found.append(file)
+        return found
+
+    def _walk(self, top: Path) -> list[tuple[str, list[str]]]:
+        """A folder and those below it with their files; links are followed, but never back up."""
+
+        def identity(folder: str | Path) -> tuple[int, int]:
+            facts = os.stat(folder)
+            return facts.st_dev, facts.st_ino
+
+        def unreadable(error: OSError) -> None:
+            self.faults.append(
+                f"{printable(error.filename)}: cannot be read ({error.strerror}). Give access, or move it away."
+            )
+
+        own, *parents = [identity(folder) for folder in (top, *top.parents) if folder.is_relative_to(self.root)]
+        if own in parents:
+            self._pass_over(top, "link to a folder above it")
+            return []
+        above = {str(top): {own, *parents}}
+        found = []
+        for folder, inner, names in os.walk(top, followlinks=True, onerror=unreadable):
+            for name in list(inner):
+                path = os.path.join(folder, name)
+                if (own := identity(path)) in above[folder]:
+                    inner.remove(name)
+                    self._pass_over(Path(path), "link to a folder above it")
+                else:
+                    above[path] = above[folder] | {own}
+            found.append((folder, sorted(names)))
+        return sorted(found)
+
+    def _is_whole(self, file: Path) -> bool:
+        """Whether a file can be decoded, as far as its entry in the folder tells."""
+        try:
+            str(file).encode()
+            facts = file.stat()
+        except UnicodeEncodeError:
+            self.faults.append(f"{str(file)!a}: its name is not valid UTF-8. Rename it.")
+            return False
+        except OSError as error:  # a link that leads nowhere, or in a circle
+            self.faults.append(f"{file}: not a readable image ({error.strerror}). Mend or delete it.")
+            return False
+        if not stat.S_ISREG(facts.st_mode):
+            self._pass_over(file, "pipe, socket or device")
+        elif not facts.st_size:
+            self._pass_over(file, "empty")
+        else:
+            return True
+        return False
+
+    def _pass_over_others(self, place: Path, folders: Collection[Path]) -> None:
+        """Pass over all that lies in a place but these folders."""
+        for entry in sorted(set(place.iterdir()) - set(folders)):
+            if entry.is_dir():
+                self._files(entry)
+            else:
+                self._pass_over(entry, _no_image(entry.name) or "image outside the class folders")
+
+    def _pass_over(self, file: Path, reason: str) -> None:
+        count, example = self.passed_over.get(reason, (0, printable(file.relative_to(self.root).as_posix())))
+        self.passed_over[reason] = (count + 1, example)
 
 
 def load(config: DataConfig) -> Dataset:
     """Load a folder of images. Without a test split, a stratified fifth of it is cut, the same for every seed."""
     root = Path(config.path or "").expanduser()
     root = root if root.is_absolute() else data_dir() / root
-    pool_files, test_files, faults = _tree(root)
+    tree = _Tree(root)
+    try:
+        pool_files, test_files, test_split = tree.splits()
+    except OSError as error:
+        raise ConfigError([f"{error.filename}: cannot be read ({error.strerror}). Give access, or move it away."]) from error
+    faults = tree.faults
 
-    def gather(split: dict[str, list[Path]]) -> Images:
+    def gather(split: Classes) -> Images:
         files = [file for members in split.values() for file in members]
         labels = np.repeat(np.arange(len(split)), [len(members) for members in split.values()]).astype(np.int64)
         pixels = pixels_of(files, config.image_size, config.channels, name=root.name)
@@ -104,9 +327,11 @@ def load(config: DataConfig) -> Dataset:
         except ConfigError as error:
             faults += error.faults
     if faults:
-        raise ConfigError(faults)
+        more = [f"… and {len(faults) - _MAX_FAULTS} more faults."] if len(faults) > _MAX_FAULTS else []
+        raise ConfigError(faults[:_MAX_FAULTS] + more)
+    listing = Listing(root, tree.passed_over, tuple(tree.notes))
     pool, *test = gathered
     if test:
-        return Dataset(tuple(pool_files), pool, test[0])
+        return Dataset(tuple(pool_files), pool, test[0], test_split, listing)
     pool_index, test_index = cut_test(pool.labels)
-    return Dataset(tuple(pool_files), pool.take(pool_index), pool.take(test_index), test_was_cut=True)
+    return Dataset(tuple(pool_files), pool.take(pool_index), pool.take(test_index), test_split, listing)

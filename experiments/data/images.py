@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -140,6 +141,29 @@ class SealedTest:
         return self._images
 
 
+OWN, CUT = "its own", "stratified 20% cut"
+"""Where a test split came from: with the data, or cut here because they came without one."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a folder of images holds beside the images that are read.
+
+    Attributes
+    ----------
+    root : Path
+        The ids of the images are paths from here, with ``#`` and a mark of the content at their end.
+    passed_over : dict of str to (int, str)
+        By reason the number of files and the first of them.
+    notes : tuple of str
+        Sentences on what may not be as the user thinks.
+    """
+
+    root: Path
+    passed_over: dict[str, tuple[int, str]]
+    notes: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Class names, the pool that training and validation are cut from, and the test set."""
@@ -147,8 +171,10 @@ class Dataset:
     class_names: tuple[str, ...]
     pool: Images
     test: Images
-    test_was_cut: bool = False
-    """Whether the data came without a test split, and a stratified fifth of it was cut."""
+    test_split: str = OWN
+    """`OWN`, `CUT`, or words on another split that stands in for a test split."""
+    listing: Listing | None = None
+    """Of a folder of images."""
 
     def seal(self) -> SealedTest:
         """The test set under a fresh seal, for one run."""

@@ -8,6 +8,7 @@ subset of two images per class has one of each.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -23,6 +24,10 @@ TEST_FRACTION = 0.2
 
 _TEST_CUT_SEED = 20201022
 """A constant of the harness: the test cut belongs to the dataset, never to a run's seed."""
+
+
+_NAMED = 5
+"""Classes that are named where many are too small."""
 
 
 class Subset(NamedTuple):
@@ -46,7 +51,13 @@ def _count(fraction: float, n: int) -> int:
     return math.ceil(Fraction(repr(fraction)) * n)
 
 
-def nested_subset(labels: NDArray[np.int64], fraction: float, seed: int) -> Subset:
+def nested_subset(
+    labels: NDArray[np.int64],
+    fraction: float,
+    seed: int,
+    class_names: Sequence[str] = (),
+    cut: NDArray[np.int64] | None = None,
+) -> Subset:
     """Cut one fraction of a pool into training and validation.
 
     Parameters
@@ -57,29 +68,48 @@ def nested_subset(labels: NDArray[np.int64], fraction: float, seed: int) -> Subs
         Share of each class, in (0, 1].
     seed : int
         Seed of the permutations.
+    class_names : sequence of str, optional
+        With them, a class without any image in the pool is found too.
+    cut : int64 array, optional
+        Labels of the images that were cut from the pool as the test set, for the message.
 
     Raises
     ------
     ConfigError
         If a class is left with fewer than 2 images, which cannot give one for training and one for validation.
     """
+    _check_sizes(labels, fraction, class_names, labels[:0] if cut is None else cut)
     train, val = [], []
     for members in _ranked(labels, seed, "subset"):
         size = _count(fraction, len(members))
-        if size < 2:
-            name, total = int(labels[members[0]]), len(members)
-            fix = f"use a fraction above {1 / total:.3g}" if total > 1 else "add images to the class"
-            raise ConfigError(
-                [
-                    f"`train_fractions`: {fraction:g} leaves class {name} with {size} of its {total} images; at least 2 are "
-                    f"needed, one to train and one to validate: {fix}."
-                ]
-            )
         chosen = members[:size]
         is_val = np.arange(size) % 10 == 1
         train.append(chosen[~is_val])
         val.append(chosen[is_val])
     return Subset(np.concatenate(train), np.concatenate(val))
+
+
+def _check_sizes(labels: NDArray[np.int64], fraction: float, class_names: Sequence[str], cut: NDArray[np.int64]) -> None:
+    """Refuse classes of which a fraction leaves fewer than 2 images."""
+    totals = np.bincount(labels, minlength=len(class_names)).tolist()
+    small = [at for at, total in enumerate(totals) if _count(fraction, total) < 2 and (total or at < len(class_names))]
+    faults = []
+    for label in small[:_NAMED]:
+        name, total, lost = class_names[label] if class_names else label, totals[label], int((cut == label).sum())
+        taken = f" (the cut of a test set took {lost})" if lost else ""
+        needed = "at least 2 are needed, one to train and one to validate"
+        if total < 2:  # at any fraction
+            left = f"{total} image{'s' * (total != 1)} for training and validation"
+            faults.append(f"class {name} has {left}{taken}; {needed}: add images to the class.")
+        else:
+            faults.append(
+                f"`train_fractions`: {fraction:g} leaves class {name} with {_count(fraction, total)} of its {total} images"
+                f"{taken}; {needed}: use a fraction above {1 / total:.3g}."
+            )
+    if len(small) > _NAMED:
+        faults.append(f"`train_fractions`: {fraction:g} leaves {len(small) - _NAMED} more classes with fewer than 2 images.")
+    if faults:
+        raise ConfigError(faults)
 
 
 def cut_test(labels: NDArray[np.int64], kind: str = "random") -> tuple[NDArray[np.int64], NDArray[np.int64]]:

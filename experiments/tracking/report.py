@@ -1,8 +1,8 @@
 """A grid's report in Weights & Biases: one run per experiment, and an artifact from which the report can be made again.
 
 The artifact ``report-<experiment>`` holds ``report/`` (all of ``reports/<experiment>``), ``runs/<run_id>/`` (record, config,
-metrics, predictions) and ``SHA256SUMS``. The same content is sent once: its digest is kept beside the run folders, and W&B
-makes no new version of equal files.
+metrics, predictions), ``runs/data.json`` and ``SHA256SUMS``. The same content is sent once: its digest is kept beside the
+run folders, and W&B makes no new version of equal files.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from experiments.data_record import DATA_FILE
 from experiments.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE
 from experiments.run_folder import config_without_path
 from experiments.tracking.client import close_run, destination, one_line, open_to_send, require_login
@@ -56,6 +57,8 @@ def contents(experiment_folder: Path, report_folder: Path) -> dict[str, bytes | 
     for data in experiment["data"].values():
         data["path"] = data["path"] and Path(data["path"]).name
     found[f"report/{EXPERIMENT_FILE}"] = json.dumps(experiment, indent=2, ensure_ascii=False).encode()
+    if (experiment_folder / DATA_FILE).is_file():
+        found[f"runs/{DATA_FILE}"] = experiment_folder / DATA_FILE
     for cell in ledger["cells"]:
         folder = experiment_folder / str(cell["run_id"])
         for path in (folder / name for name in RUN_FILES):

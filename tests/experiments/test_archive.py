@@ -127,7 +127,7 @@ def test_archive_put_there_by_hand_is_unpacked_and_read(by_hand: Path) -> None:
     config = load_part("data", "pizza_steak_sushi")
     dataset = datasets.load(config)
     assert dataset.class_names == ("pizza", "steak", "sushi")
-    assert dataset.pool.pixels.shape == (30, 3, 64, 64) and len(dataset.test) == 9 and not dataset.test_was_cut
+    assert dataset.pool.pixels.shape == (30, 3, 64, 64) and len(dataset.test) == 9 and dataset.test_split == "its own"
     by_hand.unlink()  # the unpacked folder is enough from now on
     datasets._load.cache_clear()
     assert datasets.load(config).test.ids.tolist() == dataset.test.ids.tolist()

@@ -79,23 +79,6 @@ def test_digits() -> None:
     assert len(dataset.class_names) == 10
 
 
-def test_folder_with_its_own_test_split(tmp_path: Path) -> None:
-    dataset = datasets.load(folder_config(make_tree(tmp_path / "photos", ("train", "test"))))
-    assert dataset.class_names == ("cat", "dog")
-    assert dataset.pool.pixels.shape == (20, 3, 16, 16)
-    assert dataset.pool.ids[0].startswith("train/cat/0.png#")
-    assert dataset.test.ids[-1].startswith("test/dog/9.png#")
-    assert not dataset.test_was_cut
-    assert (dataset.pool.pixels[dataset.pool.labels == 1, 0] > 200).all()  # labels follow their images
-
-
-@pytest.mark.parametrize("split", ["", "train"])
-def test_folder_without_test_split_gets_one(tmp_path: Path, split: str) -> None:
-    dataset = datasets.load(folder_config(make_tree(tmp_path / "photos", (split,))))
-    assert len(dataset.pool) == 16 and dataset.test_was_cut
-    assert np.bincount(dataset.test.labels).tolist() == [2, 2]
-
-
 def test_folder_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = folder_config(make_tree(tmp_path / "photos", ("train", "test")))
     first = image_folder.load(config)
@@ -225,34 +208,10 @@ def test_every_unreadable_image_is_named(tmp_path: Path) -> None:
     assert "test/dog/2.png: not a readable image" in faults_of(folder_config(root))
 
 
-def test_all_faults_of_a_tree_are_told_at_once(tmp_path: Path) -> None:
-    root = make_tree(tmp_path / "photos", ("train", "test"))
-    for split in ("train", "test"):
-        (root / split / "empty").mkdir()
-    (root / "train" / "cat" / "1.png").write_bytes(b"no image")
-    (root / "test" / "dog" / "2.png").write_bytes(b"no image")
-    (root / "train" / "dog" / "circle.png").symlink_to(root / "train" / "dog" / "circle.png")
-    (root / "train" / "dog" / "nowhere.png").symlink_to(tmp_path / "absent.png")
-    text = faults_of(folder_config(root))
-    for place in ("train/empty", "test/empty", "train/cat/1.png", "test/dog/2.png", "dog/circle.png", "dog/nowhere.png"):
-        assert place in text, place
-
-
 def test_decompression_bomb_is_refused(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "photos", ("train", "test"))
     Image.new("1", (10_000, 10_000)).save(root / "train" / "cat" / "bomb.png")
     assert "bomb.png: 10000 × 10000 pixels are more than 50 million" in faults_of(folder_config(root))
-
-
-def test_wrong_trees_are_named(tmp_path: Path) -> None:
-    assert "no folder" in faults_of(folder_config(tmp_path / "absent"))
-    root = make_tree(tmp_path / "photos", ("train", "test"))
-    (root / "train" / "empty").mkdir()
-    text = faults_of(folder_config(root))
-    assert f"{root / 'train' / 'empty'}: the class folder holds no image" in text
-    assert "only one of them has empty" in text
-    (tmp_path / "single" / "cat").mkdir(parents=True)
-    assert "at least 2 are needed" in faults_of(folder_config(tmp_path / "single"))
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "short", "foreign", "label", "empty"])

@@ -1,0 +1,146 @@
+"""What a dataset is, found before anything is trained on it: images per class and split, duplicates, sizes and modes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from experiments.config import ConfigError
+from experiments.data.image_folder import printable
+from experiments.data.images import Dataset, Images, Rows
+from experiments.data_record import DataDescription, Duplicates, Equal, Files, PassedOver
+from experiments.identity import canonical_hash
+
+
+def describe(dataset: Dataset, title: str, before: DataDescription | None = None) -> DataDescription:
+    """Describe a dataset.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    title : str
+        How tables call it.
+    before : DataDescription, optional
+        What was known of it: where its images are the same, their files are not opened again.
+
+    Raises
+    ------
+    ConfigError
+        For each image file that cannot be opened.
+    """
+    samples = canonical_hash([*dataset.pool.ids.tolist(), *dataset.test.ids.tolist()])
+    known = before.files if before and before.samples == samples else None
+    return DataDescription(
+        title=title,
+        test_split=dataset.test_split,
+        train=_per_class(dataset, dataset.pool),
+        test=_per_class(dataset, dataset.test),
+        files=_files(dataset, known),
+        duplicates=_duplicates(dataset),
+        notes=list(dataset.listing.notes) if dataset.listing else [],
+        samples=samples,
+    )
+
+
+def _per_class(dataset: Dataset, images: Images) -> dict[str, int]:
+    counts = np.bincount(images.labels, minlength=len(dataset.class_names))
+    return dict(zip(dataset.class_names, counts.tolist(), strict=True))
+
+
+def _files(dataset: Dataset, known: Files | None) -> Files | None:
+    """The files of a folder. Sizes and modes are read from their headers, once for the same images."""
+    if dataset.listing is None:
+        return None
+    passed = [
+        PassedOver(reason=reason, files=count, example=example)
+        for reason, (count, example) in dataset.listing.passed_over.items()
+    ]
+    if known:
+        return known.model_copy(update={"passed_over": passed})
+    paths = [dataset.listing.root / _name(dataset, sample) for part in (dataset.pool, dataset.test) for sample in part.ids]
+    widths, heights, modes = zip(*_headers(paths), strict=True)
+    return Files(
+        read=len(paths),
+        passed_over=passed,
+        width=(min(widths), max(widths)),
+        height=(min(heights), max(heights)),
+        modes=dict(Counter(modes)),
+    )
+
+
+def _headers(paths: Sequence[Path]) -> list[tuple[int, int, str]]:
+    """Width, height and mode of image files; no pixel is decoded."""
+    faults: list[str] = []
+
+    def header(path: Path) -> tuple[int, int, str]:
+        try:
+            with Image.open(path) as image:
+                return image.width, image.height, image.mode
+        except Exception as error:  # a decoder may raise anything
+            faults.append(f"{path}: not a readable image ({' '.join(str(error).split())}). Mend or delete it.")
+            return 0, 0, ""
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        warnings.simplefilter("ignore")
+        found = list(threads.map(header, paths))
+    if faults:
+        raise ConfigError(sorted(faults)[:20])
+    return found
+
+
+def _name(dataset: Dataset, sample: str) -> str:
+    """What a sample is called for people: its path without the mark of its content, or its id."""
+    return str(sample).rpartition("#")[0] if dataset.listing else str(sample)
+
+
+def _checksums(dataset: Dataset, images: Images) -> NDArray[np.uint32]:
+    """CRC-32 of the pixels of each image, which the ids of image files end in."""
+    if dataset.listing:
+        return np.array([int(sample.rpartition("#")[2], 16) for sample in images.ids.tolist()], np.uint32)
+    return np.array([zlib.crc32(image) for image in np.asarray(images.pixels)], np.uint32)
+
+
+def _duplicates(dataset: Dataset) -> Duplicates | None:
+    """Images of equal pixels. Check sums find candidates, and a digest of all their pixels decides."""
+    parts = (dataset.pool, dataset.test)
+    if any(isinstance(part.pixels, Rows) and not isinstance(part.pixels.base, np.ndarray) for part in parts):
+        return None
+    checksums = np.concatenate([_checksums(dataset, part) for part in parts])
+    n_pool = len(dataset.pool)
+    _, group, size = np.unique(checksums, return_inverse=True, return_counts=True)
+    alike: dict[bytes, list[int]] = {}
+    for at in np.flatnonzero(size[group] > 1).tolist():
+        part, row = (dataset.pool, at) if at < n_pool else (dataset.test, at - n_pool)
+        alike.setdefault(hashlib.sha256(part.pixels[row].tobytes()).digest(), []).append(at)
+    ids, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "labels"))
+    found: dict[str, list[tuple[int, int]]] = {}
+    for members in alike.values():
+        pool, test = ([at for at in members if (at < n_pool) == in_pool] for in_pool in (True, False))
+        other = next((at for at in members if labels[at] != labels[members[0]]), None)
+        pairs: dict[str, list[tuple[int, int]]] = {
+            "within_train": [(at, pool[0]) for at in pool[1:]],
+            "within_test": [(at, test[0]) for at in test[1:]],
+            "across": [(at, pool[0]) for at in test if pool],
+            "across_classes": [
+                (at, other if labels[at] == labels[members[0]] else members[0]) for at in members if other is not None
+            ],
+        }
+        for kind, own in pairs.items():
+            found.setdefault(kind, []).extend(own)
+    return Duplicates(**{kind: _equal(dataset, ids, pairs) for kind, pairs in found.items() if pairs})
+
+
+def _equal(dataset: Dataset, ids: NDArray[np.str_], pairs: list[tuple[int, int]]) -> Any:
+    first, second = (printable(_name(dataset, ids[at])) for at in min(pairs))
+    return Equal(images=len(pairs), example=(first, second))
