@@ -17,8 +17,9 @@ def simulate_limits(world: World, repetitions: int, seed: int) -> Counts:
     """Draw tables and compare the first model's learning curve with each other one.
 
     ``images needed`` and ``crossover``: printed intervals that hold the truth. ``bounded`` and ``crossed``: comparisons that
-    print one. ``not refuted``: all intervals of images needed that hold the truth, as "not bounded" does. ``wrong direction``: those that call a model ahead that is not, of all. ``wrong crossover``: those that print
-    one where curves do not cross, or with the wrong leader, of all.
+    print one. ``not refuted``: intervals of images needed that hold the truth, as "not bounded" does. ``wrong direction``:
+    comparisons that say that a model needs fewer images and err. ``wrong crossover``: those that print one where curves do
+    not cross, or with the wrong leader.
     """
     generator = np.random.default_rng(seed)
     models, budgets = world.shape
@@ -53,7 +54,7 @@ def simulate_limits(world: World, repetitions: int, seed: int) -> Counts:
 
 
 def true_ratio(n: Floats, errors: Floats, target: float) -> float:
-    """n_max over the images at which a falling error reaches a target; 0 where it does not, infinite where it begins there."""
+    """n_max over the images at which an error falls to a target; 0 where it does not, infinite where it begins below."""
     if target < errors[-1] * (1 - 1e-9):
         return 0.0
     if target > errors[0]:
@@ -62,7 +63,7 @@ def true_ratio(n: Floats, errors: Floats, target: float) -> float:
 
 
 def true_crossover(n: Floats, first: Floats, second: Floats) -> tuple[float, int]:
-    """Where the log errors of two curves, straight in ln n, are equal, and which leads beyond, 0 or 1; −1 if they never are."""
+    """Where the log errors of two curves, straight in ln n, are equal, and which leads beyond, 0 or 1; −1 if neither."""
     gap = np.log(first) - np.log(second)
     passed = np.flatnonzero(gap[:-1] * gap[1:] < 0)
     if not passed.size:

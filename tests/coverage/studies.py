@@ -123,7 +123,7 @@ def equivalence(scale: float) -> Iterable[Row]:
 
 
 def power_law(error: float, exponent: float, budgets: int = 4) -> tuple[float, ...]:
-    """Accuracies whose errors fall as a power of n, to `error` at the last budget; each budget has three times more images."""
+    """Accuracies whose errors fall as a power of n to `error`; each budget has three times the images of the one before."""
     return tuple(1 - min(error * 3 ** (exponent * left), 0.6) for left in reversed(range(budgets)))
 
 
