@@ -78,6 +78,7 @@ def simulate(world: World, repetitions: int, seed: int, margin: float = 0.005) -
     groups = (names, [f"Δ {f:.0f}" for f in budget], firsts)
     equal, beyond = true[:pairs] == 0, np.abs(true[:pairs]) > margin
     counts: Counts = {}
+    levels: list[Estimates] = []
     for _ in range(repetitions):
         comparisons = Comparisons.of(world.draw(generator))
         found = comparisons.layout.estimates(comparisons.layout.weights(*flat), prior_of_each(comparisons, contrasts))
@@ -87,7 +88,7 @@ def simulate(world: World, repetitions: int, seed: int, margin: float = 0.005) -
             for name, value in zip(group, p, strict=False):
                 if not np.isnan(value):
                     count(counts, name, value >= stats.ALPHA)
-        count_accuracies(counts, world, comparisons)
+        levels.append(accuracies(world, comparisons))
         first = found[:pairs]
         tested, different = marked(comparisons, first)
         same = tested & ~different & (stats.holm(np.where(tested, first.p_beyond(margin), np.nan)) < stats.ALPHA)
@@ -102,19 +103,27 @@ def simulate(world: World, repetitions: int, seed: int, margin: float = 0.005) -
             count(counts, "wrong ≡", same[beyond])
         if not beyond.all():
             count(counts, "right ≡", same[~beyond])
+    if levels:
+        count_accuracies(counts, world, levels)
     return counts
 
 
-def count_accuracies(counts: Counts, world: World, comparisons: Comparisons) -> None:
-    """Count which accuracies of the first model lie in their intervals."""
+def accuracies(world: World, comparisons: Comparisons) -> Estimates:
+    """Those of the first model."""
     layout = comparisons.layout
     own = [cell(0, f) for f in range(world.shape[1])]
     at = [layout.index[one] for one in own]
-    found = layout.estimates(layout.weights(*({one: 1.0} for one in own)), comparisons.of_accuracies[at])
-    for one, hit in zip(own, holds(found, np.array([world.truth(one) for one in own])), strict=True):
-        if comparisons.n_seeds(one) > 1:
-            count(counts, "accuracy", hit)
-            count(counts, f"accuracy {one[2]:.0f}", hit)
+    return layout.estimates(layout.weights(*({one: 1.0} for one in own)), comparisons.of_accuracies[at])
+
+
+def count_accuracies(counts: Counts, world: World, drawn: list[Estimates]) -> None:
+    """Count which accuracies of the first model lie in their intervals, of all tables at once."""
+    every = Estimates(*(np.concatenate([getattr(one, name) for one in drawn]) for name in Estimates.__dataclass_fields__))
+    held = holds(every, np.tile(world.accuracy[0], len(drawn))).reshape(len(drawn), -1)
+    known = ~np.isnan(every.posterior[:, 0]).reshape(held.shape)
+    for budget in range(held.shape[1]):
+        for name in ("accuracy", f"accuracy {budget}"):
+            count(counts, name, held[known[:, budget], budget])
 
 
 def marked(comparisons: Comparisons, gaps: Estimates) -> tuple[Floats, Floats]:
