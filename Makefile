@@ -57,7 +57,7 @@ test-slow: install ## Run the slow tests
 chaos: install ## Attack the harness: kills, malformed input, outages, full disks; figures in reports/chaos.md
 	@$(VENV)/bin/python -m tests.chaos
 
-coverage: install ## Simulate what intervals cover and how often marks err; figures in docs/method.md (20 minutes)
+coverage: install ## Simulate what intervals cover and how often marks err; figures in docs/coverage.md (20 minutes)
 	@$(VENV)/bin/python -m tests.coverage
 
 bench: install ## Measure the harness against the bare step and a DataLoader loop

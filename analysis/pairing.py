@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 
@@ -58,7 +58,7 @@ class Comparisons:
     pairs : list of (Cell, Cell)
         Every two models of one setting at one budget: the family of the marks, setting by setting.
     of_accuracies, of_pairs : arrays of shape (K, H) and (pairs, H)
-        Priors of the seeds' part: cells sorted by budget and by model, pairs by budget and by the two models.
+        Priors of the seeds' part, which may differ from kind to kind, see `_sorts`.
     of_differences : array of shape (H,)
         The same of all pairs alike.
     """
@@ -68,6 +68,22 @@ class Comparisons:
     of_accuracies: Floats
     of_pairs: Floats
     of_differences: Floats
+
+    @classmethod
+    def of(cls, layout: Layout) -> Comparisons:
+        """Learn what the cells of a layout show about seeds."""
+        cells = list(layout.index)
+        pairs = [(a, b) for a, b in combinations(cells, 2) if (a[0], a[2]) == (b[0], b[2])]
+        share = 2 / max(len({model for _, model, _ in cells}), 2)
+        differences = layout.weights(*({a: 1.0, b: -1.0} for a, b in pairs))
+        alike = layout.prior(differences, share)
+        return cls(
+            layout,
+            pairs,
+            of_accuracies=layout.prior(np.eye(len(cells)), kinds=_sorts([(cell,) for cell in cells])),
+            of_pairs=layout.prior(differences, share, _sorts(pairs)) if pairs else np.zeros((0, alike.size)),
+            of_differences=alike,
+        )
 
     def accuracy(self, cell: Cell) -> Estimates:
         """The accuracy of one cell; without an interval where seeds differ too much for one."""
@@ -132,23 +148,15 @@ def compare(results: Results, data: str) -> Comparisons | None:
         if (own["test_digest"] == usual).all():
             correct = np.stack([results.outcomes[run_id].correct for run_id in own["run_id"]])
             answers[str(setting), str(model), float(str(fraction))] = (own["seed"].tolist(), correct)
-    layout = Layout.of(answers)
-    pairs = [(a, b) for a, b in combinations(answers, 2) if (a[0], a[2]) == (b[0], b[2])]
-    share = 2 / max(len({model for _, model, _ in answers}), 2)
-    differences = layout.weights(*({a: 1.0, b: -1.0} for a, b in pairs))
-    by_budget, by_model = _codes([cell[2] for cell in answers]), _codes([cell[:2] for cell in answers])
-    pair_budgets, pair_models = _codes([a[2] for a, _ in pairs]), _codes([(*a[:2], b[1]) for a, b in pairs])
-    alike = layout.prior(differences, share)
-    return Comparisons(
-        layout,
-        pairs,
-        of_accuracies=layout.prior(np.eye(len(answers)), kinds=[by_budget, by_model]),
-        of_pairs=layout.prior(differences, share, [pair_budgets, pair_models]) if pairs else np.zeros((0, alike.size)),
-        of_differences=alike,
-    )
+    return Comparisons.of(Layout.of(answers))
 
 
-def _codes(labels: Sequence[Hashable]) -> npt.NDArray[np.intp]:
-    """A number from 0 for each different label."""
-    order = {label: code for code, label in enumerate(dict.fromkeys(labels))}
-    return np.array([order[label] for label in labels], dtype=np.intp)
+def _sorts(contrasts: Sequence[Sequence[Cell]]) -> list[npt.NDArray[np.intp]]:
+    """Ways in which seeds may act unlike: those of one setting or model and the rest, of small budgets and of large ones."""
+    sorts = []
+    for part in (0, 1):
+        for name in dict.fromkeys(cell[part] for cells in contrasts for cell in cells):
+            sorts.append([any(cell[part] == name for cell in cells) for cells in contrasts])
+    budgets = sorted({cells[0][2] for cells in contrasts})
+    sorts += [[cells[0][2] < budget for cells in contrasts] for budget in budgets[1:]]
+    return [np.array(sort, dtype=np.intp) for sort in sorts]

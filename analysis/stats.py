@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -86,9 +87,9 @@ def learn(
     weight : float
         Share of independent information in one contrast: the pairs of M models count 2/M each.
     kinds : arrays of shape (G,)
-        Ways of sorting the contrasts, each by a number from 0, such as data budgets or pairs of models. Each kind then has a
-        prior of its own, whose mean is drawn to a common one as closely as the kinds are seen to agree; ways count as they
-        explain what is seen.
+        Ways of sorting the contrasts, each by a number from 0, such as one model against the rest. Each kind then has a
+        prior of its own, whose mean is drawn to a common one as closely as the kinds are seen to agree. Of the ways that
+        explain what is seen, no e times worse than the best, each contrast takes that under which its seeds vary most.
 
     Returns
     -------
@@ -106,8 +107,10 @@ def learn(
         together = evidence.sum(axis=0)
         weights = np.exp(together - together.max())
         return np.asarray(weights / weights.sum())
-    ways, explained = zip(*(_by_kind(evidence, kind) for kind in kinds), strict=True)
-    return np.asarray(np.tensordot(special.softmax(explained), np.stack(ways), axes=1))
+    ways, explained = map(np.array, zip(*(_by_kind(evidence, kind) for kind in kinds), strict=True))
+    open_ways = ways[explained >= explained.max() - 1]
+    most = (open_ways @ (_PRIORS @ _LOG_KAPPA)).argmax(axis=0)
+    return np.asarray(open_ways[most, np.arange(len(evidence))])
 
 
 def _by_kind(evidence: Floats, kind: npt.NDArray[np.intp]) -> tuple[Floats, float]:
@@ -190,7 +193,7 @@ class Estimates:
         """Standard error, the root of the mean variance."""
         return np.asarray(np.sqrt((self.posterior * self._variance(self.shift)).sum(axis=1)))
 
-    @property
+    @cached_property
     def half_width(self) -> Floats:
         """Half the width of the 95% interval before it is cut at what the contrast can be: the noise floor."""
         return self._half_width(self.shift)

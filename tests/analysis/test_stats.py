@@ -106,6 +106,22 @@ def test_each_kind_has_its_own_kappa_where_kinds_differ():
     assert np.ptp(learn(np.zeros(2), np.ones(2), np.ones(2), np.zeros(2), kinds=(np.arange(2),)), axis=0).max() < 1e-12
 
 
+def test_of_ways_that_explain_alike_a_contrast_takes_that_under_which_seeds_vary_most():
+    # Two loud contrasts of four: parity tells them apart, halves do not, and four contrasts cannot decide.
+    seeds = np.array([3e-2, 3e-3, 3e-2, 3e-3])
+    parts = seeds, np.full(4, 1e-5), np.full(4, 0.1), np.full(4, 2.0)
+    halves, parity = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
+    alone = [learn(*parts, kinds=(way,)) for way in (halves, parity)]
+    chosen = learn(*parts, kinds=(halves, parity))
+    loud, quiet = typical_kappa(chosen)[[0, 2]], typical_kappa(chosen)[[1, 3]]
+    assert (loud == typical_kappa(alone[1])[[0, 2]]).all() and (loud > typical_kappa(alone[0])[[0, 2]]).all()
+    assert (quiet == typical_kappa(alone[0])[[1, 3]]).all() and (quiet > typical_kappa(alone[1])[[1, 3]]).all()
+    # With much more to see, halves no longer explain it, and the quiet ones are known to be quiet.
+    many = [np.tile(part, 25) for part in parts]
+    known = learn(*many, kinds=(np.tile(halves, 25), np.tile(parity, 25)))
+    np.testing.assert_allclose(known, learn(*many, kinds=(np.tile(parity, 25),)))
+
+
 def test_a_part_of_the_estimates():
     found = few_seeds(1e-4, 2)
     assert found[np.array([0])].low == found[:1].low == found.low

@@ -1,4 +1,4 @@
-"""``make coverage``: simulate every regime and write ``docs/coverage.json`` and the tables of ``docs/method.md``.
+"""``make coverage``: simulate every regime and write ``docs/coverage.json`` and the tables of ``docs/coverage.md``.
 
 ``python -m tests.coverage STUDY …`` renews some studies alone.
 """
@@ -15,7 +15,7 @@ from experiments.folders import ROOT
 from experiments.record import atomic_write
 from tests.coverage.studies import STUDIES
 
-FIGURES, DOCUMENT = ROOT / "docs" / "coverage.json", ROOT / "docs" / "method.md"
+FIGURES, DOCUMENT = ROOT / "docs" / "coverage.json", ROOT / "docs" / "coverage.md"
 BEGIN, END = "<!-- coverage: made by `make coverage` from coverage.json -->\n", "<!-- /coverage -->\n"
 
 Figures = dict[str, list[dict[str, Any]]]

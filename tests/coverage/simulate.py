@@ -1,40 +1,60 @@
-"""What the analysis says of simulated tables, counted as the product counts: one prior and one Holm family a table."""
+"""What the analysis says of simulated tables, counted as the product counts: its own priors, one Holm family a table."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations, permutations
 
 import numpy as np
-import numpy.typing as npt
 from scipy import special
 
 from analysis import stats
 from analysis.contrasts import Layout
+from analysis.pairing import Comparisons, Term
 from analysis.stats import Estimates, Floats
-from tests.coverage.tables import World
+from tests.coverage.tables import World, cell
 
 Counts = dict[str, list[int]]
 """Hits and how many could have been, by name."""
-Kinds = tuple[npt.NDArray[np.intp], ...]
-Term = dict[tuple[int, int], float]
+
+
+def count(counts: Counts, name: str, hits: Floats | bool) -> None:
+    """Add hits to what was counted under a name."""
+    values = np.atleast_1d(hits)
+    entry = counts.setdefault(name, [0, 0])
+    entry[0] += int(values.sum())
+    entry[1] += values.size
+
+
+def builders(budgets: int) -> dict[str, Callable[[str, str], Term]]:
+    """Contrasts of two models beside Δ whose coverage is counted, by name."""
+    if budgets == 1:
+        return {}
+    last = budgets - 1
+    trapezoid = np.array([0.5, *[1.0] * (budgets - 2), 0.5]) / last  # budgets at equal steps of ln n
+
+    def area(a: str, b: str) -> Term:
+        return {cell(int(m), f): sign * trapezoid[f] for m, sign in ((a, 1), (b, -1)) for f in range(budgets)}
+
+    def across(a: str, b: str) -> Term:
+        return {cell(int(a), 0): 1.0, cell(int(b), last): -1.0}
+
+    def of_differences(a: str, b: str) -> Term:
+        return {cell(int(m), f): float(sign) for m, f, sign in ((a, last, 1), (b, last, -1), (a, 0, -1), (b, 0, 1))}
+
+    return {"ΔAULC": area, "across budgets": across, "of differences": of_differences}
 
 
 def terms(world: World) -> dict[str, list[Term]]:
-    """Contrasts whose coverage is counted, by name."""
+    """All contrasts whose coverage is counted, by name; Δ in the order of `Comparisons.pairs`."""
     models, budgets = world.shape
-    last = budgets - 1
-    found: dict[str, list[Term]] = {
-        "Δ": [{(a, f): 1.0, (b, f): -1.0} for f in range(budgets) for a, b in combinations(range(models), 2)]
-    }
-    if budgets > 1:
-        pairs = list(combinations(range(models), 2))
-        trapezoid = np.array([0.5, *[1.0] * (budgets - 2), 0.5]) / last  # budgets at equal steps of ln n
-        found["ΔAULC"] = [
-            {(m, f): sign * trapezoid[f] for f in range(budgets) for m, sign in ((a, 1), (b, -1))} for a, b in pairs
-        ]
-        found["across budgets"] = [{(a, 0): 1.0, (b, last): -1.0} for a, b in permutations(range(models), 2)]
-        found["of differences"] = [{(a, last): 1.0, (b, last): -1.0, (a, 0): -1.0, (b, 0): 1.0} for a, b in pairs]
+    names = [str(model) for model in range(models)]
+    cells = [cell(m, f) for m in range(models) for f in range(budgets)]
+    found: dict[str, list[Term]] = {"Δ": [{a: 1.0, b: -1.0} for a, b in combinations(cells, 2) if a[2] == b[2]]}
+    for name, build in builders(budgets).items():
+        twos = permutations(names, 2) if name == "across budgets" else combinations(names, 2)
+        found[name] = [build(a, b) for a, b in twos]
     return found
 
 
@@ -48,74 +68,76 @@ def simulate(world: World, repetitions: int, seed: int, margin: float = 0.005) -
     the same Holm family. ``wrong ≡`` and ``right ≡``: pairs called equivalent that differ by more than the margin, or less.
     """
     generator = np.random.default_rng(seed)
-    truth = np.array(world.accuracy)
-    models, budgets = world.shape
     contrasts = terms(world)
     names = [name for name, group in contrasts.items() for _ in group]
     flat = [term for group in contrasts.values() for term in group]
-    true = np.array([sum(weight * truth[cell] for cell, weight in term.items()) for term in flat])
+    true = np.array([sum(weight * world.truth(of) for of, weight in term.items()) for term in flat])
     pairs = len(contrasts["Δ"])
-    budget = [next(iter(term))[1] for term in contrasts["Δ"]]
-    firsts = ["Δ of the first" if (0, f) in term else "Δ of others" for f, term in zip(budget, flat, strict=False)]
-    groups = (names, [f"Δ {f}" for f in budget], firsts)
+    budget = [next(iter(term))[2] for term in contrasts["Δ"]]
+    firsts = ["Δ of the first" if cell(0, int(f)) in term else "Δ of others" for f, term in zip(budget, flat, strict=False)]
+    groups = (names, [f"Δ {f:.0f}" for f in budget], firsts)
     equal, beyond = true[:pairs] == 0, np.abs(true[:pairs]) > margin
-    levels = [(0, f) for f in range(budgets)]
     counts: Counts = {}
-
-    def count(name: str, hits: Floats | bool) -> None:
-        values = np.atleast_1d(hits)
-        entry = counts.setdefault(name, [0, 0])
-        entry[0] += int(values.sum())
-        entry[1] += values.size
-
-    kinds = (np.array(budget), np.arange(pairs) % (pairs // budgets))
-    by_cell = (np.arange(models * budgets) % budgets, np.arange(models * budgets) // budgets)
-    own = [m * budgets + f for m, f in levels]
-
+    levels: list[Estimates] = []
     for _ in range(repetitions):
-        layout = world.draw(generator)
-        weights = layout.weights(*flat)
-        priors = prior_of_each(layout, weights, names, kinds, 2 / models)
-        found = layout.estimates(weights, priors)
+        comparisons = Comparisons.of(world.draw(generator))
+        found = comparisons.layout.estimates(comparisons.layout.weights(*flat), prior_of_each(comparisons, contrasts))
         # The interval of the estimate holds the truth where the test of the truth does not reject.
         p = replace(found, centre=found.centre - true).p
         for group in groups:
             for name, value in zip(group, p, strict=False):
                 if not np.isnan(value):
-                    count(name, value >= stats.ALPHA)
-        every = np.eye(models * budgets)
-        of_cells = layout.prior(every, kinds=by_cell)
-        accuracies = layout.estimates(every[own], of_cells[own])
-        for cell, hit in zip(levels, holds(accuracies, np.array([truth[cell] for cell in levels])), strict=True):
-            if len(layout.seeds[layout.index[cell]]) > 1:
-                count("accuracy", hit)
-                count(f"accuracy {cell[1]}", hit)
-
-        marks = stats.typical_kappa(priors[:pairs]) <= stats.MAX_KAPPA_FOR_MARKS
-        tested = marks & (layout.n_seeds(weights[:pairs]) >= stats.MIN_SEEDS_FOR_MARKS)
+                    count(counts, name, value >= stats.ALPHA)
+        levels.append(accuracies(world, comparisons))
         first = found[:pairs]
-        different = tested & (stats.holm(np.where(tested, first.p, np.nan)) < stats.ALPHA)
+        tested, different = marked(comparisons, first)
         same = tested & ~different & (stats.holm(np.where(tested, first.p_beyond(margin), np.nan)) < stats.ALPHA)
-        count("no mark", ~marks)
+        count(counts, "no mark", ~comparisons.trusted)
         if equal.any():
-            count("wrong †", bool((different & equal).any()))
+            count(counts, "wrong †", bool((different & equal).any()))
         if not equal.all():
-            count("found", different[~equal])
-            count("t", stats.holm(t_test(layout, first, weights[:pairs]))[~equal] < stats.ALPHA)
+            weights = comparisons.layout.weights(*contrasts["Δ"])
+            count(counts, "found", different[~equal])
+            count(counts, "t", stats.holm(t_test(comparisons.layout, first, weights))[~equal] < stats.ALPHA)
         if beyond.any():
-            count("wrong ≡", same[beyond])
+            count(counts, "wrong ≡", same[beyond])
         if not beyond.all():
-            count("right ≡", same[~beyond])
+            count(counts, "right ≡", same[~beyond])
+    if levels:
+        count_accuracies(counts, world, levels)
     return counts
 
 
-def prior_of_each(layout: Layout, weights: Floats, names: list[str], kinds: Kinds, weight: float) -> Floats:
-    """Pairs learn together, sorted by budget and by models; other contrasts learn from those of their own sort."""
-    pairs = names.count("Δ")
-    learned = [layout.prior(weights[:pairs], weight, kinds)]
-    for name in dict.fromkeys(names[pairs:]):
-        own = weights[[other == name for other in names]]
-        learned.append(np.tile(layout.prior(own, weight), (len(own), 1)))
+def accuracies(world: World, comparisons: Comparisons) -> Estimates:
+    """Those of the first model."""
+    layout = comparisons.layout
+    own = [cell(0, f) for f in range(world.shape[1])]
+    at = [layout.index[one] for one in own]
+    return layout.estimates(layout.weights(*({one: 1.0} for one in own)), comparisons.of_accuracies[at])
+
+
+def count_accuracies(counts: Counts, world: World, drawn: list[Estimates]) -> None:
+    """Count which accuracies of the first model lie in their intervals, of all tables at once."""
+    every = Estimates(*(np.concatenate([getattr(one, name) for one in drawn]) for name in Estimates.__dataclass_fields__))
+    held = holds(every, np.tile(world.accuracy[0], len(drawn))).reshape(len(drawn), -1)
+    known = ~np.isnan(every.posterior[:, 0]).reshape(held.shape)
+    for budget in range(held.shape[1]):
+        for name in ("accuracy", f"accuracy {budget}"):
+            count(counts, name, held[known[:, budget], budget])
+
+
+def marked(comparisons: Comparisons, gaps: Estimates) -> tuple[Floats, Floats]:
+    """Which pairs are tested, and which are marked different."""
+    counts = [min(map(comparisons.n_seeds, pair)) for pair in comparisons.pairs]
+    tested = comparisons.trusted & (np.array(counts) >= stats.MIN_SEEDS_FOR_MARKS)
+    return tested, tested & (stats.holm(np.where(tested, gaps.p, np.nan)) < stats.ALPHA)
+
+
+def prior_of_each(comparisons: Comparisons, contrasts: dict[str, list[Term]]) -> Floats:
+    """Pairs have priors of their kinds; other contrasts learn from those of their own sort."""
+    learned = [comparisons.of_pairs]
+    for name, build in builders(len({at[2] for at in comparisons.layout.index})).items():
+        learned.append(np.tile(comparisons.prior("", build), (len(contrasts[name]), 1)))
     return np.concatenate(learned)
 
 

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from tests.coverage.limits import simulate_limits
 from tests.coverage.simulate import Counts, simulate
 from tests.coverage.tables import World
 
@@ -34,10 +35,15 @@ class Study:
     columns: Mapping[str, str]
 
 
-def row(regime: Mapping[str, str | int | float], world: World, tables: float) -> Row:
+def row(
+    regime: Mapping[str, str | int | float],
+    world: World,
+    tables: float,
+    simulation: Callable[[World, int, int], Counts] = simulate,
+) -> Row:
     """Simulate one regime. Its generator's seed is its own name: other rows may come and go."""
     name = ", ".join(f"{key} {value}" for key, value in regime.items())
-    return Row(dict(regime), int(tables), simulate(world, int(tables), zlib.crc32(name.encode())))
+    return Row(dict(regime), int(tables), simulation(world, int(tables), zlib.crc32(name.encode())))
 
 
 def equal(accuracies: tuple[float, ...], models: int = 4) -> tuple[tuple[float, ...], ...]:
@@ -116,6 +122,33 @@ def equivalence(scale: float) -> Iterable[Row]:
         yield row({"accuracy": 0.97, "true Δ": difference, "S": 5, "N": images}, world, scale * 300)
 
 
+def power_law(error: float, exponent: float, budgets: int = 4) -> tuple[float, ...]:
+    """Accuracies whose errors fall as a power of n to `error`; each budget has three times the images of the one before."""
+    return tuple(1 - min(error * 3 ** (exponent * left), 0.6) for left in reversed(range(budgets)))
+
+
+STEEP, SHALLOW, PHOTO = power_law(0.08, 0.5), power_law(0.2, 0.05), power_law(0.32, 0.25, 3)
+CURVES = {  # the first model's, and that of two others
+    "steep": (power_law(0.12, 0.5), STEEP),
+    "shallow": (power_law(0.21, 0.05), SHALLOW),
+    "of photos": (power_law(0.4, 0.25, 3), PHOTO),
+    "crossing": (power_law(0.12, 0.35), power_law(0.06, 0.7)),
+    "crossing, shallow": (power_law(0.21, 0.05), power_law(0.195, 0.1)),
+    "identical": (STEEP, STEEP),
+    "identical, shallow": (SHALLOW, SHALLOW),
+}
+SIZES = ((3, 364, 0.01), (5, 364, 0.01), (10, 364, 0.01), (3, 4000, 0.003))
+SMALL = ((3, 75, 0.02), (10, 75, 0.02))
+
+
+def limits(scale: float) -> Iterable[Row]:
+    """A model against two equal ones: images needed, and where their curves cross."""
+    for name, (first, others) in CURVES.items():
+        for seeds, images, share in SMALL if name == "of photos" else SIZES:
+            world = World((first, others, others), seeds, images, share)
+            yield row({"curves": name, "S": seeds, "N": images, "K": share}, world, scale * 100, simulate_limits)
+
+
 def columns(*patterns: str) -> dict[str, str]:
     """Columns that are called as what they count."""
     return {pattern: pattern for pattern in patterns}
@@ -124,6 +157,7 @@ def columns(*patterns: str) -> dict[str, str]:
 OTHERS = ("ΔAULC", "across budgets", "of differences", "wrong †")
 EACH = {f"{what} {level}": f"{what} {f}" for what in ("accuracy", "Δ") for f, level in enumerate(CEILING)}
 BY_PART = {"accuracy": "accuracy", "Δ": "Δ", "worst budget": "Δ [0-9]", "first model": "Δ of the first"}
+LIMITS = columns("images needed", "bounded", "not refuted", "wrong direction", "crossover", "crossed", "wrong crossover")
 FOUND = {"found by †": "found", "by t tests": "t"}
 
 STUDIES = {
@@ -133,4 +167,5 @@ STUDIES = {
     "pair": Study("Two equal models at one budget", pair, columns("accuracy", "Δ", "wrong †", "no mark")),
     "power": Study("Three equal models and one ahead", power, FOUND | columns("wrong †")),
     "equivalence": Study("Two models at one budget", equivalence, columns("wrong ≡", "right ≡")),
+    "limits": Study("Images needed and crossovers of a model and two others", limits, LIMITS),
 }

@@ -16,10 +16,16 @@ import numpy as np
 from scipy import optimize, special, stats
 
 from analysis.contrasts import Layout
+from analysis.pairing import Cell
 from analysis.stats import Floats
 
 SHARED = (0.45, 0.1, 0.05)
 """Shares of image effects in what seeds leave: of all models, of one model, of one cell. The rest, .4, is noise."""
+
+
+def cell(model: int, budget: int) -> Cell:
+    """The cell of a model at a budget, both from 0."""
+    return "", str(model), float(budget)
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,12 @@ class World:
     def shape(self) -> tuple[int, int]:
         return len(self.accuracy), len(self.accuracy[0])
 
+    def truth(self, at: Cell) -> float:
+        """The true accuracy of a cell."""
+        return self.accuracy[int(at[1])][int(at[2])]
+
     def draw(self, generator: np.random.Generator) -> Layout:
-        """One table; cell (m, f) is model m at budget f."""
+        """One table of cells."""
         models, budgets = self.shape
         seeds, images = self.n_seeds, self.n_images
 
@@ -86,16 +96,16 @@ class World:
         else:
             effects = normal(models, budgets, seeds, 1)
         share = self.shares[:, :, None, None]
-        common, own, cell = np.sqrt(np.array(SHARED, dtype=np.float32))
+        common, own, each = np.sqrt(np.array(SHARED, dtype=np.float32))
         image = (
-            common * normal(1, 1, 1, images) + own * normal(models, 1, 1, images) + cell * normal(models, budgets, 1, images)
+            common * normal(1, 1, 1, images) + own * normal(models, 1, 1, images) + each * normal(models, budgets, 1, images)
         )
         # The threshold moves instead of the sum.
         limit = (self.thresholds[:, :, None, None] - np.sqrt(share) * effects) / np.sqrt(1 - share)
         left = np.float32(math.sqrt(1 - sum(SHARED)))
         right = left * normal(models, budgets, seeds, images) + image < limit.astype(np.float32)
-        answers = {(m, f): (list(range(seeds)), right[m, f]) for m in range(models) for f in range(budgets)}
+        answers = {cell(m, f): (list(range(seeds)), right[m, f]) for m in range(models) for f in range(budgets)}
         if self.missing:
-            answers[0, 0] = (list(range(1, seeds)), right[0, 0, 1:])
-            answers[models - 1, budgets - 1] = ([0], right[-1, -1, :1])
+            answers[cell(0, 0)] = (list(range(1, seeds)), right[0, 0, 1:])
+            answers[cell(models - 1, budgets - 1)] = ([0], right[-1, -1, :1])
         return Layout.of(answers)
