@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import glob
 import hashlib
+import logging
 import os
 import stat
 import tempfile
@@ -27,12 +28,13 @@ from experiments.data.images import Pixels, Rows
 from experiments.folders import data_dir
 from experiments.identity import canonical_hash
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "QOI", "SGI", "PCX", "TGA")
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "QOI", "SGI", "PCX", "TGA")
 """Formats that are read, by Pillow's names: pictures that Pillow decodes itself, without another program. TGA is tried last,
 since its files have no signature."""
 
-# Of metadata. For good, because `warnings.catch_warnings` in threads leaves every warning of the process off.
+# What Pillow says of metadata. For good: `warnings.catch_warnings` in threads may leave all warnings of the process off.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 Image.init()  # Pillow knows its formats and suffixes only then
 SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
 """Suffixes of files in these formats, in lower case."""
@@ -114,11 +116,12 @@ def _check_kind_and_size(path: Path) -> None:
     """Before anything is read: a pipe or a device may never end."""
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):
-        raise ConfigError(
-            [f"{path}: not a regular file but a folder, pipe, socket or device. Put an image there or delete it."]
-        )
+        kind = {"d": "folder", "p": "pipe", "s": "socket"}.get(stat.filemode(about.st_mode)[0], "device")
+        raise ConfigError([f"{path}: a {kind}, not an image file. Replace or delete it."])
     if about.st_size > _MAX_BYTES:
-        raise ConfigError([f"{path}: {about.st_size} bytes are more than {_MAX_BYTES}. Shrink or delete it."])
+        raise ConfigError(
+            [f"{path}: {about.st_size / 2**20:.1f} MiB are more than {_MAX_BYTES // 2**20}. Shrink or delete it."]
+        )
 
 
 def _unreadable(path: Path, error: Exception) -> str:
