@@ -134,7 +134,7 @@ class DataConfig(_Strict):
                 raise ValueError(f"`{name}` must have one value per channel ({self.channels}), got {values}")
             if not all(least <= value <= 1 for value in values):
                 raise ValueError(
-                    f"`{name}` is of pixels in [0, 1] and must lie in [{least}, 1], got {values}; divide values of 0–255 by 255"
+                    f"`{name}` is of pixels in [0, 1]: each value must lie in [{least}, 1], got {values}; divide by 255"
                 )
         if self.test_cut != "random" and self.source != "digits":
             raise ValueError(

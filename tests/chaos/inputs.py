@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import multiprocessing
 import os
 import random
 import shutil
@@ -23,13 +24,14 @@ import numpy as np
 import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from experiments import worker
 from experiments.__main__ import main
 from experiments.config import ConfigError, ExperimentFile, ModelConfig, Recipe
 from experiments.data import datasets
 from experiments.data.archive import unpack
+from experiments.data.decoding import FORMATS, decode
 from experiments.folders import ROOT
 from experiments.worker import Outcome
 
@@ -115,8 +117,8 @@ WRONG_VALUES: dict[tuple[str, str], dict[str, st.SearchStrategy[Any]]] = {
         "source": GARBAGE | st.just("imagenet21k"),
         "image_size": NO_COUNT | st.just(9) | st.integers(min_value=100_000),
         "channels": NO_NUMBER | st.sampled_from([0, 2, 4, 3.0]),
-        "mean": NO_NUMBER | st.just([0.1, 0.2, 0.3]),
-        "std": NO_NUMBER | st.just([0.0]) | st.just([-1.0]),
+        "mean": NO_NUMBER | st.just([0.1, 0.2, 0.3]) | st.lists(st.floats(min_value=1.01), min_size=1, max_size=1),
+        "std": NO_NUMBER | st.just([0.0]) | st.just([-1.0]) | st.lists(st.floats(min_value=1.01), min_size=1, max_size=1),
     },
     ("models", "resnet_micro"): {
         "source": GARBAGE | st.just("hub"),
@@ -238,29 +240,68 @@ def _whole(draws: random.Random, kind: str) -> bytes:
         options = {"save_all": True, "append_images": [image.rotate(90 * turn) for turn in (1, 2)]}
     elif kind == "PNG":
         image = image.convert(draws.choice(["1", "L", "LA", "P", "RGB", "RGBA", "I;16"]))
-    elif kind in ("TIFF", "JPEG"):
+    elif kind == "JPEG":
         image = image.convert(draws.choice(["L", "RGB", "CMYK"]))
+    elif kind == "TIFF":
+        image = image.convert(draws.choice(["1", "L", "P", "RGB", "CMYK", "I", "I;16", "F"]))
+        options = {"compression": draws.choice([None, "tiff_lzw", "tiff_adobe_deflate"])}
+        if image.mode == "F":
+            image = image.point(lambda value: value / 255)
+    if kind in ("JPEG", "PNG", "WEBP"):
+        options["exif"] = exif(draws)
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
+def exif(draws: random.Random) -> bytes:
+    """An EXIF block with an orientation, of which some bytes may be wrong."""
+    tags = Image.Exif()
+    tags[ExifTags.Base.Orientation], tags[ExifTags.Base.Make] = draws.randint(1, 8), "maker"
+    tags[ExifTags.Base.XResolution], tags.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExposureTime] = 72.0, 0.01
+    block = bytearray(tags.tobytes())
+    for _ in range(draws.choice([0, 1, 4, 20])):
+        block[draws.randrange(6, len(block))] = draws.choice([0, 1, 255, draws.randrange(256)])
+    return bytes(block)
+
+
 def _spoilt(draws: random.Random) -> tuple[str, bytes]:
     """The suffix and bytes of a file that is no whole image, or a strange one."""
-    kind = draws.choice(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+    common = ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]
+    kind = draws.choice([*common, *common, *sorted(set(FORMATS) & set(Image.SAVE))])
     whole = bytearray(_whole(draws, kind))
-    way = draws.choice(["cut", "cut", "flip", "flip", "flip", "empty", "noise", "text", "huge", "other suffix", "doubled"])
-    suffix = {"JPEG": ".jpg", "TIFF": ".tif"}.get(kind, f".{kind.lower()}")
+    ways = [
+        "cut",
+        "cut",
+        "flip",
+        "flip",
+        "flip",
+        "head",
+        "empty",
+        "noise",
+        "text",
+        "program",
+        "huge",
+        "other suffix",
+        "doubled",
+    ]
+    way = draws.choice(ways)
+    suffix = {"JPEG": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}.get(kind, f".{kind.lower()}")
     if way == "cut":
         whole = whole[: draws.randrange(1, len(whole))]
     elif way == "flip":
         for _ in range(draws.randint(1, 30)):
             whole[draws.randrange(len(whole))] ^= 1 << draws.randrange(8)
+    elif way == "head":  # where formats keep sizes, modes, offsets and EXIF
+        for _ in range(draws.randint(1, 4)):
+            whole[draws.randrange(min(200, len(whole)))] = draws.choice([0, 1, 255, draws.randrange(256)])
     elif way == "empty":
         whole = bytearray()
     elif way == "noise":
         whole = whole[:8] + bytearray(draws.randbytes(300))
     elif way == "text":
         whole = bytearray(b"<svg onload='alert(1)'/>")
+    elif way == "program":
+        whole = bytearray(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n")
     elif way == "huge":
         suffix, whole = ".png", bytearray(_bomb(draws))
     elif way == "other suffix":
@@ -300,6 +341,50 @@ def images(place: Path, examples: int, seed: int = 0) -> dict[str, Any]:
 
     arguments = ["data=image_folder", f"data.path={photos}", "data.image_size=8"]
     return {"malformed_images": examples} | _each_in_turn(place, examples, each, arguments)
+
+
+def _read(path: Path) -> str:
+    """How reading a file ends; called in a process of its own."""
+    try:
+        pixels = decode(path, 16, 3)
+    except ConfigError as error:
+        return "refused" if all(fault.startswith(f"{path}: ") for fault in error.faults) else f"unnamed: {error}"
+    except BaseException as error:
+        return f"traceback: {type(error).__name__}: {error}"
+    return (
+        "decoded" if (pixels.shape, pixels.dtype) == ((3, 16, 16), np.uint8) else f"traceback: {pixels.shape} {pixels.dtype}"
+    )
+
+
+def damaged_images(place: Path, examples: int, seed: int = 0) -> dict[str, Any]:
+    """Read one damaged file after another: pixels, or a refusal that names it, and within a minute."""
+    draws, counts, shown = random.Random(seed), Counter[str](), list[str]()
+    place.mkdir(parents=True)
+    context = multiprocessing.get_context("spawn")
+    pool = context.Pool(1)
+    for number in range(examples):
+        suffix, content = _spoilt(draws)
+        path = place / f"{number}{suffix}"
+        path.write_bytes(content)
+        try:
+            verdict = pool.apply_async(_read, (path,)).get(timeout=60)
+        except multiprocessing.TimeoutError:  # also where the process crashed
+            verdict = "no end"
+            pool.terminate()
+            pool = context.Pool(1)
+        counts[verdict.partition(":")[0]] += 1
+        shown += [f"{path.name}: {verdict}"] if verdict not in ("decoded", "refused") else []
+        path.unlink()
+    pool.terminate()
+    return {
+        "damaged_images": examples,
+        "decoded": counts["decoded"],
+        "refused": counts["refused"],
+        "tracebacks": counts["traceback"],
+        "refused_without_the_file's_name": counts["unnamed"],
+        "hung_or_crashed": counts["no end"],
+        "examples": shown[:10],
+    }
 
 
 def idx_archives(place: Path, examples: int, seed: int = 0) -> dict[str, Any]:
