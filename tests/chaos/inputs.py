@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
-import multiprocessing
 import os
 import random
 import shutil
@@ -13,7 +12,6 @@ import struct
 import sys
 import warnings
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,16 +22,15 @@ import numpy as np
 import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from PIL import ExifTags, Image
 
 from experiments import worker
 from experiments.__main__ import main
 from experiments.config import ConfigError, ExperimentFile, ModelConfig, Recipe
 from experiments.data import datasets
 from experiments.data.archive import unpack
-from experiments.data.decoding import FORMATS, decode
 from experiments.folders import ROOT
 from experiments.worker import Outcome
+from tests.chaos import pictures
 
 Verdict = tuple[str, str]
 """How a command ended (``refused``, ``accepted``, ``traceback``, ``wrong exit``), and what it printed."""
@@ -230,99 +227,6 @@ def configs(place: Path, examples: int, seed: int = 0) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------------------------- images
-def _whole(draws: random.Random, kind: str) -> bytes:
-    """A whole image of some kind."""
-    size = (draws.randint(9, 40), draws.randint(9, 40))
-    noise = np.random.default_rng(draws.randrange(2**32)).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    image, buffer = Image.fromarray(noise), io.BytesIO()
-    options: dict[str, Any] = {}
-    if kind == "GIF":
-        options = {"save_all": True, "append_images": [image.rotate(90 * turn) for turn in (1, 2)]}
-    elif kind == "PNG":
-        image = image.convert(draws.choice(["1", "L", "LA", "P", "RGB", "RGBA", "I;16"]))
-    elif kind == "JPEG":
-        image = image.convert(draws.choice(["L", "RGB", "CMYK"]))
-    elif kind == "TIFF":
-        image = image.convert(draws.choice(["1", "L", "P", "RGB", "CMYK", "I", "I;16", "F"]))
-        options = {"compression": draws.choice([None, "tiff_lzw", "tiff_adobe_deflate"])}
-        if image.mode == "F":
-            image = image.point(lambda value: value / 255)
-    if kind in ("JPEG", "PNG", "WEBP"):
-        options["exif"] = exif(draws)
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def exif(draws: random.Random) -> bytes:
-    """An EXIF block with an orientation, of which some bytes may be wrong."""
-    tags = Image.Exif()
-    tags[ExifTags.Base.Orientation], tags[ExifTags.Base.Make] = draws.randint(1, 8), "maker"
-    tags[ExifTags.Base.XResolution], tags.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExposureTime] = 72.0, 0.01
-    block = bytearray(tags.tobytes())
-    for _ in range(draws.choice([0, 1, 4, 20])):
-        block[draws.randrange(6, len(block))] = draws.choice([0, 1, 255, draws.randrange(256)])
-    return bytes(block)
-
-
-def _spoilt(draws: random.Random) -> tuple[str, bytes]:
-    """The suffix and bytes of a file that is no whole image, or a strange one."""
-    common = ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]
-    kind = draws.choice([*common, *common, *sorted(set(FORMATS) & set(Image.SAVE))])
-    whole = bytearray(_whole(draws, kind))
-    ways = [
-        "cut",
-        "cut",
-        "flip",
-        "flip",
-        "flip",
-        "head",
-        "empty",
-        "noise",
-        "text",
-        "program",
-        "huge",
-        "other suffix",
-        "doubled",
-    ]
-    way = draws.choice(ways)
-    suffix = {"JPEG": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}.get(kind, f".{kind.lower()}")
-    if way == "cut":
-        whole = whole[: draws.randrange(1, len(whole))]
-    elif way == "flip":
-        for _ in range(draws.randint(1, 30)):
-            whole[draws.randrange(len(whole))] ^= 1 << draws.randrange(8)
-    elif way == "head":  # where formats keep sizes, modes, offsets and EXIF
-        for _ in range(draws.randint(1, 4)):
-            whole[draws.randrange(min(200, len(whole)))] = draws.choice([0, 1, 255, draws.randrange(256)])
-    elif way == "empty":
-        whole = bytearray()
-    elif way == "noise":
-        whole = whole[:8] + bytearray(draws.randbytes(300))
-    elif way == "text":
-        whole = bytearray(b"<svg onload='alert(1)'/>")
-    elif way == "program":
-        whole = bytearray(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n")
-    elif way == "huge":
-        suffix, whole = ".png", bytearray(_bomb(draws))
-    elif way == "other suffix":
-        suffix = draws.choice([".png", ".jpg", ".gif", ".webp"])
-    else:
-        whole = whole + whole
-    return suffix, bytes(whole)
-
-
-def _bomb(draws: random.Random) -> bytes:
-    """A PNG of a few hundred bytes whose header promises very many pixels."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    width, height = draws.choice([(2**31 - 1, 2**31 - 1), (100_000, 100_000), (0, 0), (60_000, 900), (9_000, 9_000)])
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    packed = zlib.compress(bytes(100_000))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
-
-
 def images(place: Path, examples: int, seed: int = 0) -> dict[str, Any]:
     """Put one spoilt file after another among whole photos, and run an experiment on the folder."""
     draws = random.Random(seed)
@@ -330,8 +234,8 @@ def images(place: Path, examples: int, seed: int = 0) -> dict[str, Any]:
     for name in ("cat", "dog"):
         (photos / name).mkdir(parents=True)
         for number in range(8):
-            (photos / name / f"{number}.png").write_bytes(_whole(draws, "PNG"))
-    spoilt = [_spoilt(draws) for _ in range(examples)]
+            (photos / name / f"{number}.png").write_bytes(pictures.whole(draws, "PNG"))
+    spoilt = [pictures.spoilt(draws) for _ in range(examples)]
 
     def each(number: int) -> Path:
         suffix, content = spoilt[number]
@@ -341,50 +245,6 @@ def images(place: Path, examples: int, seed: int = 0) -> dict[str, Any]:
 
     arguments = ["data=image_folder", f"data.path={photos}", "data.image_size=8"]
     return {"malformed_images": examples} | _each_in_turn(place, examples, each, arguments)
-
-
-def _read(path: Path) -> str:
-    """How reading a file ends; called in a process of its own."""
-    try:
-        pixels = decode(path, 16, 3)
-    except ConfigError as error:
-        return "refused" if all(fault.startswith(f"{path}: ") for fault in error.faults) else f"unnamed: {error}"
-    except BaseException as error:
-        return f"traceback: {type(error).__name__}: {error}"
-    return (
-        "decoded" if (pixels.shape, pixels.dtype) == ((3, 16, 16), np.uint8) else f"traceback: {pixels.shape} {pixels.dtype}"
-    )
-
-
-def damaged_images(place: Path, examples: int, seed: int = 0) -> dict[str, Any]:
-    """Read one damaged file after another: pixels, or a refusal that names it, and within a minute."""
-    draws, counts, shown = random.Random(seed), Counter[str](), list[str]()
-    place.mkdir(parents=True)
-    context = multiprocessing.get_context("spawn")
-    pool = context.Pool(1)
-    for number in range(examples):
-        suffix, content = _spoilt(draws)
-        path = place / f"{number}{suffix}"
-        path.write_bytes(content)
-        try:
-            verdict = pool.apply_async(_read, (path,)).get(timeout=60)
-        except multiprocessing.TimeoutError:  # also where the process crashed
-            verdict = "no end"
-            pool.terminate()
-            pool = context.Pool(1)
-        counts[verdict.partition(":")[0]] += 1
-        shown += [f"{path.name}: {verdict}"] if verdict not in ("decoded", "refused") else []
-        path.unlink()
-    pool.terminate()
-    return {
-        "damaged_images": examples,
-        "decoded": counts["decoded"],
-        "refused": counts["refused"],
-        "tracebacks": counts["traceback"],
-        "refused_without_the_file's_name": counts["unnamed"],
-        "hung_or_crashed": counts["no end"],
-        "examples": shown[:10],
-    }
 
 
 def idx_archives(place: Path, examples: int, seed: int = 0) -> dict[str, Any]:
