@@ -115,7 +115,7 @@ class DataConfig(_Strict):
     channels: Literal[1, 3]
     mean: list[float] = Field(min_length=1, max_length=3)
     std: list[float] = Field(min_length=1, max_length=3)
-    """Per-channel normalisation of pixels in [0, 1]."""
+    """Per-channel normalisation of pixels in [0, 1]; a standard deviation of less than 0.001 is none of 256 levels."""
     test_cut: Literal["random", "blocks"] = "random"
     """Of digits, which come without a test set: a fifth of each class at random, or the last fifth in the order of the file,
     where images of one writer lie together; see `experiments.data.splits.cut_test`."""
@@ -129,11 +129,13 @@ class DataConfig(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> DataConfig:
-        for name, values in (("mean", self.mean), ("std", self.std)):
+        for name, values, least in (("mean", self.mean, 0), ("std", self.std, 0.001)):
             if len(values) != self.channels:
                 raise ValueError(f"`{name}` must have one value per channel ({self.channels}), got {values}")
-        if min(self.std) <= 0:
-            raise ValueError(f"`std` must be positive, got {self.std}")
+            if not all(least <= value <= 1 for value in values):
+                raise ValueError(
+                    f"`{name}` is of pixels in [0, 1]: each value must lie in [{least}, 1], got {values}; divide by 255"
+                )
         if self.test_cut != "random" and self.source != "digits":
             raise ValueError(
                 f"`test_cut` is for digits, whose file is in the order of its writers; delete it for {self.source}"

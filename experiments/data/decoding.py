@@ -8,7 +8,9 @@ import contextlib
 import fcntl
 import glob
 import hashlib
+import logging
 import os
+import stat
 import tempfile
 import time
 import warnings
@@ -19,18 +21,49 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from experiments.config import ConfigError
 from experiments.data.images import Pixels, Rows
 from experiments.folders import data_dir
 from experiments.identity import canonical_hash
 
-_DECODER = 1
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "QOI", "SGI", "PCX", "TGA")
+"""Formats that are read, by Pillow's names: pictures that Pillow decodes itself, without another program. TGA is tried last,
+since its files have no signature."""
+
+# What Pillow says of metadata. For good: `warnings.catch_warnings` in threads may leave all warnings of the process off.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+Image.init()  # Pillow knows its formats and suffixes only then
+SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
+"""Suffixes of files in these formats, in lower case."""
+
+_OPENED = tuple(name for name in FORMATS if name in Image.OPEN)
+"""Those that are opened under their own names in this build of Pillow; MPO is opened as JPEG."""
+
+_DECODER = 2
 """Raised when decoding changes, so that older caches are not used."""
 
 _MAX_PIXELS = 50_000_000
 """Larger images are refused: a decompression bomb rather than a photo."""
+
+_MAX_BYTES = 512 * 2**20
+"""Larger files are refused unread: the largest image takes 400 MB at 64 bits a pixel, uncompressed."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image upright, by its EXIF orientation."""
+
+_BY_WAY_OF = {"La": "LA", "LAB": "RGB"}
+"""Modes that Pillow converts to this one alone."""
 
 _NAME_LENGTH = 40
 """Characters of a folder's name in that of its cache: file systems allow 255 bytes."""
@@ -45,6 +78,8 @@ samples are named in another way there: a grid that several machines fill must b
 
 def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
     """Read one image: first frame, EXIF orientation applied, shorter side to `size`, centre crop.
+
+    Grey values of other types than 8 bits are scaled by the range of their type.
 
     Parameters
     ----------
@@ -62,18 +97,42 @@ def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
     Raises
     ------
     ConfigError
-        If the file is not an image, is truncated, or is larger than 50 megapixels.
+        If the file is no regular file, is not an image in one of `FORMATS`, is truncated, has values outside the range of
+        their type, or is larger than 50 megapixels or 512 MiB.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                fitted = _fitted(image, path, size, channels)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, MemoryError, EOFError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError([f"{path}: not a readable image ({reason}). Mend or delete it."]) from error
+        _check_kind_and_size(path)
+        with Image.open(path, formats=_OPENED) as image:
+            fitted = _fitted(image, path, size, channels)
+    except ConfigError:
+        raise
+    except Exception as error:  # a damaged file makes a decoder raise nearly anything
+        raise ConfigError([_unreadable(path, error)]) from error
     array = np.asarray(fitted, dtype=np.uint8)
     return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def _check_kind_and_size(path: Path) -> None:
+    """Before anything is read: a pipe or a device may never end."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        kind = {"d": "folder", "p": "pipe", "s": "socket"}.get(stat.filemode(about.st_mode)[0], "device")
+        raise ConfigError([f"{path}: a {kind}, not an image file. Replace or delete it."])
+    if about.st_size > _MAX_BYTES:
+        raise ConfigError(
+            [f"{path}: {about.st_size / 2**20:.1f} MiB are more than {_MAX_BYTES // 2**20}. Shrink or delete it."]
+        )
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return f"{path}: the memory does not suffice to read this image. Free memory, or shrink or delete it."
+    if isinstance(error, UnidentifiedImageError):
+        reason = f"not recognised as any of {', '.join(FORMATS)}"
+    else:
+        told = error.strerror if isinstance(error, OSError) else None
+        reason = " ".join((told or str(error)).split()) or type(error).__name__
+    return f"{path}: not a readable image ({reason}). Mend or delete it."
 
 
 def _fitted(image: Image.Image, path: Path, size: int, channels: int) -> Image.Image:
@@ -83,10 +142,48 @@ def _fitted(image: Image.Image, path: Path, size: int, channels: int) -> Image.I
     mode = "RGB" if channels == 3 else "L"
     if image.format == "JPEG":
         image.draft(mode, (2 * size, 2 * size))  # decode at a fraction of the size, where that is possible
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode in ("P", "LA", "PA") or "transparency" in upright.info:
-        upright = upright.convert("RGBA")
-    return ImageOps.fit(upright.convert(mode), (size, size), Image.Resampling.BICUBIC)
+    image.load()
+    turn = _turn(image)
+    image = _eight_bits(image, path)
+    if turn is not None:
+        image = image.transpose(turn)
+    if image.mode in _BY_WAY_OF:
+        image = image.convert(_BY_WAY_OF[image.mode])
+    if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+    return ImageOps.fit(image.convert(mode), (size, size), Image.Resampling.BICUBIC)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What turns it upright; `ImageOps.exif_transpose` would write the EXIF block anew, and fail where that is damaged."""
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # whatever the block holds, the pixels are there
+        return None
+
+
+def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
+    """Grey values scaled by the range of their type: Pillow itself clips those of more than 8 bits."""
+    tags = getattr(image, "tag_v2", {})  # a TIFF file's, which tell the type better than the mode
+    signed = tags.get(ExifTags.Base.SampleFormat, (1,))[0] == 2
+    if image.mode[0] not in "IF" and not signed:
+        return image
+    bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0]
+    values = np.asarray(image).view(np.int8) if bits == 8 else np.asarray(image)
+    wide = image.mode == "I" and bits == 32  # integers that no camera fills: they hold 16 bits
+    white = 1 if image.mode == "F" else 65535 if wide else 2 ** (bits - signed) - 1
+    low, high = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
+    seen = f"grey values from {low:g} to {high:g}"
+    fault = ""
+    if not (values.min() >= 0 and values.max() <= white):  # nor is NaN
+        fault = f"{seen}{' and NaN' if np.isnan(values).any() else ''}, which do not lie in [0, {white}]"
+    elif wide and 0 < high < 256:
+        fault = f"32-bit {seen}, which may be meant as 8 bits or as 16"
+    if fault:
+        raise ConfigError([f"{path}: {fault}. Scale them and save the image with 8 or 16 bits, or delete it."])
+    if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:  # Pillow inverts such values of up to 8 bits alone
+        values = white - values
+    return Image.fromarray(np.rint(values * np.float32(255 / white)).astype(np.uint8))
 
 
 def _decode_into(pixels: NDArray[np.uint8], files: Sequence[Path], size: int, channels: int) -> None:
@@ -198,9 +295,13 @@ def _content_key(files: Sequence[Path]) -> list[str]:
     digests, faults = [], []
     for file in files:
         try:
-            digests.append(hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest())
+            _check_kind_and_size(file)
+            with open(file, "rb") as content:
+                digests.append(hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest())
+        except ConfigError as error:
+            faults += error.faults
         except OSError as error:
-            faults.append(f"{file}: not a readable image ({error.strerror}). Mend or delete it.")
+            faults.append(_unreadable(file, error))
     if faults:
         raise ConfigError(faults)
     return digests

@@ -15,7 +15,7 @@ from typing import Any
 
 from experiments.folders import reports_dir
 from experiments.record import atomic_write
-from tests.chaos import commands, grids, inputs, kills, outside
+from tests.chaos import commands, grids, inputs, kills, outside, pictures
 
 PROMISED_ZERO = {
     *("lost_runs", "lost_evaluations", "doubled_evaluations", "differing_files", "left_over_files", "stuck_locks"),
@@ -28,7 +28,7 @@ PROMISED_ZERO = {
         "half_records",
         "half_unpacked",
     ),
-    "cells_not_run_once",
+    *("cells_not_run_once", "hung_or_crashed"),
     *("lost_evaluations_in_wandb", "doubled_evaluations_in_wandb", "not_resumed", "refused_without_the_file's_name"),
 }
 """Figures that must be 0, or an empty list."""
@@ -60,6 +60,7 @@ def attacks(place: Path) -> dict[str, Callable[[], Any]]:
         "full_disk": lambda: outside.full_disk(place / "disk", small, grids.SMALL, [0, 50_000, 400_000, 900_000, 1_500_000]),
         "configs": lambda: inputs.configs(place / "configs", 400),
         "images": lambda: inputs.images(place / "images", 150),
+        "damaged_images": lambda: pictures.damaged_images(place / "damaged_images", 10_000),
         "idx_archives": lambda: inputs.idx_archives(place / "idx_archives", 60),
         "zips": lambda: inputs.zips(place / "zips", 200),
         "wandb": lambda: [

@@ -12,7 +12,6 @@ import struct
 import sys
 import warnings
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +22,6 @@ import numpy as np
 import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from experiments import worker
 from experiments.__main__ import main
@@ -32,6 +30,7 @@ from experiments.data import datasets
 from experiments.data.archive import unpack
 from experiments.folders import ROOT
 from experiments.worker import Outcome
+from tests.chaos import pictures
 
 Verdict = tuple[str, str]
 """How a command ended (``refused``, ``accepted``, ``traceback``, ``wrong exit``), and what it printed."""
@@ -115,8 +114,8 @@ WRONG_VALUES: dict[tuple[str, str], dict[str, st.SearchStrategy[Any]]] = {
         "source": GARBAGE | st.just("imagenet21k"),
         "image_size": NO_COUNT | st.just(9) | st.integers(min_value=100_000),
         "channels": NO_NUMBER | st.sampled_from([0, 2, 4, 3.0]),
-        "mean": NO_NUMBER | st.just([0.1, 0.2, 0.3]),
-        "std": NO_NUMBER | st.just([0.0]) | st.just([-1.0]),
+        "mean": NO_NUMBER | st.just([0.1, 0.2, 0.3]) | st.lists(st.floats(min_value=1.01), min_size=1, max_size=1),
+        "std": NO_NUMBER | st.just([0.0]) | st.just([-1.0]) | st.lists(st.floats(min_value=1.01), min_size=1, max_size=1),
     },
     ("models", "resnet_micro"): {
         "source": GARBAGE | st.just("hub"),
@@ -228,60 +227,6 @@ def configs(place: Path, examples: int, seed: int = 0) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------------------------- images
-def _whole(draws: random.Random, kind: str) -> bytes:
-    """A whole image of some kind."""
-    size = (draws.randint(9, 40), draws.randint(9, 40))
-    noise = np.random.default_rng(draws.randrange(2**32)).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    image, buffer = Image.fromarray(noise), io.BytesIO()
-    options: dict[str, Any] = {}
-    if kind == "GIF":
-        options = {"save_all": True, "append_images": [image.rotate(90 * turn) for turn in (1, 2)]}
-    elif kind == "PNG":
-        image = image.convert(draws.choice(["1", "L", "LA", "P", "RGB", "RGBA", "I;16"]))
-    elif kind in ("TIFF", "JPEG"):
-        image = image.convert(draws.choice(["L", "RGB", "CMYK"]))
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def _spoilt(draws: random.Random) -> tuple[str, bytes]:
-    """The suffix and bytes of a file that is no whole image, or a strange one."""
-    kind = draws.choice(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
-    whole = bytearray(_whole(draws, kind))
-    way = draws.choice(["cut", "cut", "flip", "flip", "flip", "empty", "noise", "text", "huge", "other suffix", "doubled"])
-    suffix = {"JPEG": ".jpg", "TIFF": ".tif"}.get(kind, f".{kind.lower()}")
-    if way == "cut":
-        whole = whole[: draws.randrange(1, len(whole))]
-    elif way == "flip":
-        for _ in range(draws.randint(1, 30)):
-            whole[draws.randrange(len(whole))] ^= 1 << draws.randrange(8)
-    elif way == "empty":
-        whole = bytearray()
-    elif way == "noise":
-        whole = whole[:8] + bytearray(draws.randbytes(300))
-    elif way == "text":
-        whole = bytearray(b"<svg onload='alert(1)'/>")
-    elif way == "huge":
-        suffix, whole = ".png", bytearray(_bomb(draws))
-    elif way == "other suffix":
-        suffix = draws.choice([".png", ".jpg", ".gif", ".webp"])
-    else:
-        whole = whole + whole
-    return suffix, bytes(whole)
-
-
-def _bomb(draws: random.Random) -> bytes:
-    """A PNG of a few hundred bytes whose header promises very many pixels."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    width, height = draws.choice([(2**31 - 1, 2**31 - 1), (100_000, 100_000), (0, 0), (60_000, 900), (9_000, 9_000)])
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    packed = zlib.compress(bytes(100_000))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
-
-
 def images(place: Path, examples: int, seed: int = 0) -> dict[str, Any]:
     """Put one spoilt file after another among whole photos, and run an experiment on the folder."""
     draws = random.Random(seed)
@@ -289,8 +234,8 @@ def images(place: Path, examples: int, seed: int = 0) -> dict[str, Any]:
     for name in ("cat", "dog"):
         (photos / name).mkdir(parents=True)
         for number in range(8):
-            (photos / name / f"{number}.png").write_bytes(_whole(draws, "PNG"))
-    spoilt = [_spoilt(draws) for _ in range(examples)]
+            (photos / name / f"{number}.png").write_bytes(pictures.whole(draws, "PNG"))
+    spoilt = [pictures.spoilt(draws) for _ in range(examples)]
 
     def each(number: int) -> Path:
         suffix, content = spoilt[number]

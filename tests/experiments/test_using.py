@@ -164,6 +164,10 @@ def test_bad_input_is_named(
     note.write_text("no image", encoding="utf-8")
     cases: list[tuple[list[object], list[str]]] = [
         (["predict", vit, photos[0], note, gone], ["note.txt: not a readable image", "gone.jpg: not a readable image"]),
+        (
+            ["predict", vit, "/dev/zero", photos[0].parent],
+            ["/dev/zero: a device, not an image", ": a folder, not an"],
+        ),
         (["predict", "nothing", photos[0]], ["nothing: no run folder, and no finished run of that name"]),
         (["predict", resnet, photos[0], "--attention", tmp_path / "a.png"], ["not this project's own ViT"]),
         (["predict", vit, photos[0], "--attention", tmp_path / "a.txt"], ["a.txt must end in"]),
