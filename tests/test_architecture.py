@@ -90,6 +90,7 @@ LAYERS = [  # each may import those below it, never those above
         "experiments.metrics",
         "experiments.record",
         "experiments.seeding",
+        "experiments.torchrun",
     },
 ]
 
