@@ -9,7 +9,6 @@ import fcntl
 import glob
 import hashlib
 import os
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from experiments.config import ConfigError
 from experiments.data.images import Pixels, Rows
 from experiments.folders import data_dir
 from experiments.identity import canonical_hash
+from experiments.record import unfinished
 
 _DECODER = 1
 """Raised when decoding changes, so that older caches are not used."""
@@ -153,19 +153,18 @@ def _mapped(cache: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.uint8]]:
     """
     cache.parent.mkdir(parents=True, exist_ok=True)
     _sweep(cache)
-    handle, temporary = tempfile.mkstemp(dir=cache.parent, prefix=f".{cache.name}.", suffix=".tmp")
+    temporary = unfinished(cache)
     try:
-        with open(handle, "rb+") as file:
+        with open(temporary, "xb+") as file:
             fcntl.flock(file, fcntl.LOCK_SH)  # tells `_sweep` that somebody fills it
             pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
             # A full disk would otherwise end the process at some later write.
             os.posix_fallocate(file.fileno(), 0, os.stat(temporary).st_size)
             yield pixels
             pixels.flush()
-            os.chmod(temporary, 0o644)
             os.replace(temporary, cache)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _sweep(cache: Path) -> None:
