@@ -8,8 +8,13 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m experiments
 JOBS ?= auto
 ENGINE ?= local
-# ARGS may hold brackets and quotes, which the command line splits itself.
-override ARGS_WORD = $(if $(strip $(ARGS)),'$(subst ','\'',$(ARGS))')
+# A variable as one word of the shell, as it was typed: neither make nor the shell reads its $, quotes, brackets and line ends.
+typed = $(if $(strip $(value $1)),'$(subst $(line_end),'$$'\n'',$(subst ','\'',$(value $1)))')
+define line_end
+
+
+endef
+unexport NAME ARGS FROM
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,19 +39,19 @@ list: install ## List experiments, models, data and recipes
 	@$(RUN) list $(FLAGS)
 
 experiment: install named ## Run an experiment: NAME=… [ARGS="recipe.steps=200 seeds=[0,1]"] [JOBS=n|auto] [ENGINE=ray] [FLAGS=--retry-failed]
-	@$(RUN) run $(NAME) $(ARGS_WORD) --engine $(ENGINE) --jobs $(JOBS) $(FLAGS)
+	@$(RUN) run $(call typed,NAME) $(call typed,ARGS) --engine $(ENGINE) --jobs $(JOBS) $(FLAGS)
 
 status: install named ## Show which cells are done, running, failed or missing: NAME=…
-	@$(RUN) status $(NAME) $(ARGS_WORD) $(FLAGS)
+	@$(RUN) status $(call typed,NAME) $(call typed,ARGS) $(FLAGS)
 
 report: install named ## Make tables, figures and report.html again: NAME=… [FROM=wandb:entity/project]
-	@$(RUN) report $(NAME) $(ARGS_WORD) $(if $(FROM),--from '$(FROM)') $(FLAGS)
+	@$(RUN) report $(call typed,NAME) $(call typed,ARGS) $(if $(value FROM),--from $(call typed,FROM)) $(FLAGS)
 
 sync: install named ## Send to W&B what it has not seen: NAME=…
-	@$(RUN) sync $(NAME) $(FLAGS)
+	@$(RUN) sync $(call typed,NAME) $(FLAGS)
 
 dashboard: install named ## Lay the comparison out in W&B, or view the runs in the terminal without a login: NAME=…
-	@$(RUN) dashboard $(NAME) $(ARGS_WORD) $(FLAGS)
+	@$(RUN) dashboard $(call typed,NAME) $(call typed,ARGS) $(FLAGS)
 
 test: install ## Run the tests, file by file in parallel
 	@$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(FLAGS)
@@ -79,4 +84,4 @@ clean: ## Delete caches and the environment; runs, reports and data stay
 
 .PHONY: named
 named:
-	@test -n "$(NAME)" || { echo "error: NAME is missing, as in: make $(firstword $(MAKECMDGOALS)) NAME=vit_small_data. \`make list\` shows the names." >&2; exit 2; }
+	@$(if $(call typed,NAME),,echo "error: NAME is missing, as in: make $(firstword $(MAKECMDGOALS)) NAME=vit_small_data. \`make list\` shows the names." >&2; exit 2)

@@ -16,7 +16,7 @@ import yaml
 
 from analysis.certificate import Difference, flatten, read_config, table_label
 from analysis.run_folder import setting_label
-from experiments.config import Experiment, ModelConfig
+from experiments.config import Experiment, ModelConfig, join_words, quoted
 from experiments.identity import ADDED_FIELDS, PROTOCOL, requested_settings
 from experiments.record import CONFIG_FILE, RECORD_FILE, Record, RecordError, read_record
 
@@ -52,12 +52,11 @@ class Strangers:
         words: list[str] = []
         for difference in self.differences:
             theirs = [value for value in difference.values if not value.endswith(_WANTED)]
-            if not difference.key.startswith(("recipe.", "data.")) or len(theirs) != 1:
+            if not difference.key.startswith(("recipe.", "data.")) or len(theirs) != 1 or theirs == ["absent"]:
                 return ""
-            words.append(f"{difference.key}={theirs[0].replace(' ', '')}")
-        return (
-            f'To report on those runs, give the settings that they were made with: ARGS="{" ".join(dict.fromkeys(words))}".'
-        )
+            words.append(f"{difference.key}={'null' if theirs == ['None'] else theirs[0]}")
+        args = quoted(join_words(dict.fromkeys(words)))
+        return f"To report on those runs, give the settings that they were made with: ARGS={args}."
 
     def adopt(self, ledger: Ledger) -> dict[str, Any]:
         """The ledger with missing cells taken by runs of other settings, for a report that says so."""

@@ -16,8 +16,8 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from experiments import display, loading, reporting, screens
-from experiments.config import ConfigError, Experiment
+from experiments import display, loading, reporting, screens, torchrun
+from experiments.config import ConfigError, Experiment, join_words
 from experiments.folders import ROOT, reports_dir, runs_dir
 from experiments.screens import err, out
 
@@ -38,7 +38,7 @@ def _load(name: str, overrides: list[str] | None) -> Experiment:
     experiment = loading.load_experiment(name, loading.parse_overrides(words))
     for note in experiment.notes:
         err.print(f"Note: {note}", markup=False, soft_wrap=True)
-    return experiment.model_copy(update={"args": " ".join(words)})
+    return experiment.model_copy(update={"args": join_words(words)})
 
 
 @app.command()
@@ -50,9 +50,7 @@ def run(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells again.")] = False,
 ) -> None:
     """Run what is missing of an experiment, then make its report. Under torchrun all its processes share each cell."""
-    from experiments.engine import distributed_processes
-
-    if distributed_processes() > 1:
+    if torchrun.place().size > 1:
         from experiments.launch import together
 
         together(lambda: _run(name, overrides, engine, jobs, retry_failed))
@@ -73,6 +71,7 @@ def _run(name: str, overrides: list[str] | None, engine: str, jobs: str, retry_f
     folder = experiment_folder(experiment)
     with err.status("Loading the data"):
         cells = plan(experiment)
+    reporting.prepare(name)
     trials = trials_for(cells)
     described = read_descriptions(folder)
     keys = dict.fromkeys(data_key(cell.data) for cell in cells)
@@ -180,6 +179,8 @@ def show(
         typer.echo(record.to_json(), nl=False)
     else:
         out.print(screens.record_table(record, found))
+        if command := screens.command_of(found):  # one line, however long, to be typed again
+            out.print(f"made by      {command}", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -387,5 +387,14 @@ class Experiment(Execution):
 
 def repeat_command(name: str, args: str) -> str:
     """The command that runs an experiment with these overrides: ``make experiment NAME=smoke ARGS="seeds=[0]"``."""
-    quoted = shlex.quote(args) if set(args) & set('"$`\\') else f'"{args}"'
-    return f"make experiment NAME={name}" + (f" ARGS={quoted}" if args else "")
+    return f"make experiment NAME={name}" + (f" ARGS={quoted(args)}" if args else "")
+
+
+def quoted(args: str) -> str:
+    """A text as one word of a shell, between double quotes where these leave it as it is."""
+    return shlex.quote(args) if set(args) & set('"$`\\!') else f'"{args}"'
+
+
+def join_words(words: Iterable[str]) -> str:
+    """Overrides as the one text that ``ARGS`` is: split as a shell splits, it gives the same words."""
+    return " ".join(shlex.quote(word) if set(word) & set(" \t\r\n'\"\\") else word for word in words)

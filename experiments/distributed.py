@@ -18,6 +18,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from experiments import torchrun
 from experiments.config import ConfigError
 
 AGREE_EVERY = 10
@@ -106,7 +107,7 @@ ALONE = Group()
 
 def asked_for() -> bool:
     """Whether ``torchrun`` started this process beside others."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return torchrun.place().size > 1
 
 
 def current() -> Group:
@@ -122,22 +123,21 @@ def local_device() -> torch.device:
     ConfigError
         If there are fewer GPUs than processes on this machine.
     """
-    wanted, count = os.environ.get("DEVICE") or "auto", torch.cuda.device_count()
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    wanted, count, place = os.environ.get("DEVICE") or "auto", torch.cuda.device_count(), torchrun.place()
     if wanted == "cpu" or (wanted == "auto" and count == 0):
         return torch.device("cpu")
     if wanted not in ("auto", "cuda"):
         raise ConfigError(
             [f"DEVICE: must be auto, cpu or cuda under torchrun, got {wanted!r}: each process has its own GPU."]
         )
-    if processes > count:
+    if place.local_size > count:
         raise ConfigError(
             [
-                f"torchrun: {processes} processes were asked for and this machine has {count} GPUs; use --nproc-per-node "
-                f"{count or 1}, or DEVICE=cpu."
+                f"torchrun: {place.local_size} processes were asked for and this machine has {count} GPUs; use "
+                f"--nproc-per-node {count or 1}, or DEVICE=cpu."
             ]
         )
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cuda", place.local_rank)
 
 
 def join() -> Group:

@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from experiments import worker
+from experiments import torchrun, worker
 from experiments.config import ConfigError
 from experiments.grid import Cell
 from experiments.worker import Outcome
@@ -45,19 +45,16 @@ def free_memory() -> int:
 
 
 def gpu_count() -> int:
-    """GPUs that the driver reports, without importing torch."""
+    """GPUs that the driver reports, without importing torch; none where ``CUDA_VISIBLE_DEVICES`` hides them all."""
     import pynvml
 
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return 0
     try:
         pynvml.nvmlInit()
         return int(pynvml.nvmlDeviceGetCount())
     except pynvml.NVMLError:
         return 0
-
-
-def distributed_processes() -> int:
-    """Processes that ``torchrun`` started for each cell, without importing torch."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def requested_jobs(jobs: str) -> int | None:
@@ -90,7 +87,7 @@ def resolve_jobs(jobs: str, cells: int, threads: int) -> int:
     cores = max(usable_cores(), os.cpu_count() or 1)
     if threads > cores:
         raise ConfigError([f"`threads`: must be at most {cores}, the cores of this machine, got {threads}."])
-    if distributed_processes() > 1:
+    if torchrun.place().size > 1:
         if jobs not in ("auto", "1"):
             raise ConfigError([f"JOBS: must be 1 under torchrun, whose processes share each cell, got {jobs!r}."])
         return 1

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments import engine, ray_engine, worker
+from experiments import engine, ray_engine, torchrun, worker
 from experiments.config import ConfigError, Experiment
 from experiments.folders import runs_dir
 from experiments.grid import Cell, cell_status, compute_splits, expand, read_splits
@@ -52,7 +51,7 @@ def together(lead: Callable[[], None]) -> None:
     try:
         group = distributed.join()
     except ConfigError:
-        if os.environ.get("RANK") == "0":
+        if torchrun.place().rank == 0:
             raise
         return
     try:

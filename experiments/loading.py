@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -24,7 +25,7 @@ from experiments.folders import ROOT, configs_dir
 
 # ------------------------------------------------------------------------------------------------------------- YAML text
 class _Loader(yaml.SafeLoader):
-    """The safe loader, with YAML 1.2 floats (``3e-4`` is a number) and without repeated keys."""
+    """The safe loader with YAML 1.2 floats (``3e-4`` is a number), without repeated keys and numbers to base 8 or 60."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -37,18 +38,30 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):  # a few lines of aliases can stand for billions of values
-            raise yaml.MarkedYAMLError(problem="aliases are not used here", problem_mark=self.peek_event().start_mark)
+        event = self.peek_event()  # a few lines of aliases can stand for billions of values
+        if isinstance(event, yaml.AliasEvent) or event.anchor:
+            raise yaml.MarkedYAMLError(problem="anchors and aliases are not used here", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        self._refuse_other_bases(node)
         value = super().construct_yaml_int(node)
         if abs(value) >= 2**63:
             raise yaml.MarkedYAMLError(problem="a whole number of more than 64 bits", problem_mark=node.start_mark)
         return int(value)
 
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        self._refuse_other_bases(node)
+        return float(super().construct_yaml_float(node))
+
+    def _refuse_other_bases(self, node: yaml.ScalarNode) -> None:
+        if ":" in node.value or re.match(r"[-+]?0[\d_]+$", node.value):  # in YAML 1.1, 1:30 is 90 and 010 is 8
+            problem = f"{node.value} is a number to base {60 if ':' in node.value else 8}; write it to base 10, or quote it"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
@@ -73,7 +86,16 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
-    """Turn ``["recipe.steps=200", "seeds=[0,1]"]`` into a flat mapping of dotted keys to values."""
+    """Turn ``["recipe.steps=200", "seeds=[0,1]"]`` into a flat mapping of dotted keys to values.
+
+    Where a key's type is a string, the value is its text as it stands, ``null`` alone excepted where there may be none.
+    Other values are YAML.
+
+    Raises
+    ------
+    ConfigError
+        With a sentence for each word that is no override, or of whose value something would be lost.
+    """
     overrides: dict[str, Any] = {}
     faults = []
     for argument in arguments:
@@ -82,12 +104,48 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
             faults.append(f'ARGS: {argument!r} is not of the form key=value, as in ARGS="recipe.steps=200 seeds=[0,1]".')
             continue
         try:
-            overrides[key] = parse_yaml(text, f"ARGS {key}")
+            overrides[key] = _override(key, text)
         except ConfigError as error:
             faults += error.faults
     if faults:
         raise ConfigError(faults)
     return overrides
+
+
+def _override(key: str, text: str) -> Any:
+    """The value of one override."""
+    options = _options(_type_of(key))
+    if not text.strip():
+        empty = ", or null for none" if NoneType in options else ""
+        raise ConfigError([f"ARGS {key}: the value is missing. Write one after the `=`{empty}."])
+    if odd := yaml.reader.Reader.NON_PRINTABLE.search(text):
+        raise ConfigError([f"ARGS {key}: holds the control or invalid character {odd.group()!a}, got {text!a}. Delete it."])
+    if str in options and not (list in options and text.startswith("[")):
+        return None if text == "null" and NoneType in options else text
+    value = parse_yaml(text, f"ARGS {key}")
+    end = 0
+    for token in yaml.scan(text):
+        if text[end : token.start_mark.index].strip():
+            raise ConfigError([f"ARGS {key}: ` #` begins a comment, which would be lost, got {text!r}. Quote or delete it."])
+        end = token.end_mark.index
+    return value
+
+
+def _type_of(key: str) -> Any:
+    """The type of an override's key; None where there is no such key."""
+    kind: Any = ExperimentFile
+    for name in key.split("."):
+        parts = {"recipe": Recipe, "data": DataConfig} if kind is ExperimentFile and "." in key else {}
+        kind = parts.get(name) or getattr(getattr(kind, "model_fields", {}).get(name), "annotation", None)
+    return kind
+
+
+def _options(kind: Any) -> list[Any]:
+    """What a value of a type may be: of ``str | list[str]`` a str or a list."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _options(arguments[0])
+    return [option for part in arguments for option in _options(part)] if origin in (Union, UnionType) else [origin or kind]
 
 
 # --------------------------------------------------------------------------------------------------------------- loading

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -174,20 +174,21 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     mode : {"w", "wb"}
         Text (UTF-8) or binary.
     """
-    encoding = None if "b" in mode else "utf-8"
-    handle = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed below, before the rename
-        mode, encoding=encoding, dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False
-    )
+    temporary = unfinished(path)
     try:
-        with handle:
+        with open(temporary, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        os.chmod(handle.name, 0o644)
-        os.replace(handle.name, path)
+        os.replace(temporary, path)
     except BaseException:
-        Path(handle.name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def unfinished(path: Path) -> Path:
+    """A neighbour's name for what shall be `path` once it is whole. Made by `open` or `mkdir`, it has the user's umask."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def write_record(folder: Path, record: Record) -> Path:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from experiments.config import Experiment
+from experiments.config import ConfigError, Experiment
 from experiments.folders import reports_dir, runs_dir
 from experiments.record import RECORD_FILE, atomic_write, read_record
 from experiments.screens import err, other_settings, out
@@ -26,6 +26,24 @@ def known_ledger(experiment: Experiment, folder: Path) -> dict[str, Any]:
 
     cells = expand(experiment, read_splits(folder))
     return ledger(experiment, cells, folder, trials_for(cells))
+
+
+def prepare(name: str) -> None:
+    """Make the folder of a report, so that nothing is trained whose report could not be written.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be written.
+    """
+    folder = reports_dir() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK) else "Permission denied"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise ConfigError([f"REPORTS_DIR: {folder} cannot be written ({reason}). Choose another folder."])
 
 
 def made_report(

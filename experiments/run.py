@@ -18,7 +18,7 @@ from torch import nn
 
 from experiments import accelerate, artifacts, compute, distributed, models
 from experiments.artifacts import Predictions
-from experiments.config import ConfigError
+from experiments.config import ConfigError, repeat_command
 from experiments.data import datasets
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
 from experiments.data.images import Images, SealedTest
@@ -297,7 +297,7 @@ def open_tracker(
     cell: Cell, folder: Path, splits: Splits, geometry: dict[str, Any], environment: dict[str, Any], log: MetricsLog
 ) -> Tracker:
     """The run's mirror in W&B, with a config that dashboards can group and filter by."""
-    command = without_path(cell.command, cell.data.path)  # no path of this machine leaves it
+    command = repeat_command(cell.experiment, without_path(cell.args))  # no path of this machine leaves it
     config = artifacts.identity(cell) | {
         "model_title": cell.model.title,
         "data_title": cell.data.title,

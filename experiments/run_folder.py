@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import yaml
 
-from experiments.config import ConfigError
+from experiments.config import ConfigError, join_words, repeat_command
 from experiments.folders import runs_dir
 from experiments.record import RECORD_FILE
 
@@ -44,13 +45,27 @@ def config_without_path(path: Path) -> bytes:
     try:
         values = yaml.safe_load(content)
         if found := values["data"]["path"]:
-            values["data"]["path"] = Path(found).name
-            values["command"] = without_path(values.get("command") or "", found)
+            values["data"]["path"] = name = folder_name(found)
+            words = shlex.split(values.get("command") or "")
+            args = words[-1].removeprefix("ARGS=") if words and words[-1].startswith("ARGS=") else ""
+            args = args.replace(f"data.path={found}", f"data.path={name}")  # as earlier versions wrote it, without quotes
+            if args:
+                values["command"] = repeat_command(values["experiment"], without_path(args))
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not the configuration of a run ({type(error).__name__})") from error
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
 
 
-def without_path(text: str, path: str | None) -> str:
-    """A text, such as a command, in which a folder's path is cut down to its name."""
-    return text.replace(path, Path(path).name) if path else text
+def folder_name(path: str) -> str:
+    """The name of a folder of images, which says nothing of the machine."""
+    return Path(path).name or path  # "." and "/" have none
+
+
+def without_path(args: str) -> str:
+    """Overrides, as ``ARGS`` has them, in which the folder of images is cut down to its name."""
+    key = "data.path="
+    try:
+        words = shlex.split(args)
+    except ValueError:  # joined by an earlier version, which quoted nothing
+        words = args.split()
+    return join_words(f"{key}{folder_name(word.removeprefix(key))}" if word.startswith(key) else word for word in words)

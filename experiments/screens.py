@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -100,20 +101,19 @@ def other_settings(ledger: Mapping[str, Any], folder: Path | None) -> list[str]:
     lines = [f"{len(others)} more runs here are of other settings; they are no part of this grid."]
     commands: dict[str, int] = {}
     for run_id in others if folder else []:
-        command = _command_of(Path(str(folder)) / run_id)
+        command = command_of(Path(str(folder)) / run_id)
         if command:
             commands[command] = commands.get(command, 0) + 1
     lines += [f"  {number} by: {command}" for command, number in list(commands.items())[-3:]]
     return lines
 
 
-def _command_of(run_folder: Path) -> str | None:
+def command_of(run_folder: Path) -> str | None:
     """The command that made a run, from the first lines of its ``config.yaml``; older runs do not say."""
     try:
         with open(run_folder / CONFIG_FILE, encoding="utf-8") as file:
-            head = "".join(line for _, line in zip(range(12), file, strict=False))
-        text = head[: head.index("\ncell:")]
-        return str(yaml.safe_load(text)["command"])
+            head = takewhile(lambda line: line.rstrip() != "cell:", file)
+            return str(yaml.safe_load("".join(head))["command"])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return None
 
@@ -155,11 +155,10 @@ def record_table(record: Record, folder: Path) -> RenderableType:
         ("finished", record.finished),
         ("folder", str(folder)),
     ]  # fmt: skip
-    command = _command_of(folder)
     table = Table(title=record.run_id, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    for name, text in [*rows, *([("made by", command)] if command else [])]:
+    for name, text in rows:
         table.add_row(name, Text(text))
     return table
 

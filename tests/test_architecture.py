@@ -91,6 +91,7 @@ LAYERS = [  # each may import those below it, never those above
         "experiments.metrics",
         "experiments.record",
         "experiments.seeding",
+        "experiments.torchrun",
     },
 ]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import tempfile
 import unicodedata
 import zipfile
 import zlib
@@ -13,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from experiments.config import ConfigError
+from experiments.record import unfinished
 
 MAX_FILES = 100_000
 MAX_BYTES = 4 * 2**30
@@ -46,12 +46,12 @@ def unpack(archive: Path, folder: Path, *, max_files: int = MAX_FILES, max_bytes
     if folder.exists():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    making = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    making = unfinished(folder)
+    making.mkdir()
     try:
         with zipfile.ZipFile(archive) as opened:
             _check(opened.infolist(), archive, max_files, max_bytes)
             _write(opened, making)
-        making.chmod(0o755)
         os.replace(making, folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import stat
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -27,6 +26,7 @@ from experiments.config import ConfigError
 from experiments.data.images import Pixels, Rows
 from experiments.folders import data_dir
 from experiments.identity import canonical_hash
+from experiments.record import unfinished
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "QOI", "SGI", "PCX", "TGA")
 """Formats that are read, by Pillow's names: pictures that Pillow decodes itself, without another program. TGA is tried last,
@@ -250,19 +250,18 @@ def _mapped(cache: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.uint8]]:
     """
     cache.parent.mkdir(parents=True, exist_ok=True)
     _sweep(cache)
-    handle, temporary = tempfile.mkstemp(dir=cache.parent, prefix=f".{cache.name}.", suffix=".tmp")
+    temporary = unfinished(cache)
     try:
-        with open(handle, "rb+") as file:
+        with open(temporary, "xb+") as file:
             fcntl.flock(file, fcntl.LOCK_SH)  # tells `_sweep` that somebody fills it
             pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
             # A full disk would otherwise end the process at some later write.
             os.posix_fallocate(file.fileno(), 0, os.stat(temporary).st_size)
             yield pixels
             pixels.flush()
-            os.chmod(temporary, 0o644)
             os.replace(temporary, cache)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _sweep(cache: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from experiments.data_record import DATA_FILE
 from experiments.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE
-from experiments.run_folder import config_without_path
+from experiments.run_folder import config_without_path, folder_name, without_path
 from experiments.tracking.client import close_run, destination, one_line, open_to_send, require_login
 from experiments.tracking.content import Rows
 from experiments.tracking.mirror import Mirror, TrackingError, load_mirror
@@ -55,7 +55,8 @@ def contents(experiment_folder: Path, report_folder: Path) -> dict[str, bytes | 
         if path.is_file() and not path.name.startswith("."):
             found[f"report/{path.relative_to(report_folder).as_posix()}"] = path
     for data in experiment["data"].values():
-        data["path"] = data["path"] and Path(data["path"]).name
+        data["path"] = data["path"] and folder_name(data["path"])
+    experiment["args"] = without_path(experiment.get("args") or "")
     found[f"report/{EXPERIMENT_FILE}"] = json.dumps(experiment, indent=2, ensure_ascii=False).encode()
     if (experiment_folder / DATA_FILE).is_file():
         found[f"runs/{DATA_FILE}"] = experiment_folder / DATA_FILE
@@ -138,7 +139,6 @@ def _prepare(experiment_folder: Path, report_folder: Path, digest: str) -> Mirro
     experiment = json.loads((report_folder / EXPERIMENT_FILE).read_text(encoding="utf-8"))
     ledger = json.loads((report_folder / LEDGER_FILE).read_text(encoding="utf-8"))
     name = experiment["name"]
-    command = experiment.get("args") or ""
     return Mirror(
         id=before.id if before else f"report-{name[:90]}-{secrets.token_hex(4)}",
         experiment=name,
@@ -146,7 +146,7 @@ def _prepare(experiment_folder: Path, report_folder: Path, digest: str) -> Mirro
         config={
             "experiment": name,
             "question": experiment["question"],
-            "args": command,
+            "args": without_path(experiment.get("args") or ""),
             "models": list(experiment["models"]),
         },
         tags=["report"],

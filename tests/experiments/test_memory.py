@@ -20,6 +20,7 @@ from experiments.grid import Cell
 from experiments.optim import adamw
 from experiments.record import read_record
 from experiments.train import train_steps
+from tests.arithmetic import rounding
 
 CPU = torch.device("cpu")
 DIGITS = load_digits()
@@ -52,13 +53,13 @@ def vit() -> nn.Module:
     torch.manual_seed(0)
     return vit_scratch.VisionTransformer(
         image_size=8, patch_size=2, in_channels=1, num_classes=10, dim=32, depth=2, num_heads=2, mlp_ratio=2
-    )
+    ).double()  # training enlarges rounding: what is the same by algebra stays the same only where there is hardly any
 
 
 def batches(step: int) -> tuple[Tensor, Tensor]:
     bunch = DIGITS
     index = np.random.default_rng(step % 4).integers(0, 1797, 32)
-    pixels = torch.from_numpy(bunch.images[index]).float()[:, None] / 8 - 1
+    pixels = torch.from_numpy(bunch.images[index])[:, None] / 8 - 1
     return pixels, torch.from_numpy(bunch.target[index])
 
 
@@ -82,7 +83,8 @@ def losses(
 @pytest.mark.parametrize("parts", [3, 8])
 def test_accumulation_gives_the_loss_curve_of_the_plain_batch(parts: int) -> None:
     plain, cut = losses(vit(), lambda step: 1, 50), losses(vit(), lambda step: parts, 50)
-    assert max(abs(a - b) for a, b in zip(plain, cut, strict=True)) <= 1e-5
+    # The weights agree to some 1e-13. Losses are added up in single precision: a sum of the parts', and one of their sums.
+    assert max(abs(a - b) for a, b in zip(plain, cut, strict=True)) <= rounding(parts + 1, max(plain))
     assert plain[-1] < plain[0] - 0.3  # it learnt something that could have differed
 
 

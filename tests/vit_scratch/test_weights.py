@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torchvision.models import VisionTransformer as TorchvisionViT
 
 import vit_scratch
+from tests.vit_scratch.conftest import SAME
 from vit_scratch import VisionTransformer, weights
 
 LAYOUTS = ["timm", "torchvision", "hf", "npz"]
@@ -47,7 +48,7 @@ def images():
 
 def assert_equal_logits(one, two, images):
     with torch.no_grad():
-        assert (one(images) - two(images)).abs().max().item() <= 1e-5
+        assert (one(images) - two(images)).abs().max().item() <= SAME
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_equal_logits_with_transformers(tmp_path, images):
     assert_equal_logits(ours, lambda batch: theirs(batch).logits, images)
     ours = scratch(3, norm_eps=1e-12)
     save_file(weights.export(ours, "hf"), tmp_path / "model.safetensors", metadata={"format": "pt"})
-    theirs = ViTForImageClassification.from_pretrained(tmp_path).eval()
+    theirs = ViTForImageClassification.from_pretrained(tmp_path).double().eval()
     assert_equal_logits(ours, lambda batch: theirs(batch).logits, images)
 
 
