@@ -61,14 +61,11 @@ def load_splits(cell: Cell) -> Splits:
 
 def build_model(cell: Cell, n_classes: int) -> tuple[nn.Module, dict[str, Any]]:
     """The model of a cell, initialised from its seed, and its declared geometry."""
+    sizes = {"image_size": cell.data.image_size, "in_channels": cell.data.channels}
+    checked = models.check(cell.model_name, cell.model, **sizes)
     torch.manual_seed(integer_seed(cell.seed, "initialisation"))
-    return models.build(
-        cell.model_name,
-        cell.model,
-        image_size=cell.data.image_size,
-        in_channels=cell.data.channels,
-        num_classes=n_classes,
-    )
+    model, geometry = models.build(cell.model_name, cell.model, **sizes, num_classes=n_classes)
+    return model, geometry | checked.geometry
 
 
 _gmacs: dict[str, float] = {}
