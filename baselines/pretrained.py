@@ -122,7 +122,9 @@ def _converted(model: nn.Module, weights: Mapping[str, Tensor], label: str) -> M
     try:
         converted: Mapping[str, Tensor] = convert(dict(weights), model)
     except Exception as error:  # it indexes and reshapes, in the trust that the weights are the architecture's
-        raise ValueError(f"{label} does not fit the model: timm's conversion ends in {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"{label} does not fit the model: timm's conversion ends in {type(error).__name__}: {error}"
+        ) from error
     return converted
 
 

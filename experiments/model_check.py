@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 MOST_LOST = 0.1
-"""Largest share of pixels without influence that is recorded rather than refused."""
+"""Largest share of pixels without influence, or of parameters without gradient, that is declared rather than refused."""
+
+DECLARED = {"pixels_without_influence", "parameters_without_gradient"}
+"""What a record's geometry says of a model that loses some."""
 
 
-def lost_pixels(model: nn.Module, *, image_size: int, in_channels: int, num_classes: int) -> float:
-    """Check that a model gives logits, and that every parameter it trains and every pixel can matter.
+def examine(model: nn.Module, *, image_size: int, in_channels: int, num_classes: int) -> dict[str, Any]:
+    """Check that a model gives logits, and that the parameters it trains and the pixels can matter.
 
-    Forward and backward passes on random pixels are repeated as long as they reach something new. What the gradient reached is
-    moved in between, as training would move it: behind a head that starts with zeros the gradient arrives in the second pass,
-    behind two such layers in a row, which would never learn, it does not. Draws from torch's global generator.
+    Passes over random pixels are repeated as long as they reach something new: gradients of parameters as in training, of
+    pixels as in evaluation, where no batch statistics carry them around. What a gradient reached is moved in between, as
+    training would move it: behind a head that starts with zeros the gradient arrives in the second pass; behind two such
+    layers in a row, which would never learn, it does not. Draws from torch's global generator.
 
     Parameters
     ----------
@@ -28,8 +33,10 @@ def lost_pixels(model: nn.Module, *, image_size: int, in_channels: int, num_clas
 
     Returns
     -------
-    float
-        Share of an image's pixels that have no influence on the logits.
+    dict
+        What a record has to declare, for most models nothing: ``pixels_without_influence``, a share, where strides pass over
+        pixels; ``parameters_without_gradient``, names, where so little is left of a small image that a layer has nothing to
+        choose from, such as attention over a single token.
 
     Raises
     ------
@@ -39,27 +46,24 @@ def lost_pixels(model: nn.Module, *, image_size: int, in_channels: int, num_clas
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not trained:
         raise ValueError("it has no parameter to train; choose another model")
-    # A pixel's batch normalisation over two images is ±1 whatever they show; small images leave room for more of them.
+    # Normalised over two single pixels every value is ±1: where maps get that small there is room for more images.
     batch_size = max(2, min(4, 2**12 // image_size**2))
     labels = torch.arange(batch_size) % num_classes
-    with torch.no_grad():
-        _logits(model.eval(), torch.randn(batch_size, in_channels, image_size, image_size), num_classes)
-    model.train()
     reached, seen, fruitless = set[str](), torch.zeros(image_size, image_size, dtype=torch.bool), 0
-    while (len(reached) < len(trained) or not seen.all()) and fruitless < 2:  # once may be chance: a ReLU that is off
+    while (len(reached) < len(trained) or not seen.all()) and fruitless < 3:  # one may be chance: a ReLU that is off
         images = torch.randn(batch_size, in_channels, image_size, image_size, requires_grad=True)
-        loss = cross_entropy(_logits(model, images, num_classes), labels)
+        loss = cross_entropy(_logits(model.train(), images, num_classes), labels)
         model.zero_grad()
         if loss.requires_grad:
             loss.backward()
         now = {name for name, parameter in trained.items() if parameter.grad is not None and parameter.grad.any()}
-        visible = images.grad.abs().sum((0, 1)) > 0 if images.grad is not None else torch.zeros_like(seen)
-        fruitless = fruitless + 1 if now <= reached and not (visible & ~seen).any() else 0
+        loss = cross_entropy(_logits(model.eval(), images, num_classes), labels)
+        (slopes,) = torch.autograd.grad(loss, images, allow_unused=True) if loss.requires_grad else (None,)
+        visible = torch.zeros_like(seen) if slopes is None else (slopes != 0).any(0).any(0)
+        fruitless = 0 if now - reached or (visible & ~seen).any() else fruitless + 1
         reached, seen = reached | now, seen | visible
         _move(trained[name] for name in now)
-    _check_reached(trained, reached, image_size)
-    _check_seen(model, seen)
-    return 1 - seen.float().mean().item()
+    return _unreached(trained, reached, image_size) | _unseen(model, seen)
 
 
 def _logits(model: nn.Module, images: Tensor, num_classes: int) -> Tensor:
@@ -90,29 +94,35 @@ def _move(parameters: Iterable[nn.Parameter]) -> None:
         parameter.add_(torch.randn_like(parameter), alpha=spread / 2 or 0.02)
 
 
-def _check_reached(trained: dict[str, nn.Parameter], reached: set[str], image_size: int) -> None:
-    left = [name for name in trained if name not in reached]
+def _unreached(trained: dict[str, nn.Parameter], reached: set[str], image_size: int) -> dict[str, Any]:
+    left = {name: parameter for name, parameter in trained.items() if name not in reached}
     if not left:
-        return
-    listed = ", ".join(left[:4]) + (f" and {len(left) - 4} more" if len(left) > 4 else "")
-    if all(trained[name].grad is None for name in left):
+        return {}
+    listed = ", ".join(list(left)[:4]) + (f" and {len(left) - 4} more" if len(left) > 4 else "")
+    if any(parameter.grad is None for parameter in left.values()):
         raise ValueError(f"its forward pass never uses {listed}, which could not learn; choose another model")
-    raise ValueError(
-        f"at {image_size}×{image_size} pixels no gradient reaches {len(left)} of {len(trained)} parameters ({listed}), which "
-        f"would keep their first values; use larger images, a smaller `geometry.patch_size` or `stem: small` where the family "
-        f"has one, or another model"
-    )
+    share = sum(map(torch.numel, left.values())) / sum(map(torch.numel, trained.values()))
+    if share > MOST_LOST:
+        raise ValueError(
+            f"at {image_size}×{image_size} pixels no gradient reaches {len(left)} of {len(trained)} parameters ({listed}), "
+            f"{100 * share:.1f}% of all values, which would stay as they are; use larger images, a smaller "
+            f"`geometry.patch_size` or `stem: small` where the family has one, or another model"
+        )
+    return {"parameters_without_gradient": listed}
 
 
-def _check_seen(model: nn.Module, seen: Tensor) -> None:
+def _unseen(model: nn.Module, seen: Tensor) -> dict[str, Any]:
     lost, size = 1 - seen.float().mean().item(), len(seen)
+    if not lost:
+        return {}
     stem = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     patch = stem.kernel_size[0] if stem and tuple(stem.stride) == tuple(stem.kernel_size) else 1
     unread = f"{100 * lost:.1f}% of the pixels have no influence on the logits"
-    if lost and size % patch:
+    if size % patch:
         raise ValueError(
             f"image_size {size} is not divisible by patch_size {patch}; choose a patch_size that divides it, or "
             f"resize the images to {max(size // patch, 1) * patch} or {(size // patch + 1) * patch} pixels ({unread})"
         )
     if lost > MOST_LOST:
         raise ValueError(f"{unread} at {size}×{size}; use images of another size, or another model")
+    return {"pixels_without_influence": round(lost, 4)}

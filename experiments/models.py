@@ -15,7 +15,7 @@ from experiments import pretrained
 from experiments.config import ConfigError, ModelConfig
 from experiments.identity import canonical_hash
 from experiments.memory import has_batch_statistics
-from experiments.model_check import lost_pixels
+from experiments.model_check import examine
 
 
 def _scratch(
@@ -120,8 +120,8 @@ def check(name: str, config: ModelConfig, *, image_size: int, in_channels: int) 
         model, _ = build(name, config, **sizes)
         batch_statistics = has_batch_statistics(model)
         try:
-            lost = lost_pixels(model, **sizes)
+            declared = examine(model, **sizes)
         except ValueError as error:
             raise ConfigError([f"configs/models/{name}.yaml: {error}."]) from error
-    _checked[key] = Checked({"pixels_without_influence": round(lost, 4)} if lost else {}, batch_statistics)
+    _checked[key] = Checked(declared, batch_statistics)
     return _checked[key]

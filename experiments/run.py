@@ -28,6 +28,7 @@ from experiments.fit import Diverged, Interrupted, MetricsLog, Training, fit, lo
 from experiments.grid import Cell
 from experiments.identity import canonical_hash
 from experiments.memory import parts_for
+from experiments.model_check import DECLARED
 from experiments.optim import adamw
 from experiments.progress import Heartbeat
 from experiments.provenance import environment_facts
@@ -137,6 +138,8 @@ def _carried_out(
     set_deterministic(cell.execution.deterministic)
     splits = load_splits(cell)
     model, geometry = build_model(cell, len(splits.class_names))
+    for key in sorted(DECLARED & geometry.keys()):
+        say(f"{cell.model_name} at {cell.data.image_size} pixels: {key.replace('_', ' ')}: {geometry[key]}")
     gmacs = forward_gmacs(cell, model, len(splits.class_names))
     normalise = Normalise(cell.data.mean, cell.data.std, device)
     train = TrainBatches(
