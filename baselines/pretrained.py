@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import timm
 import torch
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
-
-POSITIONS = "pos_embed"
-"""timm's name of a ViT's position embedding."""
 
 
 def _read_torch(path: Path) -> Any:
@@ -75,8 +72,8 @@ def from_hub(name: str, cache: Path) -> dict[str, Tensor]:
     return dict(model.state_dict())
 
 
-def load(model: nn.Module, weights: Mapping[str, Tensor], label: str) -> None:
-    """Put weights into a model of timm, all but those of its head; position embeddings are interpolated to its grid.
+def load(model: nn.Module, weights: Mapping[str, Tensor], label: str, *, head: Collection[str]) -> list[str]:
+    """Put weights into a model of timm, all but those of its head, fitted to its image size as timm does it.
 
     Nothing is changed unless everything fits.
 
@@ -85,20 +82,24 @@ def load(model: nn.Module, weights: Mapping[str, Tensor], label: str) -> None:
     model : nn.Module
         Changed in place.
     weights : mapping of str to Tensor
-        In timm's own names for this architecture.
+        In timm's own names for this architecture, or in others that timm converts.
     label : str
         What messages call the weights.
+    head : collection of str
+        Names of the parameters that stay as they are.
+
+    Returns
+    -------
+    list of str
+        Names of the tensors that were resampled, such as position embeddings.
 
     Raises
     ------
     ValueError
         Naming every tensor that is missing, too many, or of a wrong shape.
     """
-    head = head_names(model)
     own = {name: tensor for name, tensor in model.state_dict().items() if name not in head}
-    found = {name: tensor for name, tensor in weights.items() if name not in head}
-    if POSITIONS in own and POSITIONS in found and own[POSITIONS].shape != found[POSITIONS].shape:
-        found[POSITIONS] = _on_grid(model, found[POSITIONS])
+    found = {name: tensor for name, tensor in _converted(model, weights, label).items() if name not in head}
     faults = [f"missing: {_listed(own.keys() - found.keys())}"] if own.keys() - found.keys() else []
     faults += [f"no place for: {_listed(found.keys() - own.keys())}"] if found.keys() - own.keys() else []
     faults += [
@@ -110,21 +111,21 @@ def load(model: nn.Module, weights: Mapping[str, Tensor], label: str) -> None:
         more = [f"and {len(faults) - 6} more"] if len(faults) > 6 else []
         raise ValueError("; ".join([f"{label} does not fit the model: {faults[0]}", *faults[1:6], *more]))
     model.load_state_dict(found, strict=False)
+    return sorted(name for name, tensor in found.items() if name in weights and weights[name].shape != tensor.shape)
 
 
-def head_names(model: nn.Module) -> set[str]:
-    """Names of the parameters of a timm model's classifier."""
-    head = {id(parameter) for parameter in model.get_classifier().parameters()}  # type: ignore[operator]
-    return {name for name, parameter in model.named_parameters() if id(parameter) in head}
-
-
-def _on_grid(model: Any, positions: Tensor) -> Tensor:
-    """Interpolate position embeddings 1 × N × D to the model's grid; those of prefix tokens stay."""
-    grid = model.patch_embed.grid_size
-    prefix = 0 if getattr(model, "no_embed_class", False) else model.num_prefix_tokens
-    if positions.ndim != 3 or positions.shape[1] <= prefix:
-        return positions
-    return resample_abs_pos_embed(positions, list(grid), num_prefix_tokens=prefix)
+def _converted(model: nn.Module, weights: Mapping[str, Tensor], label: str) -> Mapping[str, Tensor]:
+    """Apply what the architecture's file in timm applies to published weights: other names, other grids of positions."""
+    convert = getattr(inspect.getmodule(type(model)), "checkpoint_filter_fn", None)
+    if convert is None:
+        return weights
+    try:
+        converted: Mapping[str, Tensor] = convert(dict(weights), model)
+    except Exception as error:  # it indexes and reshapes, in the trust that the weights are the architecture's
+        raise ValueError(
+            f"{label} does not fit the model: timm's conversion ends in {type(error).__name__}: {error}"
+        ) from error
+    return converted
 
 
 def _listed(names: Iterable[str], most: int = 6) -> str:

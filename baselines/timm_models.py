@@ -103,13 +103,13 @@ def _sizes(
     name: str, family: type[nn.Module], image_size: int | tuple[int, int], patch_size: int | tuple[int, int] | None
 ) -> dict[str, int | tuple[int, int]]:
     """Return the arguments for sizes that models of this family take; convolutional ones take none."""
-    accepted = inspect.signature(family).parameters
+    accepted = {name for kind in family.__mro__ for name in inspect.signature(kind.__init__).parameters}
     sizes: dict[str, int | tuple[int, int]] = {}
     if "img_size" in accepted:
         sizes["img_size"] = image_size
     if patch_size is not None:
         sizes["patch_size"] = patch_size
-        if not {"img_size", "patch_size"} <= set(accepted):
+        if not {"img_size", "patch_size"} <= accepted:
             raise ValueError(f"timm model {name!r} ({family.__name__}) has no patches: delete the patch_size {patch_size}")
     return sizes
 
@@ -118,7 +118,7 @@ def _build(name: str, arguments: dict[str, Any], settings: dict[str, Any]) -> nn
     """Call timm, and turn what it raises on unfit arguments into one message."""
     try:
         return timm.create_model(name, pretrained=False, **settings, **arguments)
-    except (TypeError, ValueError, KeyError, AttributeError, AssertionError, RuntimeError) as error:
+    except Exception as error:  # constructors divide, index and assert, each in its own way
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown:
             raise ValueError(f"timm model {name!r} has no argument {unknown[1]!r}: delete or rename it") from error
@@ -156,9 +156,10 @@ def _check_image_size(name: str, model: nn.Module, image_size: int | tuple[int, 
     try:
         with torch.no_grad():
             torch.func.functional_call(model.eval(), shapes, torch.empty(1, in_channels, height, width, device="meta"))
-    except (RuntimeError, ValueError, AssertionError) as error:
+    except Exception as error:  # layers do, too
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"timm model {name!r} cannot take images of {height}×{width} pixels ({error}); use larger images, or "
+            f"timm model {name!r} cannot take images of {height}×{width} pixels ({reason}); use images of another size, or "
             f"`stem: small` where the family has one ({', '.join(family.__name__ for family in SMALL_STEMS)})"
         ) from error
     finally:

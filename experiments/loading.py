@@ -149,15 +149,20 @@ def _options(kind: Any) -> list[Any]:
 
 
 # --------------------------------------------------------------------------------------------------------------- loading
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_NAME_RULE = "a name has letters from a to z, digits, _ and -, and begins with a letter or a digit; rename it"
 _KINDS = {"experiments": "experiment", "models": "model", "data": "data set", "recipes": "recipe"}
+
+
+def _stems(kind: str) -> list[str]:
+    if not configs_dir().is_dir():
+        raise ConfigError([f"CONFIGS_DIR: no folder {configs_dir()}. Set it to a folder like configs/, or leave it unset."])
+    return sorted(path.stem for path in (configs_dir() / kind).glob("*.yaml") if path.is_file())
 
 
 def names(kind: str) -> list[str]:
     """Names of the files of one kind (``experiments``, ``models``, ``data``, ``recipes``), sorted."""
-    if not configs_dir().is_dir():
-        raise ConfigError([f"CONFIGS_DIR: no folder {configs_dir()}. Set it to a folder like configs/, or leave it unset."])
-    return sorted(path.stem for path in (configs_dir() / kind).glob("*.yaml") if path.is_file())
+    return [stem for stem in _stems(kind) if _NAME.fullmatch(stem)]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -178,9 +183,9 @@ def read_file(kind: str, name: str, asked_by: str | None = None) -> tuple[dict[s
 
     `asked_by` is the place that names the file, for the message that there is none.
     """
-    path = configs_dir() / kind / f"{name}.yaml"
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or not path.is_file():
-        if _NAME.fullmatch(str(name)) and os.path.lexists(path):
+    path, legal = configs_dir() / kind / f"{name}.yaml", _NAME.fullmatch(str(name))
+    if not isinstance(name, str) or not legal or not path.is_file():
+        if legal and os.path.lexists(path):
             raise ConfigError([f"{_shown(path)}: not a file that can be read. Put a YAML file there, or delete it."])
         known, folder = names(kind), _shown(configs_dir() / kind)
         where = (
@@ -188,7 +193,7 @@ def read_file(kind: str, name: str, asked_by: str | None = None) -> tuple[dict[s
             if asked_by
             else f"{folder}: no {_KINDS[kind]} named {name!r}"
         )
-        raise ConfigError([f"{where}. {nearest(str(name), known)}"])
+        raise ConfigError([f"{where}. {nearest(str(name), known)}" if legal else f"{where}: {_NAME_RULE}."])
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -477,7 +482,10 @@ def with_settings(
 def first_lines(kind: str) -> dict[str, str]:
     """The first comment of each file of a kind, by name."""
     lines = {}
-    for name in names(kind):
+    for name in _stems(kind):
+        if not _NAME.fullmatch(name):
+            lines[name] = f"cannot be used: {_NAME_RULE}"
+            continue
         try:
             with open(configs_dir() / kind / f"{name}.yaml", encoding="utf-8", errors="replace") as file:
                 lines[name] = file.readline(1000).lstrip("# ").rstrip()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
+from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
 
-NO_DECAY_NAMES = {"cls_token", "pos_embed", "pos_embedding", "dist_token", "reg_token"}
-"""Embeddings that carry no weight decay although they have more than one dimension."""
+NO_DECAY_WORDS = {"bias", "biases", "pos", "position", "token", "tokens"}
+"""Words in the names of biases, positions and tokens, which carry no weight decay however many dimensions they have."""
 
 
 def learning_rate(step: int, *, steps: int, peak: float, floor: float, warmup_fraction: float) -> float:
@@ -33,15 +35,36 @@ def learning_rate(step: int, *, steps: int, peak: float, floor: float, warmup_fr
 
 
 def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Two parameter groups: weights with decay; norms, biases, class tokens and position embeddings without."""
+    """Two parameter groups: weights with decay; norms, biases, scales, tokens and positions without.
+
+    What a model of timm names in its own ``no_weight_decay()``, patterns included, is without decay too.
+    """
+    own = [
+        f"{prefix}.{name}".lstrip(".")
+        for prefix, module in model.named_modules()
+        if callable(named := getattr(module, "no_weight_decay", None))
+        for name in named()
+    ]
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        exempt = parameter.ndim <= 1 or name.rpartition(".")[2] in NO_DECAY_NAMES
+        exempt = _carries_no_decay(model, name, parameter) or any(fnmatchcase(name, pattern) for pattern in own)
         (free if exempt else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+def _carries_no_decay(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+    *path, leaf = name.split(".")
+    owner = model.get_submodule(".".join(path))
+    if parameter.ndim <= 1 or "Norm" in type(owner).__name__:
+        return True
+    if leaf == "weight" and not isinstance(owner, nn.Embedding):  # of a layer, such as the convolution `pos_embed.proj`
+        return False
+    words = set(re.findall("[a-z]+", "_".join([*path[-1:], leaf])))
+    # A scale for each channel or head keeps its other axes at length 1.
+    return bool(words & NO_DECAY_WORDS) or (leaf != "weight" and parameter.squeeze().ndim <= 1)
 
 
 def adamw(model: nn.Module, *, weight_decay: float, betas: tuple[float, float]) -> torch.optim.AdamW:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def weights_path(weights: str) -> Path:
     return path if path.is_absolute() else data_dir() / path
 
 
-def start(model: nn.Module, name: str, config: ModelConfig) -> dict[str, Any]:
+def start(model: nn.Module, name: str, config: ModelConfig, head: Collection[str]) -> dict[str, Any]:
     """Put a config's weights into a model, all but the head, which begins with zeros.
 
     Parameters
@@ -41,12 +42,14 @@ def start(model: nn.Module, name: str, config: ModelConfig) -> dict[str, Any]:
         Stem of the model's file, for messages.
     config : ModelConfig
         With ``init: pretrained``.
+    head : collection of str
+        Names of the parameters that begin with zeros: those of the layers that give the logits.
 
     Returns
     -------
     dict
         For the record's geometry: which weights, with the SHA-256 of a file, so that a file that was exchanged between runs
-        of one table is seen.
+        of one table is seen; and what was resampled.
 
     Raises
     ------
@@ -54,20 +57,21 @@ def start(model: nn.Module, name: str, config: ModelConfig) -> dict[str, Any]:
         If the weights are not there or do not fit. The message says which file belongs where.
     """
     weights = str(config.weights)
-    source = f"configs/models/{name}.yaml: `weights`"
+    source, resampled = f"configs/models/{name}.yaml: `weights`", list[str]()
     try:
         path = published(weights.removeprefix(HUB)) if weights.startswith(HUB) else weights_path(weights)
         label = _label(path, source)
         if config.source == "scratch":
             vit_scratch.weights.load(model, path, config.layout or "timm", head="keep")  # type: ignore[arg-type]
         else:
-            baselines.pretrained.load(model, baselines.pretrained.read(path), str(path))
+            resampled = baselines.pretrained.load(model, baselines.pretrained.read(path), str(path), head=head)
     except ValueError as error:
         raise ConfigError([f"{source}: {str(error).rstrip('.')}."]) from error
     with torch.no_grad():
-        for parameter in head(model).parameters():
-            parameter.zero_()
-    return {"init": "pretrained", "weights": label}
+        for parameter in head:
+            model.get_parameter(parameter).zero_()
+    facts = {"init": "pretrained", "weights": label}
+    return facts | {"resampled": ", ".join(resampled)} if resampled else facts
 
 
 def _label(path: Path, source: str) -> str:
@@ -108,15 +112,6 @@ def published(name: str) -> Path:
     return path
 
 
-def head(model: nn.Module) -> nn.Module:
-    """The linear layer that gives the logits."""
-    own = getattr(model, "get_classifier", None)  # timm's way; ours is the attribute
-    found = own() if own else model.head
-    if not isinstance(found, nn.Module):
-        raise TypeError(f"{type(model).__name__} has no classifier of its own")
-    return found
-
-
 class FrozenFeatures(nn.Module):
     """A model of which the head alone is trained.
 
@@ -127,12 +122,15 @@ class FrozenFeatures(nn.Module):
     ----------
     model : nn.Module
         Changed in place.
+    head : collection of str
+        Names of the parameters that are trained.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, head: Collection[str]) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)
-        head(model).requires_grad_(True)
+        for name in head:
+            model.get_parameter(name).requires_grad_(True)
         self.train()
 
     def train(self, mode: bool = True) -> FrozenFeatures:

@@ -28,6 +28,7 @@ from experiments.fit import Diverged, Interrupted, MetricsLog, Training, fit, lo
 from experiments.grid import Cell
 from experiments.identity import canonical_hash
 from experiments.memory import parts_for
+from experiments.model_check import DECLARED
 from experiments.optim import adamw
 from experiments.progress import Heartbeat
 from experiments.provenance import environment_facts
@@ -61,14 +62,11 @@ def load_splits(cell: Cell) -> Splits:
 
 def build_model(cell: Cell, n_classes: int) -> tuple[nn.Module, dict[str, Any]]:
     """The model of a cell, initialised from its seed, and its declared geometry."""
+    sizes = {"image_size": cell.data.image_size, "in_channels": cell.data.channels}
+    checked = models.check(cell.model_name, cell.model, **sizes)
     torch.manual_seed(integer_seed(cell.seed, "initialisation"))
-    return models.build(
-        cell.model_name,
-        cell.model,
-        image_size=cell.data.image_size,
-        in_channels=cell.data.channels,
-        num_classes=n_classes,
-    )
+    model, geometry = models.build(cell.model_name, cell.model, **sizes, num_classes=n_classes)
+    return model, geometry | checked.geometry
 
 
 _gmacs: dict[str, float] = {}
@@ -140,6 +138,8 @@ def _carried_out(
     set_deterministic(cell.execution.deterministic)
     splits = load_splits(cell)
     model, geometry = build_model(cell, len(splits.class_names))
+    for key in sorted(DECLARED & geometry.keys()):
+        say(f"{cell.model_name} at {cell.data.image_size} pixels: {key.replace('_', ' ')}: {geometry[key]}")
     gmacs = forward_gmacs(cell, model, len(splits.class_names))
     normalise = Normalise(cell.data.mean, cell.data.std, device)
     train = TrainBatches(

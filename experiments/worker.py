@@ -76,11 +76,11 @@ def warm_up() -> None:
 
 
 def check(cells: list[Cell]) -> list[str]:
-    """Faults that only torch and timm can tell, before any cell runs: device, precision, models."""
+    """Faults that only torch and timm can tell, before any cell runs: device, precision, models that cannot learn."""
     from experiments.device import check_precision, resolve_device
     from experiments.distributed import current
-    from experiments.memory import has_batch_statistics, parts_for
-    from experiments.run import build_model
+    from experiments.memory import parts_for
+    from experiments.models import check as check_model
 
     faults: list[str] = []
     processes = current().size
@@ -99,12 +99,13 @@ def check(cells: list[Cell]) -> list[str]:
     first_of_each = {(cell.model_name, cell.data.image_size, cell.data.channels): cell for cell in cells}
     for cell in first_of_each.values():
         try:
-            model, _ = build_model(cell, n_classes=10)
+            sizes = {"image_size": cell.data.image_size, "in_channels": cell.data.channels}
+            checked = check_model(cell.model_name, cell.model, **sizes)
         except ConfigError as error:
             faults += [fault for fault in error.faults if fault not in faults]
             continue
         largest = max(other.recipe.batch_size for other in cells if other.model_name == cell.model_name)
-        if parts_for(largest, cell.execution.micro_batch_size) > 1 and has_batch_statistics(model):
+        if parts_for(largest, cell.execution.micro_batch_size) > 1 and checked.batch_statistics:
             faults.append(
                 f"`micro_batch_size`: {cell.model_name} normalises by the statistics of its batch (BatchNorm), which "
                 f"parts of {cell.execution.micro_batch_size} images would change. Leave it out, or choose other models."

@@ -78,6 +78,7 @@ LAYERS = [  # each may import those below it, never those above
         "experiments.data.trivial_augment",
         "experiments.distributed",
         "experiments.memory",
+        "experiments.model_check",
         "experiments.pretrained",
         "experiments.run_folder",
     },

@@ -146,6 +146,23 @@ def test_what_is_no_file_is_passed_over_in_lists_and_named_when_asked_for(config
         assert f"{name}.yaml: not a file that can be read" in faults_of(name)[0]
 
 
+def test_names_have_hyphens_and_one_rule_is_told(configs: Path) -> None:
+    for kind, source in (("models", "resnet_micro"), ("data", "digits"), ("recipes", "digits"), ("experiments", "smoke")):
+        for name in ("my-own-2", "my own", "-own", "Ö"):
+            shutil.copy(configs / kind / f"{source}.yaml", configs / kind / f"{name}.yaml")
+        assert "my-own-2" in loading.names(kind) and not {"my own", "-own", "Ö"} & set(loading.names(kind))
+        assert {text for name, text in loading.first_lines(kind).items() if name in ("my own", "-own", "Ö")} == {
+            "cannot be used: a name has letters from a to z, digits, _ and -, and begins with a letter or a digit; rename it"
+        }
+    changes = {"models": ["my-own-2"], "reference": "my-own-2", "data": "my-own-2", "recipe": "my-own-2", "expect": []}
+    cell = expand(loading.load_experiment("my-own-2", changes), {"": ""})[0]
+    assert (cell.model_name, cell.data_name, cell.recipe_name, cell.experiment) == ("my-own-2",) * 4
+    for arguments in (("models=[my own, resnet_micro]",), ("data=my own",), ("recipe=my own",)):
+        (fault,) = [fault for fault in faults_of("smoke", *arguments) if "named" in fault]
+        assert "named 'my own' in" in fault and "a name has letters" in fault and "Did you mean" not in fault
+    assert "no experiment named '-own': a name has letters" in faults_of("-own")[0]
+
+
 def test_a_missing_folder_of_configs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONFIGS_DIR", str(tmp_path / "absent"))
     assert "CONFIGS_DIR: no folder" in faults_of("smoke")[0]

@@ -1,0 +1,128 @@
+"""Whether a model can learn from images of a size: tried on random pixels before any cell runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+MOST_LOST = 0.1
+"""Largest share of pixels without influence, or of parameters without gradient, that is declared rather than refused."""
+
+DECLARED = {"pixels_without_influence", "parameters_without_gradient"}
+"""What a record's geometry says of a model that loses some."""
+
+
+def examine(model: nn.Module, *, image_size: int, in_channels: int, num_classes: int) -> dict[str, Any]:
+    """Check that a model gives logits, and that the parameters it trains and the pixels can matter.
+
+    Passes over random pixels are repeated as long as they reach something new: gradients of parameters as in training, of
+    pixels as in evaluation, where no batch statistics carry them around. What a gradient reached is moved in between, as
+    training would move it: behind a head that starts with zeros the gradient arrives in the second pass; behind two such
+    layers in a row, which would never learn, it does not. Draws from torch's global generator.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Images (B, C, H, W) → logits (B, K). Its parameters are changed: throw it away afterwards.
+    image_size, in_channels, num_classes : int
+        Sides H and W of an image, channels C, classes K.
+
+    Returns
+    -------
+    dict
+        What a record has to declare, for most models nothing: ``pixels_without_influence``, a share, where strides pass over
+        pixels; ``parameters_without_gradient``, names, where so little is left of a small image that a layer has nothing to
+        choose from, such as attention over a single token.
+
+    Raises
+    ------
+    ValueError
+        Saying what was seen and what to do.
+    """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not trained:
+        raise ValueError("it has no parameter to train; choose another model")
+    # Normalised over two single pixels every value is ±1: where maps get that small there is room for more images.
+    batch_size = max(2, min(4, 2**12 // image_size**2))
+    labels = torch.arange(batch_size) % num_classes
+    reached, seen, fruitless = set[str](), torch.zeros(image_size, image_size, dtype=torch.bool), 0
+    while (len(reached) < len(trained) or not seen.all()) and fruitless < 3:  # one may be chance: a ReLU that is off
+        images = torch.randn(batch_size, in_channels, image_size, image_size, requires_grad=True)
+        loss = cross_entropy(_logits(model.train(), images, num_classes), labels)
+        model.zero_grad()
+        if loss.requires_grad:
+            loss.backward()
+        now = {name for name, parameter in trained.items() if parameter.grad is not None and parameter.grad.any()}
+        loss = cross_entropy(_logits(model.eval(), images, num_classes), labels)
+        (slopes,) = torch.autograd.grad(loss, images, allow_unused=True) if loss.requires_grad else (None,)
+        visible = torch.zeros_like(seen) if slopes is None else (slopes != 0).any(0).any(0)
+        fruitless = 0 if now - reached or (visible & ~seen).any() else fruitless + 1
+        reached, seen = reached | now, seen | visible
+        _move(trained[name] for name in now)
+    return _unreached(trained, reached, image_size) | _unseen(model, seen)
+
+
+def _logits(model: nn.Module, images: Tensor, num_classes: int) -> Tensor:
+    size = f"images of {images.shape[-2]}×{images.shape[-1]} pixels"
+    try:
+        logits = model(images)
+    except Exception as error:  # a model raises whatever its author's code does
+        reason = " ".join(str(error).split()) or "no reason given"
+        raise ValueError(
+            f"it fails on {size} ({type(error).__name__}: {reason[:300]}); use images of another size, or another model"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.shape != (len(images), num_classes):
+        found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"type {type(logits).__name__}"
+        raise ValueError(
+            f"{len(images)} images and {num_classes} classes must give logits of shape {(len(images), num_classes)}, "
+            f"it gives {found}; choose a model that classifies"
+        )
+    if not logits.isfinite().all():
+        raise ValueError(f"its logits of random {size} are not finite; choose another model or other `arguments`")
+    return logits
+
+
+@torch.no_grad()
+def _move(parameters: Iterable[nn.Parameter]) -> None:
+    """Add noise in proportion to each parameter's own spread; a constant has none of its own."""
+    for parameter in parameters:
+        spread = parameter.std(correction=0).item()
+        parameter.add_(torch.randn_like(parameter), alpha=spread / 2 or 0.02)
+
+
+def _unreached(trained: dict[str, nn.Parameter], reached: set[str], image_size: int) -> dict[str, Any]:
+    left = {name: parameter for name, parameter in trained.items() if name not in reached}
+    if not left:
+        return {}
+    listed = ", ".join(list(left)[:4]) + (f" and {len(left) - 4} more" if len(left) > 4 else "")
+    if any(parameter.grad is None for parameter in left.values()):
+        raise ValueError(f"its forward pass never uses {listed}, which could not learn; choose another model")
+    share = sum(map(torch.numel, left.values())) / sum(map(torch.numel, trained.values()))
+    if share > MOST_LOST:
+        raise ValueError(
+            f"at {image_size}×{image_size} pixels no gradient reaches {len(left)} of {len(trained)} parameters ({listed}), "
+            f"{100 * share:.1f}% of all values, which would stay as they are; use larger images, a smaller "
+            f"`geometry.patch_size` or `stem: small` where the family has one, or another model"
+        )
+    return {"parameters_without_gradient": listed}
+
+
+def _unseen(model: nn.Module, seen: Tensor) -> dict[str, Any]:
+    lost, size = 1 - seen.float().mean().item(), len(seen)
+    if not lost:
+        return {}
+    stem = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    patch = stem.kernel_size[0] if stem and tuple(stem.stride) == tuple(stem.kernel_size) else 1
+    unread = f"{100 * lost:.1f}% of the pixels have no influence on the logits"
+    if size % patch:
+        raise ValueError(
+            f"image_size {size} is not divisible by patch_size {patch}; choose a patch_size that divides it, or "
+            f"resize the images to {max(size // patch, 1) * patch} or {(size // patch + 1) * patch} pixels ({unread})"
+        )
+    if lost > MOST_LOST:
+        raise ValueError(f"{unread} at {size}×{size}; use images of another size, or another model")
+    return {"pixels_without_influence": round(lost, 4)}
