@@ -16,16 +16,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from experiments.config import ConfigError, DataConfig
-from experiments.data.decoding import pixels_of
+from experiments.data.decoding import SUFFIXES, pixels_of
 from experiments.data.images import CUT, OWN, Dataset, Images, Listing, Rows
 from experiments.data.splits import cut_test
 from experiments.folders import data_dir
-
-Image.init()
-SUFFIXES = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
 
 _SPLIT_NAME = re.compile(r"(?:(train|test)(?:ing)?|(val)(?:id(?:ation)?)?)(?:[ ._-]?(?:set|data|images|split))?")
 _SYSTEM_FOLDERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
