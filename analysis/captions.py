@@ -10,8 +10,8 @@ from analysis.certificate import Certificate
 from analysis.load import Results
 from analysis.numbers import UNKNOWN, percent
 from analysis.summary import Summary
-from experiments.config import INIT_TITLES, Experiment
-from experiments.data_record import test_split_title
+from experiments.config.schema import INIT_TITLES, Experiment
+from experiments.records.dataset import test_split_title
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import yaml
 
 from analysis.load import Results
 from analysis.run_folder import devices
-from experiments.identity import PROTOCOL, canonical_hash
-from experiments.record import CONFIG_FILE
+from experiments.config.identity import PROTOCOL, canonical_hash
+from experiments.records.record import CONFIG_FILE
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The safe loader in C where PyYAML was built with it, ten times as fast."""

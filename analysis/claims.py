@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from experiments.metrics import brier_per_image, macro_f1
-from experiments.record import Record
+from experiments.records.record import Record
 
 ROUNDING = 1e-4
 """Relative difference between a metric and its second computation that rounding may make."""

@@ -18,8 +18,8 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 from analysis.numbers import percent
-from experiments.config import Experiment
-from experiments.record import Record
+from experiments.config.schema import Experiment
+from experiments.records.record import Record
 
 MODEL, IMAGES = "model_title", "n"
 COLUMNS = (

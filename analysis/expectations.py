@@ -13,7 +13,7 @@ from scipy import special
 from analysis.load import Results
 from analysis.numbers import known
 from analysis.pairing import Cell, Comparisons
-from experiments.config import Expectation, Experiment
+from experiments.config.schema import Expectation, Experiment
 
 _PERCENT = ("top1", "top5", "macro_f1", "ece")
 Outcome = Literal["held", "not contradicted", "failed", "cannot be told"]

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.config import Experiment
-from experiments.data_record import DATA_FILE
-from experiments.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, atomic_write
+from experiments.config.schema import Experiment
+from experiments.records.dataset import DATA_FILE
+from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, atomic_write
 
 MEMORY_FILE = ".made.json"
 

@@ -14,7 +14,7 @@ import pandas as pd
 from analysis import efficiency, stats
 from analysis.load import Results, identity, table_order
 from analysis.pairing import Cell, Comparisons, Term, typical
-from experiments.config import Experiment
+from experiments.config.schema import Experiment
 
 _BLANK: dict[str, Any] = {
     **dict.fromkeys(("aulc", "aulc_std", "aulc_low", "aulc_high"), math.nan),

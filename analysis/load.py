@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.run_folder import COMPUTE_COLUMNS, Arrays, Outcome, Refused, load_run, read_predictions, setting_label
-from experiments.config import Experiment, ModelConfig
-from experiments.data_record import DataDescription, read_descriptions
-from experiments.record import PREDICTIONS_FILE, RECORD_FILE, Record, RecordError, read_record
+from experiments.config.schema import Experiment, ModelConfig
+from experiments.records.dataset import DataDescription, read_descriptions
+from experiments.records.record import PREDICTIONS_FILE, RECORD_FILE, Record, RecordError, read_record
 
 
 class NothingDone(Exception):

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.load import Results, table_order
 from analysis.pairing import paired, scores
-from experiments.config import Experiment
+from experiments.config.schema import Experiment
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from analysis.mistakes import Mistakes
 from analysis.numbers import UNKNOWN, number, percent
 from analysis.summary import Summary
 from analysis.table import Block, Entry, Row, Table
-from experiments.config import Experiment
+from experiments.config.schema import Experiment
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -14,8 +14,8 @@ from analysis.certificate import Unequal, certify
 from analysis.load import load
 from analysis.strangers import examine
 from analysis.summary import summarise
-from experiments.config import Experiment
-from experiments.record import atomic_write
+from experiments.config.schema import Experiment
+from experiments.records.record import atomic_write
 
 FORMATS = {".md": render.markdown, ".tex": render.latex, ".csv": render.csv}
 

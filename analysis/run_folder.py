@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from analysis import calibration, claims
-from experiments.config import Experiment
-from experiments.record import METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, Record, RecordError, read_record
+from experiments.config.schema import Experiment
+from experiments.records.record import METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, Record, RecordError, read_record
 
 COMPUTE_COLUMNS = (
     "n_params",

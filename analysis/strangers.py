@@ -16,9 +16,9 @@ import yaml
 
 from analysis.certificate import Difference, flatten, read_config, table_label
 from analysis.run_folder import setting_label
-from experiments.config import Experiment, ModelConfig, join_words, quoted
-from experiments.identity import ADDED_FIELDS, PROTOCOL, requested_settings
-from experiments.record import CONFIG_FILE, RECORD_FILE, Record, RecordError, read_record
+from experiments.config.identity import ADDED_FIELDS, PROTOCOL, requested_settings
+from experiments.config.schema import Experiment, ModelConfig, join_words, quoted
+from experiments.records.record import CONFIG_FILE, RECORD_FILE, Record, RecordError, read_record
 
 Cell = dict[str, Any]
 Ledger = Mapping[str, Any]

@@ -15,7 +15,7 @@ from analysis import expectations, learning, stats
 from analysis.load import Results, identity, table_order
 from analysis.pairing import Comparisons, compare, scores
 from analysis.run_folder import devices
-from experiments.config import Experiment
+from experiments.config.schema import Experiment
 
 TIME_COLUMNS = ("images_per_second", "device_hours", "seconds_to_target", "mfu", "energy_joules", "peak_memory_bytes")
 """Columns that mean something only on one kind of device."""

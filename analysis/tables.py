@@ -16,7 +16,7 @@ from analysis.numbers import UNKNOWN, bracket, decimals, known, number, percent,
 from analysis.stats import MIN_DATASETS, friedman
 from analysis.summary import Summary
 from analysis.table import Block, Entry, Notes, Row, Table
-from experiments.config import Experiment
+from experiments.config.schema import Experiment
 
 MIN_CLASSES_FOR_TOP5 = 100
 OPTIONAL = ("datasets", "budgets", "interactions")

@@ -14,7 +14,7 @@ from analysis.numbers import known, number, percent
 from analysis.pairing import Comparisons
 from analysis.summary import Summary
 from analysis.tables import accuracy_places, percent_places
-from experiments.config import Experiment
+from experiments.config.schema import Experiment
 
 EFFECT = 0.005
 """The difference of accuracies, half a point, of which the text says how many seeds it would take to see it."""

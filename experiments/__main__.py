@@ -16,10 +16,13 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from experiments import display, loading, reporting, screens, torchrun
-from experiments.config import ConfigError, Experiment, join_words
-from experiments.folders import ROOT, reports_dir, runs_dir
-from experiments.screens import err, out
+from experiments import reporting
+from experiments.config import loading
+from experiments.config.paths import ROOT, reports_dir, runs_dir
+from experiments.config.schema import ConfigError, Experiment, join_words
+from experiments.terminal import display, screens
+from experiments.terminal.screens import err, out
+from experiments.training import torchrun
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 BAD_INPUT, SOME_FAILED, STOPPED = 2, 1, 130
@@ -51,7 +54,7 @@ def run(
 ) -> None:
     """Run what is missing of an experiment, then make its report. Under torchrun all its processes share each cell."""
     if torchrun.place().size > 1:
-        from experiments.launch import together
+        from experiments.grid.driver import together
 
         together(lambda: _run(name, overrides, engine, jobs, retry_failed))
     else:
@@ -59,11 +62,12 @@ def run(
 
 
 def _run(name: str, overrides: list[str] | None, engine: str, jobs: str, retry_failed: bool) -> None:
-    from experiments.data_record import read_descriptions
-    from experiments.grid import data_key, ledger, left_to_run
-    from experiments.launch import ENGINES, experiment_folder, launch, plan, trials_for
-    from experiments.record import CHECKPOINT_FILE
-    from experiments.worker import stop_requested
+    from experiments.config.cells import data_key
+    from experiments.grid.driver import ENGINES, experiment_folder, launch, plan, trials_for
+    from experiments.grid.ledger import ledger, left_to_run
+    from experiments.grid.worker import stop_requested
+    from experiments.records.dataset import read_descriptions
+    from experiments.records.record import CHECKPOINT_FILE
 
     if engine not in ENGINES:
         raise ConfigError([f"ENGINE: must be {' or '.join(f'`{known}`' for known in ENGINES)}, got {engine!r}."])
@@ -170,8 +174,8 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="The whole record, for programs.")] = False,
 ) -> None:
     """Show one run."""
-    from experiments.record import RECORD_FILE, read_record
-    from experiments.run_folder import find_run
+    from experiments.records.folder import find_run
+    from experiments.records.record import RECORD_FILE, read_record
 
     found = find_run(run_folder)
     record = read_record(found / RECORD_FILE)
@@ -192,8 +196,8 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Classify images with a trained model."""
-    from experiments import predict as prediction
-    from experiments.trained import load_run
+    from experiments.inference import predict as prediction
+    from experiments.inference.trained import load_run
 
     trained = load_run(run)
     guesses = prediction.predict(trained, images, top)
@@ -219,8 +223,8 @@ def export(
     ] = None,
 ) -> None:
     """Write a trained model to a file that needs nothing of this project."""
-    from experiments.export import export as write
-    from experiments.trained import load_run
+    from experiments.inference.export import export as write
+    from experiments.inference.trained import load_run
 
     write(load_run(run), form, output, layout)
     out.print(f"Model    {output}", markup=False, soft_wrap=True)
@@ -241,8 +245,8 @@ def profile(
     config = loading.load_part("models", model)
     if precision not in ("fp32", "bf16"):
         raise ConfigError([f"--precision: must be fp32 or bf16, got {precision!r}."])
-    from experiments.device import check_precision, resolve_device
-    from experiments.profile import profile as measure
+    from experiments.training.device import check_precision, resolve_device
+    from experiments.training.profile import profile as measure
 
     device = resolve_device()
     check_precision(precision, device)
@@ -332,7 +336,7 @@ def publish(
     to: Annotated[Path, typer.Option(help="Folder that gets <experiment>/<run_id>/.")] = ROOT / "results",
 ) -> None:
     """Copy finished runs without weights and checkpoints, logits in half precision: to keep, or to go beside a paper."""
-    from experiments.publish import publish as copy
+    from experiments.grid.publish import publish as copy
 
     folder = runs_dir() / name
     published = copy(reporting.known_ledger(_load(name, overrides), folder), folder, to)

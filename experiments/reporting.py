@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from experiments.config import ConfigError, Experiment
-from experiments.folders import reports_dir, runs_dir
-from experiments.record import RECORD_FILE, atomic_write, read_record
-from experiments.screens import err, other_settings, out
+from experiments.config.paths import reports_dir, runs_dir
+from experiments.config.schema import ConfigError, Experiment
+from experiments.records.record import RECORD_FILE, atomic_write, read_record
+from experiments.terminal.screens import err, other_settings, out
 
 if TYPE_CHECKING:
     from analysis.freshness import Remembered
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 def known_ledger(experiment: Experiment, folder: Path) -> dict[str, Any]:
     """The ledger from what lies in the folder; no data is loaded."""
-    from experiments.grid import expand, ledger, read_splits
-    from experiments.launch import trials_for
+    from experiments.config.cells import expand
+    from experiments.grid.driver import trials_for
+    from experiments.grid.ledger import ledger, read_splits
 
     cells = expand(experiment, read_splits(folder))
     return ledger(experiment, cells, folder, trials_for(cells))

@@ -58,14 +58,14 @@ from torch import nn
 
 import baselines
 import vit_scratch
+from experiments.config.loading import load_part
 from experiments.data import datasets
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
 from experiments.data.decoding import decode
 from experiments.data.splits import nested_subset
-from experiments.loading import load_part
 from experiments.metrics import classification_metrics
-from experiments.optim import adamw, learning_rate
-from experiments.train import evaluate, train_steps
+from experiments.training.optim import adamw, learning_rate
+from experiments.training.steps import evaluate, train_steps
 from vit_scratch import MLP, EncoderBlock, MultiHeadSelfAttention, PatchEmbedding, VisionTransformer
 from vit_scratch.attention import class_token_map
 

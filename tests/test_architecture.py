@@ -1,4 +1,4 @@
-"""Imports point one way; light commands stay light; training cannot reach the test set."""
+"""Imports point down through ten rooms; private names stay at home; training cannot reach the test set."""
 
 from __future__ import annotations
 
@@ -10,91 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from experiments import fit, train
-from experiments.folders import ROOT
+from experiments.config.paths import ROOT
+from experiments.training import fit, steps
 
-LAYERS = [  # each may import those below it, never those above
-    {"experiments.__main__"},
-    {"experiments.reporting"},
-    {"experiments.bench.everything"},
-    {"experiments.bench.steps"},
-    {
-        "experiments.bench.costs",
-        "experiments.bench.gpu",
-        "experiments.bench.sources",
-        "experiments.display",
-        "experiments.export",
-    },
-    {"experiments.predict", "experiments.publish"},
-    {"experiments.trained"},
-    {"experiments.launch"},
-    {"experiments.ray_engine"},
-    {"experiments.engine"},
-    {"experiments.worker"},
-    {"experiments.run"},
-    {"experiments.artifacts"},
-    {"experiments.profile", "experiments.tuning"},
-    {
-        "experiments.accelerate",
-        "experiments.fit",
-        "experiments.grid",
-        "experiments.tracking.sync",
-        "experiments.tracking.fetch",
-    },
-    {"experiments.tracking.dashboard", "experiments.tracking.report"},
-    {"experiments.tracking.tracker"},
-    {"experiments.tracking.client"},
-    {
-        "experiments.checkpoint",
-        "experiments.data",
-        "experiments.data.batches",
-        "experiments.device",
-        "experiments.data.datasets",
-        "experiments.loading",
-        "experiments.models",
-        "experiments.optim",
-        "experiments.progress",
-        "experiments.provenance",
-        "experiments.screens",
-        "experiments.tracking.content",
-        "experiments.tracking.mirror",
-        "experiments.tracking.objects",
-        "experiments.train",
-        "experiments.tracking.viewer",
-    },
-    {
-        "experiments.compute",
-        "experiments.data.archive",
-        "experiments.data.decoding",
-        "experiments.data.description",
-        "experiments.data.download",
-        "experiments.data.image_folder",
-        "experiments.data.images",
-        "experiments.data.mixing",
-        "experiments.data.order",
-        "experiments.data.pizza_steak_sushi",
-        "experiments.data.source",
-        "experiments.data.splits",
-        "experiments.data.trivial_augment",
-        "experiments.distributed",
-        "experiments.memory",
-        "experiments.model_check",
-        "experiments.pretrained",
-        "experiments.run_folder",
-    },
-    {"experiments.data_record", "experiments.identity"},
-    {
-        "experiments",
-        "experiments.bench",
-        "experiments.tracking",
-        "experiments.config",
-        "experiments.folders",
-        "experiments.metrics",
-        "experiments.record",
-        "experiments.seeding",
-        "experiments.torchrun",
-    },
+ORDER = [
+    "experiments.metrics",
+    "experiments.config",
+    "experiments.records",
+    "experiments.data",
+    "experiments.tracking",
+    "experiments.training",
+    "experiments.grid",
+    "experiments.inference",
+    "experiments.terminal",
+    "experiments.bench",
+    "experiments.reporting",
+    "experiments.__main__",
 ]
+"""Rooms of the harness: each may import those above it in this list, none below."""
 
 
 def modules(package: str) -> dict[str, Path]:
@@ -105,11 +38,10 @@ def modules(package: str) -> dict[str, Path]:
     return found
 
 
-def imported(path: Path, *, top_level_only: bool = False) -> set[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = tree.body if top_level_only else list(ast.walk(tree))
+def imported(path: Path) -> set[str]:
+    """Dotted names that a file imports: modules, and what is taken out of them."""
     names: set[str] = set()
-    for node in nodes:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -117,40 +49,51 @@ def imported(path: Path, *, top_level_only: bool = False) -> set[str]:
     return names
 
 
-def rooms_of(names: set[str]) -> set[str]:
+def top_levels(names: set[str]) -> set[str]:
     return {name.partition(".")[0] for name in names}
+
+
+def room_of(module: str) -> str:
+    return ".".join(module.split(".")[:2])
 
 
 def test_vit_scratch_and_baselines_know_nothing_of_ours() -> None:
     for path in modules("vit_scratch").values():
-        assert not rooms_of(imported(path)) & {"timm", "torchvision", "baselines", "experiments", "analysis", "wandb"}
+        assert not top_levels(imported(path)) & {"timm", "torchvision", "baselines", "experiments", "analysis", "wandb"}
     for path in modules("baselines").values():
-        assert not rooms_of(imported(path)) & {"vit_scratch", "experiments", "analysis", "wandb"}
+        assert not top_levels(imported(path)) & {"vit_scratch", "experiments", "analysis", "wandb"}
 
 
 def test_analysis_reads_records_and_config_and_never_torch() -> None:
-    allowed = {f"experiments.{name}" for name in ("record", "data_record", "config", "identity", "metrics")}
+    allowed = {"experiments", "experiments.records", "experiments.config", "experiments.metrics"}
     for name, path in modules("analysis").items():
         names = imported(path)
-        assert not rooms_of(names) & {"torch", "timm", "torchvision", "vit_scratch", "baselines"}, name
-        ours = {entry for entry in names if entry.startswith("experiments.")}
-        assert all(any(entry == ok or entry.startswith(f"{ok}.") for ok in allowed) for entry in ours), (name, ours)
+        assert not top_levels(names) & {"torch", "timm", "torchvision", "vit_scratch", "baselines"}, name
+        assert {room_of(entry) for entry in names if entry.startswith("experiments")} <= allowed, name
 
 
 def test_only_the_bridge_imports_analysis() -> None:
     for name, path in modules("experiments").items():
         if name != "experiments.reporting":
-            assert "analysis" not in rooms_of(imported(path)), name
+            assert "analysis" not in top_levels(imported(path)), name
 
 
-def test_imports_of_the_harness_point_down() -> None:
-    level = {name: index for index, layer in enumerate(LAYERS) for name in layer}
+def test_the_harness_has_these_rooms_and_imports_point_down() -> None:
     found = modules("experiments")
-    assert set(found) == set(level), "every module of the harness has its layer here"
+    assert {room_of(name) for name in found} == {"experiments", *ORDER}
     for name, path in found.items():
-        for other in imported(path) & set(level) - {"experiments", "experiments.data", name}:
-            same_room = level[other] == level[name]
-            assert level[other] > level[name] or same_room, f"{name} must not import {other}"
+        for other in imported(path):
+            if name != "experiments" and room_of(other) in ORDER and room_of(other) != room_of(name):
+                assert ORDER.index(room_of(other)) < ORDER.index(room_of(name)), f"{name} must not import {other}"
+
+
+def test_a_room_keeps_its_private_names() -> None:
+    for package in ("experiments", "analysis", "baselines", "vit_scratch"):
+        for name, path in modules(package).items():
+            for other in imported(path):
+                private = [part for part in other.split(".") if part.startswith("_") and not part.endswith("__")]
+                ours = top_levels({other}) <= {"experiments", "analysis", "baselines", "vit_scratch"}
+                assert not (ours and private and room_of(other) != room_of(name)), f"{name} imports {other}"
 
 
 @pytest.mark.parametrize("verb", [["list"], ["status", "smoke"]])
@@ -165,9 +108,9 @@ def test_light_commands_import_no_torch(verb: list[str]) -> None:
 
 
 def test_training_has_no_way_to_the_test_set() -> None:
-    for module in (fit, train):
+    for module in (fit, steps):
         source = inspect.getsource(module)
         assert "SealedTest" not in source and "datasets" not in source
         assert not imported(Path(inspect.getfile(module))) & {"experiments.data.datasets", "experiments.data.images"}
-    for function in (fit.fit, train.train_steps, train.evaluate):
+    for function in (fit.fit, steps.train_steps, steps.evaluate):
         assert not [name for name in inspect.signature(function).parameters if "test" in name]

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from experiments.folders import ROOT
+from experiments.config.paths import ROOT
 
 FOLDER = ROOT / "notebooks"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import loading
 from experiments.__main__ import main
-from experiments.folders import ROOT
+from experiments.config import loading
+from experiments.config.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")

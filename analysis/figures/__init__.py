@@ -16,7 +16,7 @@ from analysis.figures import budgets, cost, curves, errors, files, forest, style
 if TYPE_CHECKING:
     from analysis.load import Results
     from analysis.summary import Summary
-    from experiments.config import Experiment
+    from experiments.config.schema import Experiment
 
 TITLES = {
     "learning_curves": "Learning curves",
@@ -63,7 +63,7 @@ def draw(results: Results, summary: Summary, experiment: Experiment) -> list[Fig
         Runs, predictions and training curves.
     summary : analysis.summary.Summary
         Means, intervals and paired differences.
-    experiment : experiments.config.Experiment
+    experiment : experiments.config.schema.Experiment
         Names the reference.
 
     Returns

@@ -16,7 +16,7 @@ from analysis.figures.style import Style
 if TYPE_CHECKING:
     from analysis.load import Results
     from analysis.summary import Summary
-    from experiments.config import Experiment
+    from experiments.config.schema import Experiment
 
 ACCURACY_AXIS = "Top-1 accuracy (%)"
 

@@ -17,7 +17,7 @@ from experiments.metrics import reliability
 if TYPE_CHECKING:
     from analysis.load import Results
     from analysis.summary import Summary
-    from experiments.config import Experiment
+    from experiments.config.schema import Experiment
 
 BINS = 15
 """Bins of confidence, as in the expected calibration error of the tables."""

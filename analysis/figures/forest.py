@@ -14,7 +14,7 @@ from analysis.figures.style import Style
 
 if TYPE_CHECKING:
     from analysis.summary import Summary
-    from experiments.config import Experiment
+    from experiments.config.schema import Experiment
 
 ROW_HEIGHT = 15
 SYMBOLS = {"different": "circle", "equivalent": "diamond", "inconclusive": "circle", "under 3 seeds": "cross"}

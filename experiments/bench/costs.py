@@ -16,18 +16,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments import compute, launch, loading, worker
-from experiments.config import DataConfig, Recipe
+from experiments.config import loading
+from experiments.config.cells import Cell
+from experiments.config.paths import ROOT
+from experiments.config.schema import DataConfig, Recipe
 from experiments.data import datasets
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
 from experiments.data.splits import nested_subset
-from experiments.engine import Observer
-from experiments.fit import Training
-from experiments.folders import ROOT
-from experiments.grid import Cell
-from experiments.record import Record, read_record
-from experiments.run import build_model
-from experiments.train import evaluate
+from experiments.grid import driver, worker
+from experiments.grid.local import Observer
+from experiments.records.record import Record, read_record
+from experiments.training import cost
+from experiments.training.fit import Training
+from experiments.training.run import build_model
+from experiments.training.steps import evaluate
 
 ONE_MODEL = ["models=[vit_micro_p2]", "reference=vit_micro_p2", "expect=[]"]
 TRIVIAL = [*ONE_MODEL, "recipe.steps=1", "recipe.evaluations=1", "train_fractions=[0.1]"]
@@ -80,10 +82,10 @@ def cell_seconds(cells: int) -> dict[str, float]:
     """
     with _apart():
         experiment = loading.load_experiment("smoke", loading.parse_overrides([*TRIVIAL, f"seeds={list(range(cells))}"]))
-        planned, folder = launch.plan(experiment), launch.experiment_folder(experiment)
-        launch.launch(planned[:1], folder, jobs="1", observer=Observer())  # what a process does once
+        planned, folder = driver.plan(experiment), driver.experiment_folder(experiment)
+        driver.launch(planned[:1], folder, jobs="1", observer=Observer())  # what a process does once
         start = time.perf_counter()
-        launch.launch(planned, folder, jobs="1", observer=Observer())
+        driver.launch(planned, folder, jobs="1", observer=Observer())
         each = (time.perf_counter() - start) / max(1, len(planned) - 1)
         records = _records(planned[1:], folder)
         stepping = float(np.mean([(r.compute.train_seconds or 0) + (r.compute.evaluation_seconds or 0) for r in records]))
@@ -118,7 +120,7 @@ def first_batch_seconds(data: DataConfig, recipe: Recipe, device: torch.device) 
         n_classes=len(dataset.class_names),
     )  # fmt: skip
     batches(0)
-    compute.synchronise(device)
+    cost.synchronise(device)
     return time.perf_counter() - start
 
 
@@ -132,8 +134,8 @@ def side_by_side(engine_name: str, steps: int = 600, jobs: int = 2) -> dict[str,
         with _apart():
             grid = ["train_fractions=[1.0]", f"recipe.steps={steps}", f"seeds={list(range(jobs))}"]
             experiment = loading.load_experiment("vit_small_data", loading.parse_overrides([*ONE_MODEL, *grid]))
-            planned, folder = launch.plan(experiment), launch.experiment_folder(experiment)
-            launch.ENGINES[engine_name].execute(planned, folder, jobs=workers, observer=Observer())
+            planned, folder = driver.plan(experiment), driver.experiment_folder(experiment)
+            driver.ENGINES[engine_name].execute(planned, folder, jobs=workers, observer=Observer())
             return _records(planned, folder)
 
     alone = float(np.mean([record.compute.images_per_second or 0.0 for record in rates(1)]))

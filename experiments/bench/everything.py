@@ -11,15 +11,16 @@ from typing import Any
 
 import torch
 
-from experiments import compute, engine, models
 from experiments.bench import costs, gpu, sources
 from experiments.bench.steps import Task, costs_of, evaluations_of_stretch, measure
-from experiments.config import ConfigError
+from experiments.config.loading import load_part
+from experiments.config.schema import ConfigError
 from experiments.data import datasets
 from experiments.data.splits import nested_subset
-from experiments.device import resolve_device
-from experiments.loading import load_part
-from experiments.record import atomic_write
+from experiments.grid import local
+from experiments.records.record import atomic_write
+from experiments.training import cost, models
+from experiments.training.device import resolve_device
 
 
 def write_bench(
@@ -66,7 +67,7 @@ def write_bench(
     tasks = _tasks(names, data_name, recipe_name, steps, settings, device)
     first = next(iter(tasks.values()))
     about = {
-        "device": compute.device_name(device),
+        "device": cost.device_name(device),
         "threads": 1,
         "data": data_name,
         "recipe": recipe_name,
@@ -124,7 +125,7 @@ def _around(task: Task, grid_cells: int) -> dict[str, Any]:
         "data_images_per_second": sources.images_per_second(task.device),
         **costs.cell_seconds(grid_cells),
     }
-    if task.device.type == "cpu" and engine.usable_cores() > 1:
+    if task.device.type == "cpu" and local.usable_cores() > 1:
         engines = ["local", *(["ray"] if find_spec("ray") else [])]
         around["side_by_side"] = {name: costs.side_by_side(name) for name in engines}
     if task.device.type == "cuda":

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments import accelerate, compute, models
-from experiments.loading import load_part
-from experiments.profile import bare_step
+from experiments.config.loading import load_part
+from experiments.training import compilation, cost, models
+from experiments.training.profile import bare_step
 
 KERNEL_CLASSES = (
     ("attention", r"flash|fmha|attention|cudnn_generated.*sdpa"),
@@ -41,7 +41,7 @@ def kernel_shares(step: Callable[[], None], device: torch.device, steps: int = 1
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
         for _ in range(steps):
             step()
-        compute.synchronise(device)
+        cost.synchronise(device)
     seconds: dict[str, float] = {}
     for event in seen.key_averages():
         if event.self_device_time_total > 0:
@@ -56,23 +56,23 @@ def vit_base(device: torch.device) -> dict[str, Any]:
     config = load_part("models", "vit_base_p16")
     torch.manual_seed(0)
     model, _ = models.build("vit_base_p16", config, image_size=224, in_channels=3, num_classes=1000)
-    gmacs = compute.forward_gmacs(model, 3, 224)
+    gmacs = cost.forward_gmacs(model, 3, 224)
     images = torch.randn(256, 3, 224, 224, device=device)
     labels = torch.randint(1000, (256,), device=device)
-    forward = accelerate.compiled(model.to(device), "max-autotune", images, precision="bf16")
+    forward = compilation.compiled(model.to(device), "max-autotune", images, precision="bf16")
     step = bare_step(forward.forward, images, labels, precision="bf16")
     seconds = []
     for number in range(60):
-        compute.synchronise(device)
+        cost.synchronise(device)
         start = time.perf_counter()
         step()
-        compute.synchronise(device)
+        cost.synchronise(device)
         if number >= 10:
             seconds.append(time.perf_counter() - start)
     rate = len(images) / float(np.median(seconds))
     return {
         "images_per_second": rate,
-        "mfu": compute.mfu(gmacs, rate, compute.device_name(device)),
+        "mfu": cost.mfu(gmacs, rate, cost.device_name(device)),
         "compile": forward.mode,
         "kernel_shares": kernel_shares(step, device),
     }

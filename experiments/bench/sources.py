@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from experiments import compute
-from experiments.config import Augmentation
+from experiments.config.schema import Augmentation
 from experiments.data.batches import Normalise, TrainBatches
 from experiments.data.decoding import Photos, decode
 from experiments.data.images import Images, Pixels, Rows
+from experiments.training import cost
 
 SIZE, STORED_SIZE = 224, 320
 """Pixels of a side: as batches have it, and as the files do."""
@@ -62,9 +62,9 @@ def _rate(pixels: Pixels, resident: bool, device: torch.device, *, batch_size: i
         images, normalise, batch_size=batch_size, seed=0, augmentation=augmentation, device=device, resident=resident
     )
     batches(0)
-    compute.synchronise(device)
+    cost.synchronise(device)
     start = time.perf_counter()
     for step in range(1, steps + 1):
         batches(step)
-    compute.synchronise(device)
+    cost.synchronise(device)
     return steps * batch_size / (time.perf_counter() - start)

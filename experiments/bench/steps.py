@@ -24,15 +24,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from experiments import accelerate, compute
 from experiments.bench import costs
-from experiments.config import DataConfig, Recipe
+from experiments.config.schema import DataConfig, Recipe
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
 from experiments.data.images import Images
-from experiments.fit import MetricsLog, Training, fit
-from experiments.optim import adamw
-from experiments.progress import Heartbeat
-from experiments.train import train_steps
+from experiments.records.progress import Heartbeat
+from experiments.training import compilation, cost
+from experiments.training.fit import MetricsLog, Training, fit
+from experiments.training.optim import adamw
+from experiments.training.steps import train_steps
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ class Task:
     def training(self) -> Training:
         """A fresh model and optimiser, in the memory format and compiled as a run has them."""
         model = self.build()[0].to(self.device)
-        model.to(memory_format=accelerate.memory_format(model, self.device))
+        model.to(memory_format=compilation.memory_format(model, self.device))
         betas = (self.recipe.betas[0], self.recipe.betas[1])
         optimizer = adamw(model, weight_decay=self.recipe.weight_decay, betas=betas)
-        training = Training("bench", model, optimizer, compute.Meter(self.device), torch.zeros((), device=self.device))
+        training = Training("bench", model, optimizer, cost.Meter(self.device), torch.zeros((), device=self.device))
         images = self.batches()(0)[0]
-        training.forward = accelerate.compiled(model, self.recipe.compile, images, precision=self.recipe.precision).forward
+        training.forward = compilation.compiled(model, self.recipe.compile, images, precision=self.recipe.precision).forward
         return training
 
 
@@ -122,7 +122,7 @@ def bare(task: Task) -> Callable[[], float]:
             if recipe.clip_grad_norm is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad_norm)
             optimizer.step()
-        compute.synchronise(task.device)
+        cost.synchronise(task.device)
         return time.perf_counter() - start
 
     return stretch
@@ -153,7 +153,7 @@ def harness(task: Task) -> Callable[[], float]:
                 on_row=lambda row: None,
                 heartbeat=heartbeat,
             )
-            compute.synchronise(task.device)
+            cost.synchronise(task.device)
             return time.perf_counter() - start
 
     return stretch
@@ -194,7 +194,7 @@ def dataloader(task: Task) -> Callable[[], float]:
     def stretch() -> float:
         start = time.perf_counter()
         _steps(task, training, lambda step: next(stream))
-        compute.synchronise(task.device)
+        cost.synchronise(task.device)
         return time.perf_counter() - start
 
     return stretch

@@ -11,8 +11,8 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from experiments.config import ConfigError
-from experiments.record import unfinished
+from experiments.config.schema import ConfigError
+from experiments.records.record import unfinished
 
 MAX_FILES = 100_000
 MAX_BYTES = 4 * 2**30

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experiments.config import Augmentation
+from experiments.config.schema import Augmentation
 from experiments.data import mixing, source, trivial_augment
 from experiments.data.images import Images, Rows
 from experiments.data.order import SampleOrder
-from experiments.seeding import generator
+from experiments.data.seeding import generator
 
 
 class Normalise:

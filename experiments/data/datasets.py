@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.config import ConfigError, DataConfig
+from experiments.config.paths import data_dir
+from experiments.config.schema import ConfigError, DataConfig
 from experiments.data import image_folder, pizza_steak_sushi
 from experiments.data.images import CUT, Dataset, Images
 from experiments.data.splits import cut_test
-from experiments.folders import data_dir
 
 FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 

@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from experiments.config import ConfigError
+from experiments.config.identity import canonical_hash
+from experiments.config.paths import data_dir
+from experiments.config.schema import ConfigError
 from experiments.data.images import Pixels, Rows
-from experiments.folders import data_dir
-from experiments.identity import canonical_hash
-from experiments.record import unfinished
+from experiments.records.record import unfinished
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "QOI", "SGI", "PCX", "TGA")
 """Formats that are read, by Pillow's names: pictures that Pillow decodes itself, without another program. TGA is tried last,

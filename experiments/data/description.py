@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from experiments.config import ConfigError
+from experiments.config.identity import canonical_hash
+from experiments.config.schema import ConfigError
 from experiments.data.image_folder import printable
 from experiments.data.images import Dataset, Images, Rows
-from experiments.data_record import DataDescription, Duplicates, Equal, Files, PassedOver
-from experiments.identity import canonical_hash
+from experiments.records.dataset import DataDescription, Duplicates, Equal, Files, PassedOver
 
 
 def describe(dataset: Dataset, title: str, before: DataDescription | None = None) -> DataDescription:

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.config import ConfigError, DataConfig
+from experiments.config.paths import data_dir
+from experiments.config.schema import ConfigError, DataConfig
 from experiments.data.decoding import SUFFIXES, pixels_of
 from experiments.data.images import CUT, OWN, Dataset, Images, Listing, Rows
 from experiments.data.splits import cut_test
-from experiments.folders import data_dir
 
 _SPLIT_NAME = re.compile(r"(?:(train|test)(?:ing)?|(val)(?:id(?:ation)?)?)(?:[ ._-]?(?:set|data|images|split))?")
 _SYSTEM_FOLDERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.seeding import generator
+from experiments.data.seeding import generator
 
 
 def batch_positions(step: int, batch_size: int) -> range:

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.config import ConfigError, DataConfig
+from experiments.config.identity import canonical_hash
+from experiments.config.paths import data_dir
+from experiments.config.schema import ConfigError, DataConfig
 from experiments.data import image_folder
 from experiments.data.archive import unpack
 from experiments.data.download import DownloadError, Progress, download, exclusively, git_blob_id
 from experiments.data.images import Dataset
-from experiments.folders import data_dir
-from experiments.identity import canonical_hash
 
 ADDRESS = "https://github.com/mrdbourke/pytorch-deep-learning/raw/main/data"
 """Where the archives lie."""

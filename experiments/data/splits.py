@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.config import ConfigError
-from experiments.identity import canonical_hash
-from experiments.seeding import generator
+from experiments.config.identity import canonical_hash
+from experiments.config.schema import ConfigError
+from experiments.data.seeding import generator
 
 TEST_FRACTION = 0.2
 """Share of each class that becomes the test set of a dataset that ships without one."""

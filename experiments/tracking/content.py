@@ -15,7 +15,7 @@ from scipy.special import softmax
 
 from experiments.data.images import Pixels
 from experiments.metrics import confusion_matrix
-from experiments.record import PREDICTIONS_FILE, atomic_write
+from experiments.records.record import PREDICTIONS_FILE, atomic_write
 
 EXAMPLES_FILE = "examples.npz"
 MAX_EXAMPLES = 64

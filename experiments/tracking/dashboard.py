@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.record import atomic_write
+from experiments.records.record import atomic_write
 from experiments.tracking.client import destination, one_line, require_login, wandb_module
 from experiments.tracking.mirror import TrackingError
 

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.config import ConfigError, Experiment
+from experiments.config.schema import ConfigError, Experiment
 from experiments.tracking.client import NO_ANSWER, one_line, require_login, wandb_module, why
 from experiments.tracking.mirror import TrackingError
 from experiments.tracking.report import EXPERIMENT_FILE, LEDGER_FILE, SUMS_FILE, artifact_name

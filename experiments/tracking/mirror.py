@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.record import RECORD_FILE, atomic_write
+from experiments.records.record import RECORD_FILE, atomic_write
 
 MIRROR_FILE = "wandb/mirror.json"
 

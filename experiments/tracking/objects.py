@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiments.record import WEIGHTS_FILE
+from experiments.records.record import WEIGHTS_FILE
 from experiments.tracking.content import Rows, confusion_table, predictions_table
 from experiments.tracking.mirror import Mirror, weights_asked
 

@@ -16,9 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from experiments.data_record import DATA_FILE
-from experiments.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE
-from experiments.run_folder import config_without_path, folder_name, without_path
+from experiments.records.dataset import DATA_FILE
+from experiments.records.folder import config_without_path, folder_name, without_path
+from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE
 from experiments.tracking.client import close_run, destination, one_line, open_to_send, require_login
 from experiments.tracking.content import Rows
 from experiments.tracking.mirror import Mirror, TrackingError, load_mirror

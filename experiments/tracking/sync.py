@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.progress import Busy, locked
-from experiments.record import METRICS_FILE, RecordError, read_rows
+from experiments.records.progress import Busy, locked
+from experiments.records.record import METRICS_FILE, RecordError, read_rows
 from experiments.tracking.client import (
     NO_ANSWER,
     KeyRefused,

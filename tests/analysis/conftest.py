@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import yaml
 
-from experiments.config import DataConfig, Expectation, Experiment, Geometry, ModelConfig, Recipe
-from experiments.identity import PROTOCOL, canonical_hash, requested_settings
+from experiments.config.identity import PROTOCOL, canonical_hash, requested_settings
+from experiments.config.schema import DataConfig, Expectation, Experiment, Geometry, ModelConfig, Recipe
 from experiments.metrics import classification_metrics
-from experiments.record import SCHEMA, Attempt, Compute, Record, write_record
+from experiments.records.record import SCHEMA, Attempt, Compute, Record, write_record
 
 N_FULL = 1000
 N_TEST = 400

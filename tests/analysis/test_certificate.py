@@ -68,7 +68,7 @@ def test_an_edited_configuration_is_caught(synthetic_runs):
 
 
 def test_record_and_configuration_edited_alike_still_differ_from_the_rest(synthetic_runs):
-    from experiments.identity import canonical_hash
+    from experiments.config.identity import canonical_hash
 
     run_id = synthetic_runs.run_id("vit")
     _edit_config(synthetic_runs, run_id, lambda values: values["requested"]["recipe"].update(weight_decay=0.5))

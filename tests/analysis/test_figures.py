@@ -18,7 +18,7 @@ from analysis import figures
 from analysis.figures import budgets, cost, errors, files, style
 from analysis.load import Results, load
 from analysis.summary import Summary, summarise
-from experiments.config import DataConfig, Experiment
+from experiments.config.schema import DataConfig, Experiment
 from tests.analysis.conftest import (
     DATA_MULTIPLIER,
     MODELS,

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from analysis.load import NothingDone, load, table_order
-from experiments import grid, loading, tuning
-from experiments.config import Experiment
-from experiments.folders import ROOT
+from experiments.config import loading
+from experiments.config.paths import ROOT
+from experiments.config.schema import Experiment
+from experiments.grid import ledger
 from experiments.metrics import classification_metrics
+from experiments.training import tuning
 
 
 def _load(synthetic_runs):
@@ -137,9 +139,9 @@ def tuned_runs(tmp_path: Path) -> tuple[Experiment, dict[str, Any], Path]:
     folder = tmp_path / "runs" / "vit_small_data_tuned"
     shutil.copytree(ROOT / "results" / "vit_small_data_tuned", folder)
     experiment = loading.load_experiment("vit_small_data_tuned")
-    cells = grid.expand(experiment, grid.read_splits(folder))
+    cells = ledger.expand(experiment, ledger.read_splits(folder))
     trials = [trial for cell in cells for trial in tuning.trials_of(cell)]
-    return experiment, grid.ledger(experiment, cells, folder, list({t.run_id: t for t in trials}.values())), folder
+    return experiment, ledger.ledger(experiment, cells, folder, list({t.run_id: t for t in trials}.values())), folder
 
 
 def _charge(folder: Path, run_id: str, **cost: float) -> None:

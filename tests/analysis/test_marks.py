@@ -12,7 +12,7 @@ from analysis import tables, verdict
 from analysis.load import Results
 from analysis.run_folder import Outcome
 from analysis.summary import summarise
-from experiments.record import Record
+from experiments.records.record import Record
 from tests.analysis.conftest import MODELS, make_experiment
 
 

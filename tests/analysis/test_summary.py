@@ -11,7 +11,7 @@ from analysis import tables
 from analysis.efficiency import aulc_weights
 from analysis.load import load
 from analysis.summary import TIME_COLUMNS, summarise
-from experiments.config import Expectation
+from experiments.config.schema import Expectation
 from tests.analysis.conftest import DATA_MULTIPLIER, make_experiment, truth, write_experiment
 
 

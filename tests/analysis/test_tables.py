@@ -12,7 +12,7 @@ from analysis import captions, numbers, render, tables
 from analysis.certificate import certify
 from analysis.load import load
 from analysis.summary import summarise
-from experiments.config import DataConfig
+from experiments.config.schema import DataConfig
 from tests.analysis.conftest import make_experiment, write_experiment, write_run
 
 BOOKTABS = (

@@ -8,7 +8,7 @@ import yaml
 
 import baselines
 import vit_scratch
-from experiments.config import ModelConfig
+from experiments.config.schema import ModelConfig
 
 FOLDER = Path(__file__).parents[2] / "configs" / "models"
 FILES = sorted(FOLDER.glob("*.yaml"))

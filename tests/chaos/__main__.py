@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.folders import reports_dir
-from experiments.record import atomic_write
+from experiments.config.paths import reports_dir
+from experiments.records.record import atomic_write
 from tests.chaos import commands, grids, inputs, kills, outside, pictures
 
 PROMISED_ZERO = {

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.folders import ROOT
+from experiments.config.paths import ROOT
 from tests.chaos.grids import environment
 
 PATIENCE_SECONDS = 600.0
@@ -100,7 +100,7 @@ def start(
 def import_everything() -> None:
     """What a command imports on its way, once for all that are forked."""
     import analysis.report  # noqa: F401
-    import experiments.run  # noqa: F401
+    import experiments.training.run  # noqa: F401
 
 
 def _be(arguments: list[str], variables: dict[str, str], printed: int, leader: int) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.progress import is_running, read_progress
-from experiments.record import CHECKPOINT_FILE, METRICS_FILE, PREDICTIONS_FILE, WEIGHTS_FILE, Record, read_record
+from experiments.records.progress import is_running, read_progress
+from experiments.records.record import CHECKPOINT_FILE, METRICS_FILE, PREDICTIONS_FILE, WEIGHTS_FILE, Record, read_record
 
 TIMED = {"train_seconds", "evaluation_seconds", "images_per_second"}
 """Columns of ``metrics.jsonl`` that no two runs share."""

@@ -23,13 +23,13 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from experiments import worker
 from experiments.__main__ import main
-from experiments.config import ConfigError, ExperimentFile, ModelConfig, Recipe
+from experiments.config.paths import ROOT
+from experiments.config.schema import ConfigError, ExperimentFile, ModelConfig, Recipe
 from experiments.data import datasets
 from experiments.data.archive import unpack
-from experiments.folders import ROOT
-from experiments.worker import Outcome
+from experiments.grid import worker
+from experiments.grid.worker import Outcome
 from tests.chaos import pictures
 
 Verdict = tuple[str, str]

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.folders import ROOT
-from experiments.record import METRICS_FILE, RECORD_FILE, RecordError, read_record
+from experiments.config.paths import ROOT
+from experiments.records.record import METRICS_FILE, RECORD_FILE, RecordError, read_record
 from experiments.tracking.mirror import load_mirror
 from tests.chaos import commands, grids
 from tests.standins.wandb_service import WandbService

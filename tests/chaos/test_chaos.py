@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.folders import ROOT
+from experiments.config.paths import ROOT
 from tests.chaos import __main__ as chaos
 from tests.chaos import grids, inputs
 

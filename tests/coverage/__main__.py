@@ -11,8 +11,8 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from experiments.folders import ROOT
-from experiments.record import atomic_write
+from experiments.config.paths import ROOT
+from experiments.records.record import atomic_write
 from tests.coverage.studies import STUDIES
 
 FIGURES, DOCUMENT = ROOT / "docs" / "coverage.json", ROOT / "docs" / "coverage.md"

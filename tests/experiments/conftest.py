@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.folders import ROOT
+from experiments.config.paths import ROOT
 from experiments.tracking import client as wandb_client
 from experiments.tracking import tracker
 from tests.standins.wandb_service import WandbService

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.accelerate import compiled, evaluation_batch_size, memory_format
-from experiments.loading import load_part
-from experiments.models import build
-from experiments.optim import adamw
-from experiments.train import train_steps
+from experiments.config.loading import load_part
+from experiments.training.compilation import compiled, evaluation_batch_size, memory_format
+from experiments.training.models import build
+from experiments.training.optim import adamw
+from experiments.training.steps import train_steps
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 SAME = 1e-9

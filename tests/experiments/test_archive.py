@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from experiments.config import ConfigError
+from experiments.config.loading import load_part
+from experiments.config.schema import ConfigError
 from experiments.data import datasets, pizza_steak_sushi
 from experiments.data.archive import unpack
 from experiments.data.download import git_blob_id
-from experiments.loading import load_part
 
 
 def make_zip(path: Path, entries: list[tuple[str | zipfile.ZipInfo, bytes]]) -> Path:

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torchvision.transforms import autoaugment
 
-from experiments.config import Augmentation
+from experiments.config.schema import Augmentation
 from experiments.data import mixing, source, trivial_augment
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
 from experiments.data.decoding import Photos
 from experiments.data.images import Images, Rows
-from experiments.seeding import generator
+from experiments.data.seeding import generator
 
 CPU = torch.device("cpu")
 TORCHVISION_NAMES = {

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torchvision.transforms.functional import crop, hflip, pad
 
-from experiments.config import Augmentation
+from experiments.config.schema import Augmentation
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
 from experiments.data.images import Dataset, Images
 from experiments.data.order import SampleOrder
-from experiments.seeding import generator
+from experiments.data.seeding import generator
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ from experiments.bench import costs as bench_costs
 from experiments.bench import gpu as bench_gpu
 from experiments.bench import sources as bench_sources
 from experiments.bench.steps import evaluations_of_stretch
-from experiments.config import Recipe
+from experiments.config.schema import Recipe
 
 
 @pytest.fixture

@@ -14,15 +14,17 @@ import numpy as np
 import pytest
 import yaml
 
-from experiments import engine, launch, loading, worker
 from experiments.__main__ import main
-from experiments.config import ConfigError
-from experiments.engine import Observer
-from experiments.folders import ROOT
-from experiments.grid import Cell, ledger
-from experiments.progress import locked
-from experiments.record import RecordError, read_record
-from experiments.worker import Outcome
+from experiments.config import loading
+from experiments.config.cells import Cell
+from experiments.config.paths import ROOT
+from experiments.config.schema import ConfigError
+from experiments.grid import driver, local, worker
+from experiments.grid.ledger import ledger
+from experiments.grid.local import Observer
+from experiments.grid.worker import Outcome
+from experiments.records.progress import locked
+from experiments.records.record import RecordError, read_record
 
 TINY = ["recipe.steps=4", "recipe.evaluations=2", "seeds=[0]", "train_fractions=[0.1]"]
 
@@ -42,7 +44,7 @@ class Seen(Observer):
 
 def tiny_cells(*more: str) -> tuple[list[Cell], Path]:
     experiment = loading.load_experiment("smoke", loading.parse_overrides([*TINY, *more]))
-    return launch.plan(experiment), launch.experiment_folder(experiment)
+    return driver.plan(experiment), driver.experiment_folder(experiment)
 
 
 def test_run_makes_records_and_a_report_and_then_does_nothing(
@@ -88,7 +90,7 @@ def test_workers_give_the_same_bits_as_this_process(tmp_path: Path, monkeypatch:
         monkeypatch.setenv("RUNS_DIR", str(tmp_path / jobs))
         cells, folder = tiny_cells()
         seen = Seen()
-        launch.launch(cells, folder, jobs=jobs, observer=seen)
+        driver.launch(cells, folder, jobs=jobs, observer=seen)
         assert {outcome.status for _, outcome in seen.outcomes} == {"done"}
         weights[jobs] = [(folder / str(cell.run_id) / "model.safetensors").read_bytes() for cell in cells]
     assert weights["1"] == weights["2"]
@@ -102,7 +104,7 @@ def test_a_failed_cell_stops_no_other_and_runs_again_only_when_asked(
 
     def failing(cell: Cell, *rest: object) -> Outcome:
         if cell.model.family == "ViT":
-            from experiments.fit import Diverged
+            from experiments.training.fit import Diverged
 
             folder = rest[0]
             worker._record_failure(cell, folder, Diverged(2))  # type: ignore[arg-type]
@@ -129,7 +131,7 @@ def test_a_failed_cell_stops_no_other_and_runs_again_only_when_asked(
     assert (failed / "record.json").exists()  # nothing is deleted before everything is found to be there
     monkeypatch.setenv("DEVICE", "cpu")
     with locked(failed):
-        launch.forget_failures(cells, folder)
+        driver.forget_failures(cells, folder)
     assert (failed / "record.json").exists()  # nor while another process has it
     assert call(monkeypatch, "run", "smoke", *TINY, "--jobs", "1", "--retry-failed") == 0
 
@@ -257,26 +259,26 @@ def test_a_dead_worker_is_replaced_and_its_cell_goes_on(tmp_path: Path) -> None:
 
 
 def test_jobs_auto_is_one_process_per_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "usable_cores", lambda: 8)
-    monkeypatch.setattr(engine, "free_memory", lambda: 2**40)
-    assert engine.resolve_jobs("auto", 100, 1) == 8
-    assert engine.resolve_jobs("auto", 100, 4) == 2
-    assert engine.resolve_jobs("auto", 3, 1) == 3
-    assert engine.resolve_jobs("5", 100, 1) == 5
+    monkeypatch.setattr(local, "usable_cores", lambda: 8)
+    monkeypatch.setattr(local, "free_memory", lambda: 2**40)
+    assert local.resolve_jobs("auto", 100, 1) == 8
+    assert local.resolve_jobs("auto", 100, 4) == 2
+    assert local.resolve_jobs("auto", 3, 1) == 3
+    assert local.resolve_jobs("5", 100, 1) == 5
     monkeypatch.setenv("DEVICE", "auto")
-    monkeypatch.setattr(engine, "gpu_count", lambda: 1)
-    assert engine.resolve_jobs("auto", 100, 1) == 1
+    monkeypatch.setattr(local, "gpu_count", lambda: 1)
+    assert local.resolve_jobs("auto", 100, 1) == 1
 
 
 def test_jobs_beyond_memory_are_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "usable_cores", lambda: 8)
-    monkeypatch.setattr(engine, "free_memory", lambda: 3 * engine.WORKER_BYTES + 5)
+    monkeypatch.setattr(local, "usable_cores", lambda: 8)
+    monkeypatch.setattr(local, "free_memory", lambda: 3 * local.WORKER_BYTES + 5)
     with pytest.raises(ConfigError, match=r"JOBS: 4 worker processes need 2.9 GiB before any data, 2.2 GiB .* Use JOBS=3"):
-        engine.resolve_jobs("4", 100, 1)
-    assert engine.resolve_jobs("3", 100, 1) == engine.resolve_jobs("auto", 100, 1) == 3
-    assert engine.resolve_jobs("9", 2, 1) == 2  # never more workers than cells
-    monkeypatch.setattr(engine, "free_memory", lambda: 0)
-    assert engine.resolve_jobs("1", 100, 1) == engine.resolve_jobs("auto", 100, 1) == 1
+        local.resolve_jobs("4", 100, 1)
+    assert local.resolve_jobs("3", 100, 1) == local.resolve_jobs("auto", 100, 1) == 3
+    assert local.resolve_jobs("9", 2, 1) == 2  # never more workers than cells
+    monkeypatch.setattr(local, "free_memory", lambda: 0)
+    assert local.resolve_jobs("1", 100, 1) == local.resolve_jobs("auto", 100, 1) == 1
 
 
 @pytest.mark.parametrize(
@@ -285,7 +287,7 @@ def test_jobs_beyond_memory_are_told_before_anything_starts(monkeypatch: pytest.
 def test_out_of_memory_says_what_was_tried_and_what_to_lower(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    from experiments import run as procedure
+    from experiments.training import run as procedure
 
     def full(*arguments: object, **options: object) -> None:
         raise error
@@ -305,7 +307,7 @@ def test_a_full_disk_leaves_no_half_record_and_the_cell_is_run_again(
 ) -> None:
     import errno
 
-    from experiments import artifacts
+    from experiments.training import artifacts
 
     cells, folder = tiny_cells("models=[resnet_micro]")
     real = artifacts.write_predictions
@@ -325,11 +327,11 @@ def test_a_full_disk_leaves_no_half_record_and_the_cell_is_run_again(
 
 def test_two_commands_on_one_grid_run_every_cell_once(tmp_path: Path) -> None:
     code = (
-        "from experiments import launch, loading\nfrom experiments.engine import Observer\n"
+        "from experiments import launch, loading\nfrom experiments.grid.local import Observer\n"
         f"e = loading.load_experiment('smoke', loading.parse_overrides({[*TINY, 'recipe.steps=60']!r}))\n"
         "class Say(Observer):\n"
         "    def ended(self, cell, outcome): print(outcome.status, cell.run_id, round(outcome.seconds, 3))\n"
-        "launch.launch(launch.plan(e), launch.experiment_folder(e), jobs='1', observer=Say())\n"
+        "launch.launch(driver.plan(e), driver.experiment_folder(e), jobs='1', observer=Say())\n"
     )
     both = [
         subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -343,7 +345,7 @@ def test_two_commands_on_one_grid_run_every_cell_once(tmp_path: Path) -> None:
 
 
 def test_a_failed_record_says_what_is_known_and_invents_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments import fit
+    from experiments.training import fit
 
     def diverge(*arguments: object) -> None:
         raise fit.Diverged(2)

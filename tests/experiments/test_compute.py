@@ -9,7 +9,7 @@ import timm
 import torch
 
 import vit_scratch
-from experiments import compute
+from experiments.training import cost
 
 PUBLISHED_GMACS = {  # at 224 pixels
     "vit_base_patch16_224": 17.56,
@@ -25,7 +25,7 @@ PUBLISHED_GMACS = {  # at 224 pixels
 def test_gmacs_of_published_models(name: str, published: float) -> None:
     with torch.device("meta"):
         model = timm.create_model(name)
-    assert compute.forward_gmacs(model, 3, 224) == pytest.approx(published, rel=0.01)
+    assert cost.forward_gmacs(model, 3, 224) == pytest.approx(published, rel=0.01)
 
 
 @pytest.mark.parametrize(("variant", "image", "patch"), [("micro", 8, 2), ("tiny", 32, 4), ("small", 64, 8)])
@@ -39,36 +39,36 @@ def test_gmacs_of_a_vit_in_closed_form(variant: str, image: int, patch: int) -> 
     # per block: qkv and output projection 4·N·D², MLP 2·r·N·D², attention QKᵀ and AV 2·N²·D
     block = (4 + 2 * row.mlp_ratio) * tokens * width**2 + 2 * tokens**2 * width
     head = width * 10
-    assert compute.forward_gmacs(model, 3, image) * 1e9 == pytest.approx(embed + row.depth * block + head, rel=1e-6)
+    assert cost.forward_gmacs(model, 3, image) * 1e9 == pytest.approx(embed + row.depth * block + head, rel=1e-6)
 
 
 def test_the_counter_is_checked_before_it_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    compute.check_flop_counter.cache_clear()
-    monkeypatch.setattr(compute, "_flops", lambda model, *inputs: 512)  # as a torch that counts 0 for attention
+    cost.check_flop_counter.cache_clear()
+    monkeypatch.setattr(cost, "_flops", lambda model, *inputs: 512)  # as a torch that counts 0 for attention
     with pytest.raises(RuntimeError, match="counts 512 FLOPs where 1024 are known"):
-        compute.check_flop_counter()
+        cost.check_flop_counter()
     monkeypatch.undo()
-    compute.check_flop_counter.cache_clear()
-    compute.check_flop_counter()
+    cost.check_flop_counter.cache_clear()
+    cost.check_flop_counter()
 
 
 def test_training_pflops_of_a_published_run() -> None:
     # 200 epochs of 50,000 images at 1.111 GMACs: 33.3 PFLOPs at 1 FLOP a MAC (3 × forward × images), 66.7 at 2
-    assert compute.train_pflops(1.111, 50_000 * 200) == pytest.approx(66.66, rel=1e-3)
+    assert cost.train_pflops(1.111, 50_000 * 200) == pytest.approx(66.66, rel=1e-3)
 
 
 def test_mfu_by_hand_and_unknown_devices() -> None:
     # 6 × 1e9 × 1000 images/s = 6e12 FLOP/s of 312e12
-    assert compute.mfu(1.0, 1000.0, "NVIDIA A100-SXM4-80GB") == pytest.approx(6e12 / 312e12)
-    assert compute.mfu(1.0, 1000.0, "NVIDIA H100 PCIe") == pytest.approx(6e12 / 756e12)
-    assert compute.mfu(1.0, 1000.0, "NVIDIA H100 80GB HBM3") == pytest.approx(6e12 / 989e12)
-    assert compute.mfu(1.0, 1000.0, "Some CPU") is None
+    assert cost.mfu(1.0, 1000.0, "NVIDIA A100-SXM4-80GB") == pytest.approx(6e12 / 312e12)
+    assert cost.mfu(1.0, 1000.0, "NVIDIA H100 PCIe") == pytest.approx(6e12 / 756e12)
+    assert cost.mfu(1.0, 1000.0, "NVIDIA H100 80GB HBM3") == pytest.approx(6e12 / 989e12)
+    assert cost.mfu(1.0, 1000.0, "Some CPU") is None
 
 
 def test_a_peak_is_the_run_s_own() -> None:
-    with compute.Meter(torch.device("cpu")).training():
+    with cost.Meter(torch.device("cpu")).training():
         torch.ones(2**26).sum()  # 256 MiB, of an earlier run
-    meter = compute.Meter(torch.device("cpu"))
+    meter = cost.Meter(torch.device("cpu"))
     if not os.access("/proc/self/clear_refs", os.W_OK):
         pytest.skip("this system cannot reset the peak of a process")
     with meter.training():
@@ -82,9 +82,9 @@ def test_a_peak_is_the_run_s_own() -> None:
 
 def test_a_peak_that_cannot_be_reset_is_unknown_after_the_first_run(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_STATUS", "_CLEAR"):
-        monkeypatch.setattr(compute, name, "/proc/absent/file")  # as on macOS
-    monkeypatch.setattr(compute, "_metered", False)
-    first, second = compute.Meter(torch.device("cpu")), compute.Meter(torch.device("cpu"))
+        monkeypatch.setattr(cost, name, "/proc/absent/file")  # as on macOS
+    monkeypatch.setattr(cost, "_metered", False)
+    first, second = cost.Meter(torch.device("cpu")), cost.Meter(torch.device("cpu"))
     for meter in (first, second):
         with meter.training():
             pass
@@ -96,12 +96,12 @@ def test_a_peak_that_cannot_be_reset_is_unknown_after_the_first_run(monkeypatch:
 
 
 def test_meter_adds_up_over_a_restore() -> None:
-    meter = compute.Meter(torch.device("cpu"))
+    meter = cost.Meter(torch.device("cpu"))
     with meter.training():
         torch.ones(1000).sum()
     state = meter.state()
     assert state["train_seconds"] > 0 and state["energy_joules"] is None and state["peak_bytes"] > 1e6
-    again = compute.Meter(torch.device("cpu"))
+    again = cost.Meter(torch.device("cpu"))
     again.restore(state)
     with again.training():
         pass

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from experiments import loading
-from experiments.config import ConfigError, DataConfig
+from experiments.config import loading
+from experiments.config.schema import ConfigError, DataConfig
 from experiments.data import datasets, decoding, image_folder
 from experiments.data.images import Dataset, Images, Rows, SealedTest
 

@@ -16,8 +16,8 @@ import pytest
 from PIL import ExifTags, Image
 from pydantic import ValidationError
 
-from experiments import loading
-from experiments.config import ConfigError, DataConfig
+from experiments.config import loading
+from experiments.config.schema import ConfigError, DataConfig
 from experiments.data import datasets, decoding
 from experiments.data.decoding import FORMATS, SUFFIXES, decode
 from tests.chaos import pictures

@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import distributed, engine, launch, loading, worker
-from experiments.config import ConfigError
+from experiments.config import loading
+from experiments.config.cells import Cell
+from experiments.config.paths import ROOT
+from experiments.config.schema import ConfigError
 from experiments.data.batches import EvaluationBatches, Normalise
 from experiments.data.images import Images
-from experiments.distributed import Group
-from experiments.folders import ROOT
-from experiments.grid import Cell
-from experiments.progress import read_progress
-from experiments.record import read_record, read_rows
+from experiments.grid import driver, local, worker
+from experiments.records.progress import read_progress
+from experiments.records.record import read_record, read_rows
+from experiments.training import distributed
+from experiments.training.distributed import Group
 
 ARGUMENTS = ["recipe.steps=12", "recipe.evaluations=2", "seeds=[0]", "train_fractions=[0.5]", "checkpoint_every_steps=5"]
 AUGMENTED = ["recipe.augmentation.crop_padding=1", "recipe.augmentation.mixup=0.4", "recipe.augmentation.erase=0.2"]
@@ -29,19 +31,20 @@ AUGMENTED = ["recipe.augmentation.crop_padding=1", "recipe.augmentation.mixup=0.
 
 def cells_of() -> tuple[list[Cell], Path]:
     experiment = loading.load_experiment("smoke", loading.parse_overrides([*ARGUMENTS, *AUGMENTED]))
-    return launch.plan(experiment), launch.experiment_folder(experiment)
+    return driver.plan(experiment), driver.experiment_folder(experiment)
 
 
 LEAD = """
 import sys
-from experiments import launch, loading
-from experiments.engine import Observer
+from experiments.grid import driver
+from experiments.config import loading
+from experiments.grid.local import Observer
 
 def lead():
     experiment = loading.load_experiment("smoke", loading.parse_overrides(sys.argv[1:]))
-    launch.launch(launch.plan(experiment), launch.experiment_folder(experiment), jobs="auto", observer=Observer())
+    driver.launch(driver.plan(experiment), driver.experiment_folder(experiment), jobs="auto", observer=Observer())
 
-launch.together(lead)
+driver.together(lead)
 """
 
 
@@ -172,9 +175,9 @@ def test_each_process_has_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_jobs_and_torchrun_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert engine.resolve_jobs("auto", cells=8, threads=1) == 1
+    assert local.resolve_jobs("auto", cells=8, threads=1) == 1
     with pytest.raises(ConfigError, match="JOBS: must be 1 under torchrun"):
-        engine.resolve_jobs("2", cells=8, threads=1)
+        local.resolve_jobs("2", cells=8, threads=1)
 
 
 def test_processes_drop_units_of_their_own() -> None:

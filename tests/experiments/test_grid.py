@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from experiments import loading
-from experiments.grid import SPLITS_FILE, Cell, cell_status, compute_splits, expand, ledger, read_splits
-from experiments.progress import locked
+from experiments.config import loading
+from experiments.config.cells import Cell, expand
+from experiments.grid.ledger import SPLITS_FILE, cell_status, compute_splits, ledger, read_splits
+from experiments.records.progress import locked
 
 
 def cells_of(folder: Path, **overrides: object) -> list[Cell]:

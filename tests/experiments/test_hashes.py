@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from experiments import loading
-from experiments.config import Augmentation, DataConfig, Recipe, Tuning
-from experiments.folders import ROOT
-from experiments.grid import expand, read_splits, split_key
-from experiments.identity import ADDED_FIELDS, canonical_hash, hashed_values, settings_hash
-from experiments.record import read_record
+from experiments.config import loading
+from experiments.config.cells import expand, split_key
+from experiments.config.identity import ADDED_FIELDS, canonical_hash, hashed_values, settings_hash
+from experiments.config.paths import ROOT
+from experiments.config.schema import Augmentation, DataConfig, Recipe, Tuning
+from experiments.grid.ledger import read_splits
+from experiments.records.record import read_record
 
 
 def test_published_runs_keep_their_names() -> None:

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import launch, loading
-from experiments.config import ConfigError
+from experiments.config import loading
+from experiments.config.schema import ConfigError
 from experiments.data import datasets, decoding, description, image_folder
 from experiments.data.description import describe
 from experiments.data.images import Dataset
 from experiments.data.splits import nested_subset, split_hash
-from experiments.data_record import DataDescription, keep_descriptions, read_descriptions
-from experiments.record import read_record
+from experiments.grid import driver
+from experiments.records.dataset import DataDescription, keep_descriptions, read_descriptions
+from experiments.records.record import read_record
 from tests.experiments.test_command import call
 from tests.experiments.test_data import faults_of, folder_config, make_tree
 
@@ -347,7 +348,7 @@ def test_a_class_that_the_cut_of_a_test_set_leaves_too_small_is_named(tmp_path: 
         "vit_photos", {"data.path": str(tmp_path / "photos"), "train_fractions": [0.5, 1.0]}
     )
     with pytest.raises(ConfigError) as caught:
-        launch.plan(experiment)
+        driver.plan(experiment)
     assert caught.value.faults == [
         f"experiment vit_photos with data image_folder: class owl has {left} for training and validation (the cut of "
         f"a test set took 1); at least 2 are needed, one to train and one to validate: add images to the class."

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments import loading
-from experiments.config import ConfigError
-from experiments.folders import ROOT
-from experiments.grid import expand
-from experiments.identity import settings_hash
+from experiments.config import loading
+from experiments.config.cells import expand
+from experiments.config.identity import settings_hash
+from experiments.config.paths import ROOT
+from experiments.config.schema import ConfigError
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_a_number_of_more_than_64_bits_is_refused() -> None:
 def test_an_expectation_speaks_of_a_metric_that_records_have():
     import numpy as np
 
-    from experiments.config import METRICS, Expectation
+    from experiments.config.schema import METRICS, Expectation
     from experiments.metrics import classification_metrics
 
     computed = classification_metrics(np.eye(3), [0, 1, 2])

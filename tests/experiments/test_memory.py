@@ -14,12 +14,14 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import vit_scratch
-from experiments import checkpoint, launch, loading, memory, worker
-from experiments import run as procedure
-from experiments.grid import Cell
-from experiments.optim import adamw
-from experiments.record import read_record
-from experiments.train import train_steps
+from experiments.config import loading
+from experiments.config.cells import Cell
+from experiments.grid import driver, worker
+from experiments.records.record import read_record
+from experiments.training import checkpoint, memory
+from experiments.training import run as procedure
+from experiments.training.optim import adamw
+from experiments.training.steps import train_steps
 from tests.arithmetic import rounding
 
 CPU = torch.device("cpu")
@@ -116,7 +118,7 @@ def test_other_errors_are_not_taken_for_memory() -> None:
 # ------------------------------------------------------------------------------------------------------------- as a cell
 def cells(*more: str) -> tuple[list[Cell], Path]:
     experiment = loading.load_experiment("smoke", loading.parse_overrides([*TINY, *more]))
-    return launch.plan(experiment), launch.experiment_folder(experiment)
+    return driver.plan(experiment), driver.experiment_folder(experiment)
 
 
 @pytest.fixture

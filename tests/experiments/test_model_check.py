@@ -13,10 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from experiments import launch, loading, model_check, models, worker
 from experiments.__main__ import main
-from experiments.config import ConfigError, ModelConfig
-from experiments.record import read_record
+from experiments.config import loading
+from experiments.config.schema import ConfigError, ModelConfig
+from experiments.grid import driver, worker
+from experiments.records.record import read_record
+from experiments.training import model_check, models
 
 SIZES = {"image_size": 16, "in_channels": 1, "num_classes": 10}
 
@@ -152,7 +154,7 @@ def test_each_model_is_tried_once_and_leaves_the_generator_alone(
     real = models.examine
     monkeypatch.setattr(models, "examine", lambda model, **sizes: tried.append(type(model).__name__) or real(model, **sizes))
     experiment = loading.load_experiment("smoke", loading.parse_overrides(TINY))
-    cells = launch.plan(experiment)
+    cells = driver.plan(experiment)
     assert len(cells) == 4
     before = torch.get_rng_state()
     for _ in range(2):

@@ -14,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from experiments import launch, loading, screens
 from experiments.__main__ import _load, main
-from experiments.config import ConfigError, join_words, repeat_command
-from experiments.folders import ROOT
+from experiments.config import loading
+from experiments.config.paths import ROOT
+from experiments.config.schema import ConfigError, join_words, repeat_command
+from experiments.grid import driver
+from experiments.terminal import screens
 
 STRANGE = [
     "/my photos #2", "#", "/a: b", "a:b", "*", "&a b", "!b", "yes", "no", "on", "off", "1e3", "007", "1_000", "0x10", "~",
@@ -141,7 +143,7 @@ def test_a_folder_with_a_strange_name_is_the_one_that_is_read(
     assert [data.path for data in experiment.data.values()] == [f"{tmp_path}/my photos #2"]
     argv = argv_of(experiment.command)
     assert _load("vit_photos", argv[2:3]) == experiment
-    assert launch.plan(experiment)[0].command == experiment.command
+    assert driver.plan(experiment)[0].command == experiment.command
     monkeypatch.setattr(sys, "argv", ["experiments", *argv])
     assert main() == 0
     run = next((tmp_path / "runs_dir").glob("*/*/record.json")).parent
@@ -153,7 +155,7 @@ def test_a_folder_with_a_strange_name_is_the_one_that_is_read(
 
 
 def test_a_long_command_is_read_whole(tmp_path: Path) -> None:
-    from experiments import artifacts
+    from experiments.training import artifacts
 
     command = repeat_command("smoke", join_words([f"data.title={number} and more" for number in range(200)]))
     with open(tmp_path / "config.yaml", "w", encoding="utf-8") as file:

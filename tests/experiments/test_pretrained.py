@@ -17,16 +17,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import vit_scratch
-from experiments import models, pretrained
 from experiments.__main__ import main
-from experiments.config import ConfigError, DataConfig, Execution, ModelConfig, Recipe
-from experiments.folders import ROOT
-from experiments.grid import Cell
-from experiments.identity import canonical_hash, hashed_values
-from experiments.loading import load_part
-from experiments.optim import adamw
-from experiments.record import read_record
-from experiments.train import train_steps
+from experiments.config.cells import Cell
+from experiments.config.identity import canonical_hash, hashed_values
+from experiments.config.loading import load_part
+from experiments.config.paths import ROOT
+from experiments.config.schema import ConfigError, DataConfig, Execution, ModelConfig, Recipe
+from experiments.records.record import read_record
+from experiments.training import models, pretrained
+from experiments.training.optim import adamw
+from experiments.training.steps import train_steps
 
 MICRO = {"title": "ViT", "family": "ViT", "source": "scratch", "name": "micro", "geometry": {"patch_size": 2}}
 RESNET = {"title": "ResNet", "family": "ResNet", "source": "timm", "name": "test_resnet"}

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from experiments.__main__ import main
-from experiments.profile import bare_rate, describe
+from experiments.training.profile import bare_rate, describe
 
 
 def test_profile_prints_saves_and_is_found_again(
@@ -23,7 +23,7 @@ def test_profile_prints_saves_and_is_found_again(
     assert row["mfu"] is None and row["bare_images_per_second"] > 0
     low, high = row["bare_images_per_second_quartiles"]
     assert low <= row["bare_images_per_second"] <= high
-    from experiments.loading import load_part
+    from experiments.config.loading import load_part
 
     about = describe(
         "resnet_micro", load_part("models", "resnet_micro"), image_size=8, channels=1, batch_size=4, precision="fp32",

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from experiments.__main__ import main
-from experiments.folders import ROOT
-from experiments.publish import half_precision
+from experiments.config.paths import ROOT
+from experiments.grid.publish import half_precision
 
 ONE = ["seeds=[0]", "train_fractions=[1.0]"]
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from experiments import display, screens
-from experiments.folders import ROOT
-from experiments.record import read_record
-from experiments.worker import Outcome
+from experiments.config.paths import ROOT
+from experiments.grid.worker import Outcome
+from experiments.records.record import read_record
+from experiments.terminal import display, screens
 from tests.experiments.test_command import tiny_cells
 from tests.experiments.test_wandb_content import call
 

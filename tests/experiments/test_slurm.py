@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.folders import ROOT
-from experiments.record import read_record
+from experiments.config.paths import ROOT
+from experiments.records.record import read_record
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CONFIG = """

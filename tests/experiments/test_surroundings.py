@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import engine, folders, provenance, reporting, torchrun
+from experiments import reporting
 from experiments.__main__ import main
-from experiments.config import ConfigError
+from experiments.config import paths
+from experiments.config.paths import ROOT
+from experiments.config.schema import ConfigError
 from experiments.data import archive, decoding
-from experiments.folders import ROOT
-from experiments.record import atomic_write
+from experiments.grid import local
+from experiments.records.record import atomic_write
+from experiments.training import provenance, torchrun
 
 TINY = ["recipe.steps=2", "recipe.evaluations=1", "seeds=[0]", "train_fractions=[0.1]", "models=[resnet_micro]", "expect=[]"]
 NOWHERE = {"commit": None, "dirty": None}
@@ -162,10 +165,10 @@ def test_left_over_words_of_torchrun_are_one_message(
 @pytest.mark.parametrize(
     ("variable", "folder"),
     [
-        ("RUNS_DIR", folders.runs_dir),
-        ("REPORTS_DIR", folders.reports_dir),
-        ("DATA_DIR", folders.data_dir),
-        ("CONFIGS_DIR", folders.configs_dir),
+        ("RUNS_DIR", paths.runs_dir),
+        ("REPORTS_DIR", paths.reports_dir),
+        ("DATA_DIR", paths.data_dir),
+        ("CONFIGS_DIR", paths.configs_dir),
     ],
 )
 def test_folders_are_where_the_environment_says(
@@ -206,10 +209,10 @@ def test_hidden_gpus_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert engine.gpu_count() == 2
+    assert local.gpu_count() == 2
     for hidden in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-        assert engine.gpu_count() == 0
+        assert local.gpu_count() == 0
 
 
 # ------------------------------------------------------------------------------------------------------------------ umask

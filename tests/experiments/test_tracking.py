@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from experiments.progress import locked
+from experiments.records.progress import locked
 from experiments.tracking import client as wandb_client
 from experiments.tracking import mirror, tracker
 from experiments.tracking import sync as wandb_sync

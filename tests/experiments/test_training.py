@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import checkpoint, compute
-from experiments.config import Augmentation, Recipe
+from experiments.config.schema import Augmentation, Recipe
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
 from experiments.data.images import Images
-from experiments.fit import Diverged, Interrupted, MetricsLog, Training, evaluation_steps, fit
-from experiments.optim import adamw, learning_rate, weight_decay_groups
-from experiments.progress import Heartbeat, read_progress
-from experiments.train import train_steps
+from experiments.records.progress import Heartbeat, read_progress
+from experiments.training import checkpoint, cost
+from experiments.training.fit import Diverged, Interrupted, MetricsLog, Training, evaluation_steps, fit
+from experiments.training.optim import adamw, learning_rate, weight_decay_groups
+from experiments.training.steps import train_steps
 from tests.arithmetic import rounding
 
 CPU = torch.device("cpu")
@@ -82,7 +82,7 @@ def images(n: int, seed: int) -> Images:
 
 
 class Bench:
-    """A run's parts around one folder, as `experiments.run` puts them together."""
+    """A run's parts around one folder, as `experiments.training.run` puts them together."""
 
     def __init__(self, folder: Path, recipe: Recipe = RECIPE) -> None:
         folder.mkdir(exist_ok=True)
@@ -97,7 +97,7 @@ class Bench:
         )
         self.val = EvaluationBatches(images(9, 1), normalise, device=CPU)
         optimizer = adamw(model, weight_decay=0.05, betas=(0.9, 0.999))
-        self.training = Training("run", model, optimizer, compute.Meter(CPU), torch.zeros(()))
+        self.training = Training("run", model, optimizer, cost.Meter(CPU), torch.zeros(()))
         self.warnings = self.training.restore(folder)
         self.start = self.training.step
         self.log = MetricsLog(folder, self.start, self.training.rows)
@@ -153,7 +153,7 @@ def test_the_loop_equals_a_loop_written_out(tmp_path: Path) -> None:
         clip_grad_norm=0.5,
         label_smoothing=0.1,
     )
-    from experiments.seeding import integer_seed
+    from experiments.data.seeding import integer_seed
 
     model, optimizer, total = plain.training.model.train(), plain.training.optimizer, 0.0
     for step in range(5):

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import launch, loading
-from experiments.artifacts import seconds_to_target
-from experiments.config import ConfigError, Tuning
-from experiments.engine import Observer
-from experiments.grid import Cell, compute_splits, expand
-from experiments.record import read_record
-from experiments.tuning import chosen, trial_recipes, trials_of
+from experiments.config import loading
+from experiments.config.cells import Cell, expand
+from experiments.config.schema import ConfigError, Tuning
+from experiments.grid import driver
+from experiments.grid.ledger import compute_splits
+from experiments.grid.local import Observer
+from experiments.records.record import read_record
+from experiments.training.artifacts import seconds_to_target
+from experiments.training.tuning import chosen, trial_recipes, trials_of
 
 OVERRIDES = [
     "recipe.steps=4",
@@ -65,8 +67,8 @@ def test_the_space_is_part_of_the_settings(tmp_path: Path) -> None:
 
 def test_run_chooses_on_validation_charges_trials_and_keeps_the_test_from_them(tmp_path: Path) -> None:
     cells = tuned_cells(tmp_path)
-    trials = launch.trials_for(cells)
-    launch.launch(trials, tmp_path, jobs="1", observer=Observer())
+    trials = driver.trials_for(cells)
+    driver.launch(trials, tmp_path, jobs="1", observer=Observer())
     for trial in trials:
         record = read_record(tmp_path / str(trial.run_id) / "record.json")
         assert record.trial == trial.trial
@@ -78,7 +80,7 @@ def test_run_chooses_on_validation_charges_trials_and_keeps_the_test_from_them(t
         values = json.loads(path.read_text(encoding="utf-8"))
         values["metrics"]["val/top1"] = top1
         path.write_text(json.dumps(values), encoding="utf-8")
-    launch.launch(cells, tmp_path, jobs="1", observer=Observer())
+    driver.launch(cells, tmp_path, jobs="1", observer=Observer())
     tuned = read_record(tmp_path / str(cells[1].run_id) / "record.json")
     assert tuned.tuned is not None and tuned.tuned["learning_rate"] == trials[1].recipe.learning_rate
     spent = [read_record(tmp_path / str(trial.run_id) / "record.json").compute for trial in trials]

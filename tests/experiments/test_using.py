@@ -15,12 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import vit_scratch
-from experiments import launch, loading
 from experiments.__main__ import main
-from experiments.export import ABOUT
-from experiments.record import read_record
-from experiments.run import run
-from experiments.trained import Trained, load_run
+from experiments.config import loading
+from experiments.grid import driver
+from experiments.inference.export import ABOUT
+from experiments.inference.trained import Trained, load_run
+from experiments.records.record import read_record
+from experiments.training.run import run
 
 ARGUMENTS = ["recipe.steps=2", "recipe.evaluations=1", "seeds=[0]", "train_fractions=[0.1]"]
 CPU = torch.device("cpu")
@@ -34,7 +35,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("WANDB_MODE", "disabled")
         patch.setenv("RUNS_DIR", str(root))
         experiment = loading.load_experiment("smoke", loading.parse_overrides(ARGUMENTS))
-        for cell in launch.plan(experiment):
+        for cell in driver.plan(experiment):
             folder = root / "smoke" / str(cell.run_id)
             folder.mkdir(parents=True)
             run(cell, folder, device=CPU)
@@ -75,7 +76,7 @@ def logits(trained: Trained, n: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
 def test_loaded_model_gives_the_logits_that_the_run_saved(vit: Path, resnet: Path) -> None:
     from experiments.data import datasets
     from experiments.data.batches import EvaluationBatches, Normalise
-    from experiments.train import evaluate
+    from experiments.training.steps import evaluate
 
     for folder in (vit, resnet):
         trained = load_run(folder)
@@ -189,7 +190,7 @@ def test_bad_input_is_named(
 def test_damaged_runs_are_told(vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 
-    from experiments.config import ConfigError
+    from experiments.config.schema import ConfigError
 
     copy = tmp_path / "copy"
     shutil.copytree(vit, copy)

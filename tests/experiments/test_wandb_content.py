@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from experiments.__main__ import main
-from experiments.record import read_rows
+from experiments.records.record import read_rows
 from experiments.tracking import content
 from experiments.tracking import sync as wandb_sync
 from experiments.tracking.mirror import load_mirror

@@ -1,0 +1,1 @@
+"""What a user asks for: YAML files, their keys, and the cells that they name."""

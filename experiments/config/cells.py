@@ -1,0 +1,147 @@
+"""An experiment → its cells, and their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+from experiments.config.identity import PROTOCOL, canonical_hash, fraction_label, hashed_values, settings_hash
+from experiments.config.loading import varied_settings, with_settings
+from experiments.config.schema import (
+    DataConfig,
+    Execution,
+    Experiment,
+    ModelConfig,
+    Recipe,
+    Tuning,
+    repeat_command,
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of an experiment, before it runs. Plain values: it travels to worker processes."""
+
+    experiment: str
+    model_name: str
+    model: ModelConfig
+    data_name: str
+    data: DataConfig
+    recipe_name: str
+    recipe: Recipe
+    train_fraction: float
+    seed: int
+    varied: dict[str, Any]
+    execution: Execution
+    split_hash: str | None
+    """None where the split has never been computed: such a cell has not run."""
+    target_val_top1: float | None = None
+    tuning: Tuning | None = None
+    """On track B the space that the recipe is chosen from."""
+    trial_split_hash: str | None = None
+    """Split of the tuning seed, on track B."""
+    trial: int | None = None
+    """Number of a tuning trial, which never sees the test set; None for a run that is reported."""
+    args: str = ""
+    """The overrides of the command that asked for the cell."""
+
+    @property
+    def command(self) -> str:
+        """What to type to run the cell's grid again."""
+        return repeat_command(self.experiment, self.args)
+
+    @property
+    def track(self) -> str:
+        """``identical``: one recipe for all; ``tuned``: for each model the best of equally many trials."""
+        return "tuned" if self.tuning else "identical"
+
+    @cached_property
+    def settings_hash(self) -> str:
+        """Hash of everything but the model."""
+        return settings_hash(self.recipe, self.data, self.tuning)
+
+    @cached_property
+    def run_id(self) -> str | None:
+        """``<model>-<data>-f<fraction>-s<seed>-<hash8>``."""
+        if self.split_hash is None:
+            return None
+        identity = {
+            "settings": self.settings_hash,
+            "split": self.split_hash,
+            "model": hashed_values(self.model, exclude={"title"}),
+            "protocol": PROTOCOL,
+        }
+        label = f"{self.model_name}-{self.data_name}-f{fraction_label(self.train_fraction)}-s{self.seed}"
+        if self.trial is not None:
+            label, identity = f"{label}-trial{self.trial}", identity | {"trial": self.trial}
+        return f"{label}-{canonical_hash(identity)[:8]}"
+
+    def describe(self) -> str:
+        """How progress lines call the cell."""
+        varied = "".join(f" {key.rpartition('.')[2]}={value}" for key, value in self.varied.items())
+        turn = f"seed {self.seed}" if self.trial is None else f"trial {self.trial}"
+        return f"{self.model_name} {self.data_name} {100 * self.train_fraction:.4g}% {turn}{varied}"
+
+    @property
+    def title(self) -> str:
+        """The run's name for people: ``ResNet-micro · digits · 10% · seed 0``."""
+        turn = f"seed {self.seed}" if self.trial is None else f"trial {self.trial}"
+        varied = [f"{key.rpartition('.')[2]}={value}" for key, value in self.varied.items()]
+        return " · ".join([self.model.title, self.data.title, f"{100 * self.train_fraction:.4g}%", turn, *varied])
+
+
+def data_key(data: DataConfig) -> str:
+    """Key of a dataset in the caches: the data as it is requested."""
+    return canonical_hash(hashed_values(data, exclude={"title"}))[:16]
+
+
+def split_key(data: DataConfig, train_fraction: float, seed: int) -> str:
+    """Key of a split in the cache: the data as it is requested, the fraction and the seed."""
+    return f"{data_key(data)}/{fraction_label(train_fraction)}/{seed}"
+
+
+def expand(experiment: Experiment, splits: Mapping[str, str]) -> list[Cell]:
+    """All cells that are reported, in the order in which they run: seeds outermost, so that an early stop leaves whole rows.
+
+    On track B the identical recipe comes first, as the block that the tuned one is read against.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    splits : mapping
+        Split hashes by `split_key`; those absent leave the cell without a run id.
+    """
+    tracks: list[tuple[dict[str, Any], Tuning | None]] = [(setting, None) for setting in varied_settings(experiment)]
+    if experiment.track == "tuned":
+        tracks = [({"track": "identical"}, None), ({"track": "tuned"}, experiment.tuning)]
+    cells = []
+    for varied, tuning in tracks:
+        recipe, datasets = with_settings(experiment, {} if experiment.track == "tuned" else varied)
+        for (data_name, data), seed in product(datasets.items(), experiment.seeds):
+            for fraction in sorted(experiment.train_fractions, reverse=True):
+                trial_split = splits.get(split_key(data, fraction, tuning.seed)) if tuning else None
+                cells += [
+                    Cell(
+                        experiment=experiment.name,
+                        model_name=model_name,
+                        model=model,
+                        data_name=data_name,
+                        data=data,
+                        recipe_name=experiment.recipe_name,
+                        recipe=recipe,
+                        train_fraction=fraction,
+                        seed=seed,
+                        varied=varied,
+                        execution=experiment.execution,
+                        split_hash=splits.get(split_key(data, fraction, seed)),
+                        target_val_top1=experiment.target_val_top1,
+                        tuning=tuning,
+                        trial_split_hash=trial_split,
+                        args=experiment.args,
+                    )
+                    for model_name, model in experiment.models.items()
+                ]
+    return cells

@@ -1,0 +1,494 @@
+"""YAML files under ``configs/`` → one validated `Experiment`.
+
+An experiment names models, data and a recipe by the files' stems. Everything is read and checked before anything runs, and
+all faults are reported at once, each with the file, the key, the value and the fix.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from experiments.config.paths import ROOT, configs_dir
+from experiments.config.schema import ConfigError, DataConfig, Execution, Experiment, ExperimentFile, ModelConfig, Recipe
+
+
+# ------------------------------------------------------------------------------------------------------------- YAML text
+class _Loader(yaml.SafeLoader):
+    """The safe loader with YAML 1.2 floats (``3e-4`` is a number), without repeated keys and numbers to base 8 or 60."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark)
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # a few lines of aliases can stand for billions of values
+        if isinstance(event, yaml.AliasEvent) or event.anchor:
+            raise yaml.MarkedYAMLError(problem="anchors and aliases are not used here", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        self._refuse_other_bases(node)
+        value = super().construct_yaml_int(node)
+        if abs(value) >= 2**63:
+            raise yaml.MarkedYAMLError(problem="a whole number of more than 64 bits", problem_mark=node.start_mark)
+        return int(value)
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        self._refuse_other_bases(node)
+        return float(super().construct_yaml_float(node))
+
+    def _refuse_other_bases(self, node: yaml.ScalarNode) -> None:
+        if ":" in node.value or re.match(r"[-+]?0[\d_]+$", node.value):  # in YAML 1.1, 1:30 is 90 and 010 is 8
+            problem = f"{node.value} is a number to base {60 if ':' in node.value else 8}; write it to base 10, or quote it"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Parse YAML with the safe loader.
+
+    Raises
+    ------
+    ConfigError
+        Naming `source`, the line and the problem.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of the safe loader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{source}:{mark.line + 1}" if mark else source
+        raise ConfigError([f"{where}: broken YAML: {error.problem or error.context}. Mend that line."]) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError([f"{source}: broken YAML: {' '.join(str(error).split())}."]) from error
+
+
+def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
+    """Turn ``["recipe.steps=200", "seeds=[0,1]"]`` into a flat mapping of dotted keys to values.
+
+    Where a key's type is a string, the value is its text as it stands, ``null`` alone excepted where there may be none.
+    Other values are YAML.
+
+    Raises
+    ------
+    ConfigError
+        With a sentence for each word that is no override, or of whose value something would be lost.
+    """
+    overrides: dict[str, Any] = {}
+    faults = []
+    for argument in arguments:
+        key, separator, text = argument.partition("=")
+        if not separator or not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", key):
+            faults.append(f'ARGS: {argument!r} is not of the form key=value, as in ARGS="recipe.steps=200 seeds=[0,1]".')
+            continue
+        try:
+            overrides[key] = _override(key, text)
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+    return overrides
+
+
+def _override(key: str, text: str) -> Any:
+    """The value of one override."""
+    options = _options(_type_of(key))
+    if not text.strip():
+        empty = ", or null for none" if NoneType in options else ""
+        raise ConfigError([f"ARGS {key}: the value is missing. Write one after the `=`{empty}."])
+    if odd := yaml.reader.Reader.NON_PRINTABLE.search(text):
+        raise ConfigError([f"ARGS {key}: holds the control or invalid character {odd.group()!a}, got {text!a}. Delete it."])
+    if str in options and not (list in options and text.startswith("[")):
+        return None if text == "null" and NoneType in options else text
+    value = parse_yaml(text, f"ARGS {key}")
+    end = 0
+    for token in yaml.scan(text):
+        if text[end : token.start_mark.index].strip():
+            raise ConfigError([f"ARGS {key}: ` #` begins a comment, which would be lost, got {text!r}. Quote or delete it."])
+        end = token.end_mark.index
+    return value
+
+
+def _type_of(key: str) -> Any:
+    """The type of an override's key; None where there is no such key."""
+    kind: Any = ExperimentFile
+    for name in key.split("."):
+        parts = {"recipe": Recipe, "data": DataConfig} if kind is ExperimentFile and "." in key else {}
+        kind = parts.get(name) or getattr(getattr(kind, "model_fields", {}).get(name), "annotation", None)
+    return kind
+
+
+def _options(kind: Any) -> list[Any]:
+    """What a value of a type may be: of ``str | list[str]`` a str or a list."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _options(arguments[0])
+    return [option for part in arguments for option in _options(part)] if origin in (Union, UnionType) else [origin or kind]
+
+
+# --------------------------------------------------------------------------------------------------------------- loading
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_NAME_RULE = "a name has letters from a to z, digits, _ and -, and begins with a letter or a digit; rename it"
+_KINDS = {"experiments": "experiment", "models": "model", "data": "data set", "recipes": "recipe"}
+
+
+def _stems(kind: str) -> list[str]:
+    if not configs_dir().is_dir():
+        raise ConfigError([f"CONFIGS_DIR: no folder {configs_dir()}. Set it to a folder like configs/, or leave it unset."])
+    return sorted(path.stem for path in (configs_dir() / kind).glob("*.yaml") if path.is_file())
+
+
+def names(kind: str) -> list[str]:
+    """Names of the files of one kind (``experiments``, ``models``, ``data``, ``recipes``), sorted."""
+    return [stem for stem in _stems(kind) if _NAME.fullmatch(stem)]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A sentence with the nearest matches of a misspelt word and the words that are known."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(repr(match) for match in close)}? " if close else ""
+    return f"{hint}Known: {', '.join(known)}." if known else "There is none."
+
+
+def _shown(path: Path) -> str:
+    """A path as a user would type it: relative to the checkout where it lies inside."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def read_file(kind: str, name: str, asked_by: str | None = None) -> tuple[dict[str, Any], str]:
+    """Read one file of ``configs/``. Returns its mapping, dotted keys still flat, and the path to show in messages.
+
+    `asked_by` is the place that names the file, for the message that there is none.
+    """
+    path, legal = configs_dir() / kind / f"{name}.yaml", _NAME.fullmatch(str(name))
+    if not isinstance(name, str) or not legal or not path.is_file():
+        if legal and os.path.lexists(path):
+            raise ConfigError([f"{_shown(path)}: not a file that can be read. Put a YAML file there, or delete it."])
+        known, folder = names(kind), _shown(configs_dir() / kind)
+        where = (
+            f"{asked_by}: no {_KINDS[kind]} named {name!r} in {folder}"
+            if asked_by
+            else f"{folder}: no {_KINDS[kind]} named {name!r}"
+        )
+        raise ConfigError([f"{where}. {nearest(str(name), known)}" if legal else f"{where}: {_NAME_RULE}."])
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{_shown(path)}: cannot be read: {error}."]) from error
+    values = parse_yaml(text, _shown(path))
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError([f"{_shown(path)}: must hold `key: value` lines, got {type(values).__name__}."])
+    return values, _shown(path)
+
+
+def _set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set ``a.b.c`` in nested mappings, which are copied on the way and made where absent."""
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        inner = values.get(parent)
+        values[parent] = dict(inner) if isinstance(inner, dict) else {}
+        values = values[parent]
+    values[last] = value
+
+
+def _field_names(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """Names that are known where an unknown key was found."""
+    current: Any = model
+    for part in location[:-1]:
+        field = getattr(current, "model_fields", {}).get(part)
+        annotation = field.annotation if field else None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            current = annotation
+        else:
+            arguments = [a for a in getattr(annotation, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)]
+            current = arguments[0] if arguments else current
+    return list(getattr(current, "model_fields", {}))
+
+
+def _sentences(
+    error: ValidationError, model: type[BaseModel], source: str, origin: Mapping[str, str], prefix: str = ""
+) -> list[str]:
+    """pydantic's faults as this project's sentences: file, key, value, fix."""
+    sentences = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"] if not (isinstance(part, str) and part.startswith("list[")))
+        where = next((origin[k] for k in origin if k == key or k.startswith(f"{key}.") or key.startswith(f"{k}.")), source)
+        shown = f"{prefix}{key}"
+        if fault["type"] == "extra_forbidden":
+            unknown = str(fault["loc"][-1])
+            sentences.append(f"{where}: unknown key `{shown}`. {nearest(unknown, _field_names(model, fault['loc']))}")
+        elif fault["type"] == "missing":
+            sentences.append(f"{where}: key `{shown}` is missing. Add it.")
+        elif fault["type"] == "value_error":
+            at = f"`{shown}`: " if key else ""
+            changed = sorted({place for place in origin.values() if place.startswith("ARGS")})
+            where = f"{source} with {', '.join(changed)}" if changed and not key else where
+            sentences.append(f"{where}: {at}{fault['ctx']['error']!s}.")
+        elif fault["type"] in ("too_short", "too_long"):
+            bound = fault["ctx"].get("min_length", fault["ctx"].get("max_length"))
+            some = "at least" if fault["type"] == "too_short" else "at most"
+            sentences.append(
+                f"{where}: `{shown}` must have {some} {bound} value{'s' * (bound != 1)}, got {fault['input']!r}."
+            )
+        else:
+            reason = fault["msg"].replace("Input should be", "must be")
+            sentences.append(f"{where}: `{shown}` {reason}, got {fault['input']!r}.")
+    return sentences
+
+
+def _validated(
+    model: type[BaseModel], values: dict[str, Any], source: str, overrides: Mapping[str, tuple[Any, str]], prefix: str = ""
+) -> Any:
+    """Apply dotted overrides, each with the place it came from, and validate."""
+    values = dict(values)
+    for dotted, (value, _) in overrides.items():
+        _set_dotted(values, dotted, value)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        origin = {key: place for key, (_, place) in overrides.items()}
+        raise ConfigError(_sentences(error, model, source, origin, prefix)) from error
+
+
+class _Faults(list[str]):
+    """Collects the faults of several steps, so that a user sees all of them at once."""
+
+    def attempt(self, step: Callable[[], Any]) -> Any:
+        try:
+            return step()
+        except ConfigError as error:
+            self.extend(fault for fault in error.faults if fault not in self)
+            return None
+
+
+def load_part(
+    kind: str, name: str, overrides: Mapping[str, tuple[Any, str]] | None = None, asked_by: str | None = None
+) -> Any:
+    """Load one `Recipe`, `DataConfig` or `ModelConfig` by the stem of its file; `asked_by` is the place that names it."""
+    types: dict[str, type[BaseModel]] = {"recipes": Recipe, "data": DataConfig, "models": ModelConfig}
+    model = types[kind]
+    prefix = {"recipes": "recipe.", "data": "data.", "models": ""}[kind] if overrides else ""
+    values, source = read_file(kind, name, asked_by)
+    return _validated(model, values, source, overrides or {}, prefix)
+
+
+def checked_settings(recipe: str, **changes: Any) -> dict[str, Any]:
+    """Changes of a recipe's fields, without those that are None, after validation.
+
+    Raises
+    ------
+    ConfigError
+        Naming the field and the value.
+    """
+    given = {key: value for key, value in changes.items() if value is not None}
+    changed = load_part("recipes", recipe, {key: (value, f"--{key.replace('_', '-')}") for key, value in given.items()})
+    return {key: getattr(changed, key) for key in given}
+
+
+def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
+    """Load, override and validate an experiment with everything it refers to.
+
+    Parameters
+    ----------
+    name : str
+        Stem of a file in ``configs/experiments``.
+    overrides : mapping of str to object, optional
+        Dotted keys, as `parse_overrides` gives them: ``{"recipe.steps": 50, "seeds": [0]}``.
+
+    Raises
+    ------
+    ConfigError
+        With one sentence per fault, all faults at once.
+    """
+    values, source = read_file("experiments", name)
+    # Dotted keys inside the file, then those of the command line, which win.
+    changes: dict[str, tuple[Any, str]] = {key: (value, source) for key, value in values.items() if "." in key}
+    values = {key: value for key, value in values.items() if "." not in key}
+    changes |= {key: (value, f"ARGS {key}={value}") for key, value in (overrides or {}).items()}
+    notes = _fit_to_args(values, changes, overrides or {})
+
+    def inside(part: str) -> dict[str, tuple[Any, str]]:
+        return {key.removeprefix(f"{part}."): change for key, change in changes.items() if key.startswith(f"{part}.")}
+
+    own = {
+        key: change for key, change in changes.items() if key.partition(".")[0] not in ("recipe", "data") or "." not in key
+    }
+    faults = _Faults()
+    file = faults.attempt(lambda: _validated(ExperimentFile, values, source, own))
+    merged = values | {key: value for key, (value, _) in own.items()}
+
+    def named(key: str) -> list[str]:
+        """Names under a key, even of a file that has other faults, so that theirs are reported too."""
+        value = merged.get(key)
+        found = value if isinstance(value, list) else [value]
+        return [entry for entry in found if isinstance(entry, str)]
+
+    def load(kind: str, key: str, entry: str) -> Any:
+        asked_by = own[key][1] if key in own else source
+        overrides = {} if key == "models" else inside(key)
+        return faults.attempt(partial(load_part, kind, entry, overrides, asked_by))
+
+    models = {entry: load("models", "models", entry) for entry in named("models")}
+    data = {entry: load("data", "data", entry) for entry in named("data")}
+    recipes = [load("recipes", "recipe", entry) for entry in named("recipe")]
+    known_models = {key: model for key, model in models.items() if model}
+    resized = changes.get("data.image_size", (None, ""))[1]
+    faults.extend(_geometry_faults(known_models, [entry for entry in data.values() if entry], resized))
+    if faults:
+        raise ConfigError(faults)
+
+    experiment = Experiment(
+        name=name,
+        models=models,
+        data=data,
+        recipe_name=file.recipe,
+        recipe=recipes[0],
+        **file.model_dump(
+            include={
+                "question",
+                "train_fractions",
+                "seeds",
+                "reference",
+                "track",
+                "vary",
+                "target_val_top1",
+                "equivalence_margin",
+                *Execution.model_fields,
+            }
+        ),
+        expect=file.expect,
+        tuning=file.tuning,
+        notes=notes,
+    )
+    varied_by = next((place for key, (_, place) in own.items() if key.partition(".")[0] == "vary"), None)
+    for setting in varied_settings(experiment):
+        faults.attempt(partial(with_settings, experiment, setting, varied_by))
+    if faults:
+        raise ConfigError(faults)
+    return experiment
+
+
+def _fit_to_args(values: dict[str, Any], changes: dict[str, tuple[Any, str]], args: Mapping[str, Any]) -> list[str]:
+    """Make what the file holds fit a smaller experiment that ARGS asks for, in place; what was changed, as sentences.
+
+    What does not look as it should is left to validation.
+    """
+    notes = []
+    recipe = changes.get("recipe", (values.get("recipe"), ""))[0]
+    with suppress(ConfigError):
+        own = read_file("recipes", recipe)[0]
+        own = {key: own.get(key, Recipe.model_fields[key].default) for key in ("steps", "evaluations")}
+        steps, evaluations = (changes.get(f"recipe.{key}", (own[key], ""))[0] for key in ("steps", "evaluations"))
+        from_args = {"recipe.steps", "recipe.evaluations"} & set(args)
+        if from_args and type(steps) is type(evaluations) is int and 0 < steps < evaluations:
+            changes["recipe.evaluations"] = (steps, f"ARGS recipe.steps={steps}")
+            notes.append(f"`recipe.evaluations` is lowered from {evaluations} to {steps}, the steps of a run.")
+    if "expect" in args or not isinstance(values.get("expect"), list):
+        return notes
+    left_out = {}
+    for key in ("models", "train_fractions"):
+        asked = args.get(key)
+        if isinstance(asked, list) and isinstance(values.get(key), list):
+            left_out[key] = [entry for entry in values[key] if entry not in asked]
+    kept = []
+    for entry in values["expect"]:
+        missing = _names_of(entry, left_out) if isinstance(entry, dict) else []
+        if missing:
+            notes.append(f"The expectation {entry.get('claim')!r} is passed over: ARGS leaves out {', '.join(missing)}.")
+        else:
+            kept.append(entry)
+    values["expect"] = kept
+    return notes
+
+
+def _names_of(expectation: dict[str, Any], left_out: Mapping[str, list[Any]]) -> list[str]:
+    """Models and the fraction that an expectation speaks of and ARGS left out."""
+    models = expectation.get("models")
+    spoken = [*(models if isinstance(models, list) else []), expectation.get("against")]
+    fraction = expectation.get("train_fraction", 1.0)
+    found = [str(name) for name in dict.fromkeys(spoken) if name in left_out.get("models", [])]
+    return found + ([f"the fraction {fraction}"] if fraction in left_out.get("train_fractions", []) else [])
+
+
+def _geometry_faults(models: Mapping[str, ModelConfig], data: Iterable[DataConfig], resized: str) -> list[str]:
+    """Patches that do not divide the images; `resized` is the place that set another image size, if one did."""
+    return [
+        f"{f'{resized}: ' if resized else ''}configs/models/{model_name}.yaml: `geometry.patch_size` must divide the image "
+        f"size, got {model.geometry.patch_size} for images of {dataset.image_size} pixels. Set another patch size, or set "
+        f"`data.image_size` to a multiple of it."
+        for dataset in data
+        for model_name, model in models.items()
+        if model.geometry.patch_size and dataset.image_size % model.geometry.patch_size
+    ]
+
+
+# ----------------------------------------------------------------------------------------------------------- vary, cells
+def varied_settings(experiment: Experiment) -> list[dict[str, Any]]:
+    """Every combination of the values under ``vary``; one empty combination where nothing varies."""
+    combinations: list[dict[str, Any]] = [{}]
+    for key, options in experiment.vary.items():
+        combinations = [{**combination, key: option} for combination in combinations for option in options]
+    return combinations
+
+
+def with_settings(
+    experiment: Experiment, setting: Mapping[str, Any], source: str | None = None
+) -> tuple[Recipe, dict[str, DataConfig]]:
+    """The recipe and data of one combination of ``vary``.
+
+    Raises
+    ------
+    ConfigError
+        If a key is not of the form ``recipe.…`` or ``data.…``, is unknown, or a value does not fit.
+    """
+    source = source or f"configs/experiments/{experiment.name}.yaml"
+    changes: dict[str, dict[str, tuple[Any, str]]] = {"recipe": {}, "data": {}}
+    for key, value in setting.items():
+        part, _, inner = key.partition(".")
+        if part not in changes or not inner:
+            raise ConfigError([f"{source}: `vary` takes keys that begin with `recipe.` or `data.`, got {key!r}."])
+        changes[part][inner] = (value, f"{source} vary")
+    recipe = _validated(Recipe, experiment.recipe.model_dump(), source, changes["recipe"], "recipe.")
+    data = {
+        name: _validated(DataConfig, entry.model_dump(), source, changes["data"], "data.")
+        for name, entry in experiment.data.items()
+    }
+    return recipe, data
+
+
+def first_lines(kind: str) -> dict[str, str]:
+    """The first comment of each file of a kind, by name."""
+    lines = {}
+    for name in _stems(kind):
+        if not _NAME.fullmatch(name):
+            lines[name] = f"cannot be used: {_NAME_RULE}"
+            continue
+        try:
+            with open(configs_dir() / kind / f"{name}.yaml", encoding="utf-8", errors="replace") as file:
+                lines[name] = file.readline(1000).lstrip("# ").rstrip()
+        except OSError as error:
+            lines[name] = f"cannot be read ({error.strerror})"
+    return lines

@@ -1,0 +1,400 @@
+"""Configuration: what an experiment, a recipe, a dataset and a model may say. The only place with defaults.
+
+`experiments.config.loading` turns the files under ``configs/`` into these types.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+
+class ConfigError(Exception):
+    """Bad input, found before anything ran.
+
+    Attributes
+    ----------
+    faults : list of str
+        One sentence per fault: file, key, value, fix.
+    """
+
+    def __init__(self, faults: Iterable[str]) -> None:
+        self.faults = list(faults)
+        super().__init__("\n".join(self.faults))
+
+
+class _Strict(BaseModel):
+    """No unknown key, no coerced type, no change after loading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+# ---------------------------------------------------------------------------------------------------------------- recipe
+class Augmentation(_Strict):
+    """Random changes of training images, drawn per image and identical for all models."""
+
+    crop_padding: int = Field(0, ge=0, le=256)
+    """Pixels of zero padding around the image before a random crop back to its size; 0 is no crop."""
+    horizontal_flip: bool = False
+    """Mirror left–right with probability ½."""
+    policy: Literal["none", "trivial_augment"] = "none"
+    """``trivial_augment``: one of 14 operations per image, of random strength (arXiv 2103.10158, wide space)."""
+    erase: float = Field(0.0, ge=0, le=1)
+    """Probability that a random rectangle of an image is set to the data's mean (arXiv 1708.04896)."""
+    mixup: float = Field(0.0, ge=0, le=100)
+    """α of the Beta distribution of Mixup (arXiv 1710.09412); 0 is no Mixup."""
+    cutmix: float = Field(0.0, ge=0, le=100)
+    """α of the Beta distribution of CutMix (arXiv 1905.04899); 0 is no CutMix. With Mixup, each image has one of the two."""
+    mix_probability: float = Field(1.0, ge=0, le=1)
+    """Probability that an image is mixed at all."""
+    mix_until: float = Field(1.0, ge=0, le=1)
+    """Share of the steps that mix, from the first on; 0.9 leaves the last tenth unmixed."""
+
+
+class Recipe(_Strict):
+    """Optimiser, schedule, augmentation and budget: what must be identical for all models of a table."""
+
+    steps: int = Field(ge=1, le=100_000_000)
+    """Optimiser steps, equal at every train fraction."""
+    batch_size: int = Field(ge=2, le=65_536)
+    """Images per step, over all devices together; every batch is full."""
+    optimizer: Literal["adamw"] = "adamw"
+    learning_rate: float = Field(gt=0, le=10)
+    """Peak rate, after the warm-up."""
+    min_learning_rate: float = Field(1e-5, ge=0)
+    """Rate at the last step of the cosine."""
+    warmup_fraction: float = Field(0.05, ge=0, lt=1)
+    """Share of the steps with a linearly rising rate."""
+    weight_decay: float = Field(0.05, ge=0)
+    """Decoupled decay; none on norms, biases, class token and position embedding."""
+    betas: list[float] = Field([0.9, 0.999], min_length=2, max_length=2)
+    clip_grad_norm: float | None = Field(1.0, gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: Annotated[
+        Literal["off", "default", "reduce-overhead", "max-autotune"],
+        BeforeValidator(lambda value: "off" if value is False else value),  # YAML reads a bare `off` as false
+    ] = "off"
+    """Mode of ``torch.compile`` for the training step."""
+    augmentation: Augmentation = Augmentation()
+    evaluations: int = Field(10, ge=1)
+    """Evaluations on the validation set, evenly spaced; the last falls on the last step."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if self.evaluations > self.steps:
+            raise ValueError(
+                f"`evaluations` must not exceed `steps`, got {self.evaluations} > {self.steps}; "
+                f"set `recipe.evaluations` to at most {self.steps}"
+            )
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"`min_learning_rate` must not exceed `learning_rate`, got {self.min_learning_rate} > {self.learning_rate}"
+            )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"`betas` must lie in [0, 1), got {self.betas}")
+        return self
+
+
+# ------------------------------------------------------------------------------------------------------------------ data
+class DataConfig(_Strict):
+    """A dataset: where it comes from and the form in which every model sees it."""
+
+    title: str
+    """How tables and figures call it."""
+    source: Literal[
+        "digits", "fashion_mnist", "cifar10", "cifar100", "pizza_steak_sushi", "pizza_steak_sushi_20_percent", "image_folder"
+    ]
+    path: str | None = None
+    """Folder of the images below `DATA_DIR`, or an absolute path. Never hashed."""
+    image_size: int = Field(ge=4, le=1024)
+    """Pixels of a side, the same for every model."""
+    channels: Literal[1, 3]
+    mean: list[float] = Field(min_length=1, max_length=3)
+    std: list[float] = Field(min_length=1, max_length=3)
+    """Per-channel normalisation of pixels in [0, 1]; a standard deviation of less than 0.001 is none of 256 levels."""
+    test_cut: Literal["random", "blocks"] = "random"
+    """Of digits, which come without a test set: a fifth of each class at random, or the last fifth in the order of the file,
+    where images of one writer lie together; see `experiments.data.splits.cut_test`."""
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _a_number(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # which equals 1 or 0
+            raise ValueError(f"must be 1 or 3, got {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DataConfig:
+        for name, values, least in (("mean", self.mean, 0), ("std", self.std, 0.001)):
+            if len(values) != self.channels:
+                raise ValueError(f"`{name}` must have one value per channel ({self.channels}), got {values}")
+            if not all(least <= value <= 1 for value in values):
+                raise ValueError(
+                    f"`{name}` is of pixels in [0, 1]: each value must lie in [{least}, 1], got {values}; divide by 255"
+                )
+        if self.test_cut != "random" and self.source != "digits":
+            raise ValueError(
+                f"`test_cut` is for digits, whose file is in the order of its writers; delete it for {self.source}"
+            )
+        if self.source == "image_folder" and not self.path:
+            raise ValueError(
+                "`path` is missing: set `data.path` to a folder that holds train/<class>/* and test/<class>/*, or <class>/* "
+                'alone, as in ARGS="data.path=/photos"'
+            )
+        return self
+
+
+# ----------------------------------------------------------------------------------------------------------------- model
+class Geometry(_Strict):
+    """What may differ between models, declared: how an architecture meets images of this size."""
+
+    patch_size: int | None = Field(None, ge=1)
+    """Side of a ViT's patch, in pixels."""
+    stem: Literal["native", "small"] = "native"
+    """``small``: the family's stem for small images, as `baselines` describes it."""
+
+
+INIT_TITLES = {
+    "from_scratch": "",
+    "pretrained": "pretrained",
+    "linear_probe": "pretrained, frozen",
+    "random_features": "random, frozen",
+}
+"""How a run's start is labelled in its record, and what a model's title then says."""
+
+
+class ModelConfig(_Strict):
+    """A model: the project's own (`scratch`) or a reference (`timm`)."""
+
+    title: str
+    """How tables and figures call it. A model that does not start from scratch has that added to its title."""
+    family: str
+    """Tables are grouped by it: ViT, ResNet, ConvNeXt, …"""
+    source: Literal["scratch", "timm"]
+    name: str
+    """`scratch`: a row of `vit_scratch.VARIANTS`; `timm`: a name that `timm.list_models()` knows."""
+    geometry: Geometry = Geometry()
+    arguments: dict[str, Any] = {}
+    """Further named arguments of the model's constructor."""
+    init: Literal["from_scratch", "pretrained"] = "from_scratch"
+    """``pretrained``: all but the head begins with the values of `weights`, the head with zeros (paper, section 3.2)."""
+    weights: str | None = None
+    """A file below `DATA_DIR`, or an absolute path; ``timm:<name>`` takes those that timm publishes under a name."""
+    layout: Literal["timm", "torchvision", "hf", "npz"] | None = None
+    """`scratch`: whose names the file of weights has."""
+    train: Literal["all", "head"] = "all"
+    """``head``: a linear classifier on frozen features, which keep the behaviour of evaluation."""
+
+    @property
+    def init_label(self) -> str:
+        """What a record calls this start: a key of `INIT_TITLES`."""
+        if self.train == "head":
+            return "linear_probe" if self.init == "pretrained" else "random_features"
+        return self.init
+
+    @model_validator(mode="before")
+    @classmethod
+    def _title_says_the_start(cls, values: Any) -> Any:
+        """Add to the title what no table or figure may leave out; once, however often a config is read again."""
+        if not isinstance(values, dict) or not isinstance(values.get("title"), str):
+            return values
+        fields = {key: values.get(key, cls.model_fields[key].default) for key in ("init", "train")}
+        words = INIT_TITLES.get(cls.model_construct(**fields).init_label, "")
+        ending = f", {words}" if words else ""
+        return {**values, "title": values["title"].removesuffix(ending) + ending}
+
+    @model_validator(mode="after")
+    def _start_is_consistent(self) -> ModelConfig:
+        if self.init == "pretrained" and not self.weights:
+            raise ValueError(
+                "`weights` is missing: `init: pretrained` needs a file below DATA_DIR, an absolute path, or timm:<name>"
+            )
+        if self.init == "from_scratch" and (self.weights or self.layout):
+            raise ValueError("`weights` and `layout` are for `init: pretrained`; set that, or delete them")
+        from_file = self.weights is not None and not self.weights.startswith("timm:")
+        if self.source == "scratch" and from_file and self.layout is None:
+            raise ValueError("`layout` is missing: say whose names the file has: timm, torchvision, hf or npz")
+        if self.layout is not None and (self.source == "timm" or not from_file):
+            raise ValueError("`layout` is for files of weights of a scratch model; delete it")
+        return self
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelConfig:
+        if self.source == "scratch" and self.geometry.patch_size is None:
+            raise ValueError("`geometry.patch_size` is missing: a scratch ViT needs it")
+        if self.source == "scratch" and self.geometry.stem != "native":
+            raise ValueError("`geometry.stem` is for convolutional models; delete it")
+        clash = sorted({"image_size", "img_size", "num_classes", "in_chans", "in_channels"} & set(self.arguments))
+        if clash:
+            raise ValueError(f"`arguments` must not set {', '.join(clash)}: these belong to the data, for all models alike")
+        return self
+
+
+# ------------------------------------------------------------------------------------------------------------ experiment
+METRICS = (
+    *(f"{split}/{name}" for split in ("test", "val") for name in ("top1", "top5", "nll", "brier", "macro_f1", "ece")),
+    "val_best/top1",
+    "val_best/nll",
+)
+"""Metrics of a record that an expectation may speak of; `experiments.metrics` computes them."""
+
+
+class Expectation(_Strict):
+    """A claim made before the run, which the report then checks: ``at_least`` ≤ value ≤ ``at_most``."""
+
+    claim: str
+    """The expectation in words."""
+    models: list[str] = Field(min_length=1)
+    """Models of which each must meet the bounds."""
+    against: str | None = None
+    """If given, the value is the difference of means to this model."""
+    metric: str = "test/top1"
+    train_fraction: float = Field(1.0, gt=0, le=1)
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Expectation:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("an expectation needs `at_least` or `at_most`")
+        if self.metric not in METRICS:
+            raise ValueError(f"`metric` must be one of {', '.join(METRICS)}, got {self.metric!r}")
+        return self
+
+
+class Tuning(_Strict):
+    """Track B: an equal tuning budget for every model, drawn from one space that knows nothing of models."""
+
+    trials: int = Field(5, ge=2)
+    """Quasi-random points (Halton), the same for every model."""
+    seed: int = Field(1_000_003, ge=0)
+    """Seed of the trials, which no reported run shares."""
+    learning_rate: list[Annotated[float, Field(gt=0)]] = Field([2e-4, 4e-3], min_length=2, max_length=2)
+    """Bounds of the peak rate, log-uniform."""
+    weight_decay: list[Annotated[float, Field(gt=0)]] = Field([0.01, 0.2], min_length=2, max_length=2)
+    """Bounds of the decay, log-uniform."""
+    augmentation: list[Augmentation] = Field([Augmentation()], min_length=1)
+    """Choices, equally likely."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Tuning:
+        for name in ("learning_rate", "weight_decay"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"`{name}` must be [low, high], got [{low}, {high}]")
+        return self
+
+
+class Execution(_Strict):
+    """How runs are carried out: what changes their results by rounding at most, and is never hashed."""
+
+    threads: int = Field(1, ge=1, le=1024)
+    """CPU threads of one run: a recorded setting, so that every engine gives the same bits."""
+    checkpoint_every_steps: int | None = Field(None, ge=1)
+    """Optimiser steps between checkpoints; by default they are taken by time."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Most images of one forward and backward pass; a larger batch is trained in parts (gradient accumulation), whose result
+    is the whole batch's up to rounding."""
+    on_oom: Literal["fail", "split"] = "fail"
+    """Out of memory, end the cell as failed, or train its batches in twice as many parts."""
+    deterministic: bool = False
+    """Have torch take deterministic algorithms alone, so that a GPU too gives the same bits again."""
+
+
+class ExperimentFile(Execution):
+    """The keys of a file in ``configs/experiments``; names are looked up afterwards."""
+
+    question: str
+    models: list[str] = Field(min_length=1)
+    data: str | Annotated[list[str], Field(min_length=1)]
+    recipe: str
+    train_fractions: list[Annotated[float, Field(gt=0, le=1)]] = Field([1.0], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2], min_length=1)
+    reference: str
+    track: Literal["identical", "tuned"] = "identical"
+    tuning: Tuning = Tuning()
+    target_val_top1: float | None = Field(None, gt=0, le=1)
+    equivalence_margin: float = Field(0.005, gt=0, lt=1)
+    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    expect: list[Expectation] = []
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExperimentFile:
+        faults = []
+        for key in ("models", "train_fractions", "seeds"):
+            values = getattr(self, key)
+            if len(set(values)) != len(values):
+                faults.append(f"`{key}` must not repeat a value, got {values}")
+        if isinstance(self.data, list) and len(set(self.data)) != len(self.data):
+            faults.append(f"`data` must not repeat a value, got {self.data}")
+        if self.track == "tuned" and self.vary:
+            faults.append("`vary` and `track: tuned` cannot be combined; make two experiments")
+        if self.track == "tuned" and self.tuning.seed in self.seeds:
+            faults.append(f"`tuning.seed` must not be one of `seeds`, got {self.tuning.seed}")
+        if self.reference not in self.models:
+            faults.append(f"`reference` must be one of `models` ({', '.join(self.models)}), got {self.reference!r}")
+        for index, expectation in enumerate(self.expect):
+            for name in [*expectation.models, *([expectation.against] if expectation.against else [])]:
+                if name not in self.models:
+                    faults.append(
+                        f"`expect.{index}` names {name!r}, which is not one of `models` ({', '.join(self.models)})"
+                    )
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+class Experiment(Execution):
+    """A named question with everything it refers to, resolved and valid."""
+
+    name: str
+    question: str
+    models: dict[str, ModelConfig]
+    data: dict[str, DataConfig]
+    recipe_name: str
+    recipe: Recipe
+    train_fractions: list[float]
+    seeds: list[int]
+    reference: str
+    track: Literal["identical", "tuned"]
+    """``tuned``: a second block of every table, in which each model has its own best of equally many trials."""
+    tuning: Tuning = Tuning()
+    equivalence_margin: float = 0.005
+    """Differences of accuracy below it do not matter: models are called equivalent inside it. Never hashed."""
+    target_val_top1: float | None = None
+    """Validation accuracy, fixed in advance, for the time that it takes to reach it. Never hashed."""
+    vary: dict[str, list[Any]] = {}
+    expect: list[Expectation] = []
+    notes: list[str] = Field([], exclude=True)
+    """What was changed to fit the overrides, as sentences for the screen."""
+    args: str = ""
+    """The overrides as the user typed them, so that the command can be repeated. Never hashed."""
+
+    @property
+    def execution(self) -> Execution:
+        """How its runs are carried out, apart from what is asked."""
+        return Execution(**{name: getattr(self, name) for name in Execution.model_fields})
+
+    @property
+    def command(self) -> str:
+        """What to type to run the experiment again as it was run."""
+        return repeat_command(self.name, self.args)
+
+
+def repeat_command(name: str, args: str) -> str:
+    """The command that runs an experiment with these overrides: ``make experiment NAME=smoke ARGS="seeds=[0]"``."""
+    return f"make experiment NAME={name}" + (f" ARGS={quoted(args)}" if args else "")
+
+
+def quoted(args: str) -> str:
+    """A text as one word of a shell, between double quotes where these leave it as it is."""
+    return shlex.quote(args) if set(args) & set('"$`\\!') else f'"{args}"'
+
+
+def join_words(words: Iterable[str]) -> str:
+    """Overrides as the one text that ``ARGS`` is: split as a shell splits, it gives the same words."""
+    return " ".join(shlex.quote(word) if set(word) & set(" \t\r\n'\"\\") else word for word in words)

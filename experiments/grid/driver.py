@@ -1,0 +1,157 @@
+"""Run what is missing of an experiment: plan, skip, execute, wait for others."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from experiments.config.cells import Cell, expand
+from experiments.config.paths import runs_dir
+from experiments.config.schema import ConfigError, Experiment
+from experiments.grid import local, ray, worker
+from experiments.grid.ledger import cell_status, compute_splits, read_splits
+from experiments.records.progress import LOCK_FILE, Busy, locked
+from experiments.records.record import RECORD_FILE
+from experiments.training import torchrun
+from experiments.training.tuning import trials_of
+
+WAIT_SECONDS = 2.0
+
+
+def experiment_folder(experiment: Experiment) -> Path:
+    """Folder of the experiment's runs."""
+    return runs_dir() / experiment.name
+
+
+def plan(experiment: Experiment) -> list[Cell]:
+    """All cells with their run ids; loads the data, and finds what is wrong with it.
+
+    Where every cell has ended and the data cannot change, as published sets cannot, no data is loaded.
+    """
+    folder = experiment_folder(experiment)
+    known = expand(experiment, read_splits(folder))
+    published = all(data.source != "image_folder" for data in experiment.data.values())
+    if published and all(cell_status(cell, folder)[0] in ("done", "failed") for cell in known):
+        return known
+    return expand(experiment, compute_splits(experiment, folder))
+
+
+def together(lead: Callable[[], None]) -> None:
+    """Under ``torchrun``: the first process carries out the command, the others take part in its cells.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer GPUs than processes. All processes find that, the first tells it.
+    """
+    from experiments.training import distributed
+    from experiments.training.run import follow
+
+    try:
+        group = distributed.join()
+    except ConfigError:
+        if torchrun.place().rank == 0:
+            raise
+        return
+    try:
+        if group.leads:
+            try:
+                lead()
+            finally:
+                group.told(None)
+        else:
+            with worker.stop_signals_caught():
+                follow(worker.stop_requested)
+    finally:
+        distributed.leave()
+
+
+def trials_for(cells: list[Cell]) -> list[Cell]:
+    """The tuning trials that the cells' recipes are chosen from, each once."""
+    return list({trial.run_id: trial for cell in cells for trial in trials_of(cell)}.values())
+
+
+def forget_failures(failed: list[Cell], folder: Path) -> None:
+    """Empty the folders of failed cells, so that they run again from the start. One that another process has is left."""
+    for cell in failed:
+        run_folder = folder / str(cell.run_id)
+        with contextlib.suppress(Busy), locked(run_folder):
+            if cell_status(cell, folder)[0] != "failed":
+                continue
+            for path in run_folder.iterdir():
+                if path.name in (LOCK_FILE, RECORD_FILE):
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+            (run_folder / RECORD_FILE).unlink()  # last: killed before it, the cell is still known as failed
+
+
+ENGINES = {"local": local, "ray": ray}
+"""Where cells run: each has `resolve_jobs` and `execute`."""
+
+
+def launch(
+    cells: list[Cell],
+    folder: Path,
+    *,
+    jobs: str,
+    observer: local.Observer,
+    retry_failed: bool = False,
+    engine_name: str = "local",
+) -> None:
+    """Run the cells that have no record; those that another process runs are waited for.
+
+    Parameters
+    ----------
+    cells : list of Cell
+        As `plan` gives them.
+    folder : Path
+        Folder of the experiment's runs.
+    jobs : str
+        ``auto`` or a number of worker processes.
+    observer : local.Observer
+    retry_failed : bool
+        Run failed cells again.
+    engine_name : {"local", "ray"}
+
+    Raises
+    ------
+    ConfigError
+        If something is found to be wrong before any cell ran.
+    """
+    threads, room = cells[0].execution.threads, ENGINES[engine_name]
+    # A wrong value is told even when nothing is left to do; no cluster is needed for that.
+    local.requested_jobs(jobs) if room is ray else local.resolve_jobs(jobs, len(cells), threads)
+    again = {cell.run_id: cell for cell in cells if retry_failed and cell_status(cell, folder)[0] == "failed"}
+    begun = False
+
+    def begin() -> None:
+        """Nothing was found wrong: from here on files change."""
+        nonlocal begun
+        if not begun:
+            begun = True
+            observer.checked()
+            forget_failures(list(again.values()), folder)
+            again.clear()
+
+    def is_missing(cell: Cell) -> bool:
+        return cell.run_id in again or not (folder / str(cell.run_id) / RECORD_FILE).exists()
+
+    settled: set[str | None] = set()
+    while not worker.stop_requested():
+        missing = [cell for cell in cells if cell.run_id not in settled and is_missing(cell)]
+        free = [cell for cell in missing if cell_status(cell, folder)[0] != "running"]
+        if not free:
+            begin()
+            if not missing:
+                return
+            time.sleep(WAIT_SECONDS)
+            continue
+        workers = room.resolve_jobs(jobs, len(free), threads)
+        outcomes = room.execute(free, folder, jobs=workers, observer=observer, on_checked=begin)
+        settled |= {run_id for run_id, outcome in outcomes.items() if outcome.status != "busy"}

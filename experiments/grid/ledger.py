@@ -1,0 +1,152 @@
+"""An experiment → its cells, their names, and the ledger of what became of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.config.cells import Cell, data_key, split_key
+from experiments.config.loading import varied_settings, with_settings
+from experiments.config.schema import (
+    ConfigError,
+    DataConfig,
+    Experiment,
+)
+from experiments.records.dataset import DataDescription, keep_descriptions, read_descriptions
+from experiments.records.progress import is_running
+from experiments.records.record import RECORD_FILE, RecordError, atomic_write, read_record
+
+if TYPE_CHECKING:
+    from experiments.data.images import Dataset
+
+SPLITS_FILE = "splits.json"
+"""Cache of split hashes in an experiment's folder, so that `status` names the cells without reading any data."""
+
+
+def read_splits(folder: Path) -> dict[str, str]:
+    """The cache of split hashes of an experiment's folder; empty where there is none."""
+    try:
+        values = json.loads((folder / SPLITS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def compute_splits(experiment: Experiment, folder: Path) -> dict[str, str]:
+    """Load the data, cut every split, refresh the cache, and describe the data in ``data.json``.
+
+    Raises
+    ------
+    ConfigError
+        For each data set that cannot be had and each class that a fraction leaves too small, all at once; if the folder
+        cannot be written.
+    """
+    from experiments.data import datasets
+    from experiments.data.description import describe
+
+    splits: dict[str, str] = {}
+    described: dict[str, DataDescription] = {}
+    faults: list[str] = []
+    known = read_descriptions(folder)
+    for setting in varied_settings(experiment):
+        for name, data in with_settings(experiment, setting)[1].items():
+            key = data_key(data)
+            try:
+                dataset = datasets.load(data)
+                described[key] = describe(dataset, data.title, known.get(key))
+            except ConfigError as error:
+                faults += [fault for fault in error.faults if fault not in faults]
+                continue
+            own, small = _cut(experiment, data, dataset)
+            told = [f"experiment {experiment.name} with data {name}: {fault}" for fault in small]
+            faults += [fault for fault in told if fault not in faults]
+            splits |= own
+            described[key].split_hashes = sorted(own.values())
+    if faults:
+        raise ConfigError(faults)
+    try:
+        keep_splits(splits, folder)
+        keep_descriptions(described, folder)
+    except OSError as error:
+        raise ConfigError([f"RUNS_DIR: {folder} cannot be written ({error.strerror}). Choose another folder."]) from error
+    return splits
+
+
+def _cut(experiment: Experiment, data: DataConfig, dataset: Dataset) -> tuple[dict[str, str], list[str]]:
+    """Hashes of all splits of a dataset by their keys, and the classes that a fraction leaves too small."""
+    from experiments.data.images import CUT
+    from experiments.data.splits import nested_subset, split_hash
+
+    pool, test, splits = dataset.pool, dataset.test, {}
+    faults: dict[str, None] = {}
+    cut = test.labels if dataset.test_split == CUT else None
+    seeds = [*experiment.seeds, *([experiment.tuning.seed] if experiment.track == "tuned" else [])]
+    for fraction in experiment.train_fractions:
+        for seed in seeds:
+            try:
+                train, val = nested_subset(pool.labels, fraction, seed, dataset.class_names, cut)
+            except ConfigError as error:
+                faults |= dict.fromkeys(error.faults)
+                break
+            splits[split_key(data, fraction, seed)] = split_hash(pool.ids[train], pool.ids[val], test.ids)
+    return splits, list(faults)
+
+
+def keep_splits(splits: Mapping[str, str], folder: Path) -> None:
+    """Add split hashes to the cache of an experiment's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    before = read_splits(folder)
+    if {**before, **splits} != before:
+        with atomic_write(folder / SPLITS_FILE) as file:
+            json.dump({**before, **splits}, file, indent=0, sort_keys=True)
+
+
+def cell_status(cell: Cell, folder: Path) -> tuple[str, str | None]:
+    """``done``, ``failed``, ``running`` or ``missing``, with a reason where there is one to give."""
+    if cell.run_id is None:
+        return "missing", None
+    run_folder = folder / cell.run_id
+    record = run_folder / RECORD_FILE
+    if record.is_file():
+        try:
+            read = read_record(record)
+        except RecordError as error:
+            return "failed", str(error)
+        return read.status, read.failure.message if read.failure else None
+    return ("running", None) if is_running(run_folder) else ("missing", None)
+
+
+def left_to_run(cells: Sequence[Cell], folder: Path) -> list[Cell]:
+    """The cells that have not ended."""
+    return [cell for cell in cells if not (folder / str(cell.run_id) / RECORD_FILE).is_file()]
+
+
+def ledger(experiment: Experiment, cells: list[Cell], folder: Path, trials: Sequence[Cell] = ()) -> dict[str, Any]:
+    """What was expected and what became of it, as the plain value that ``ledger.json`` holds.
+
+    Tuning trials stand apart: no table is made of them.
+    """
+
+    def entry(cell: Cell) -> dict[str, Any]:
+        status, reason = cell_status(cell, folder)
+        return {
+            "run_id": cell.run_id,
+            "model": cell.model_name,
+            "data": cell.data_name,
+            "train_fraction": cell.train_fraction,
+            "seed": cell.seed,
+            "varied": cell.varied,
+            "status": status,
+            "reason": reason,
+        }
+
+    entries = [entry(cell) for cell in cells]
+    counts = {name: sum(entry["status"] == name for entry in entries) for name in ("done", "failed", "running", "missing")}
+    mine = {cell.run_id for cell in [*cells, *trials]}
+    other = sorted(path.parent.name for path in folder.glob(f"*/{RECORD_FILE}") if path.parent.name not in mine)
+    values = {"experiment": experiment.name, "counts": {"expected": len(cells), **counts}, "cells": entries, "other": other}
+    if trials:
+        values["trials"] = [entry(trial) | {"trial": trial.trial} for trial in trials]
+    return values

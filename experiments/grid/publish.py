@@ -1,0 +1,126 @@
+"""Finished runs without what only this machine needs: small enough to publish, whole enough to be analysed again."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.config.schema import ConfigError
+from experiments.grid.ledger import keep_splits, read_splits
+from experiments.records.dataset import keep_descriptions, read_descriptions
+from experiments.records.folder import config_without_path
+from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, atomic_write
+
+_LARGEST_HALVED = 60_000.0
+"""Logits beyond it stay as they are; half precision ends at 65,504."""
+
+
+class Published(NamedTuple):
+    """What was written: runs and bytes; and a sentence for each run that was left out."""
+
+    runs: int
+    size: int
+    faults: list[str]
+
+
+def publish(ledger: Mapping[str, Any], folder: Path, target: Path) -> Published:
+    """Copy the finished runs of an experiment, without weights and checkpoints and with logits in half precision.
+
+    Half precision changes no recorded metric, since records are copied as they are, and no predicted class; the analysis
+    allows for its rounding when it computes likelihoods again. Logits too large for it stay as they are.
+
+    Parameters
+    ----------
+    ledger : mapping
+        What became of the cells and their trials, as `experiments.grid.ledger.ledger` gives it.
+    folder, target : Path
+        Folder of the experiment's runs, and the folder that shall hold ``<experiment>/<run_id>/``.
+
+    Raises
+    ------
+    ConfigError
+        If no cell is done, or the target cannot be written or is where the runs are.
+    """
+    name = ledger["experiment"]
+    done = [entry["run_id"] for entry in [*ledger["cells"], *ledger.get("trials", [])] if entry["status"] == "done"]
+    if not done:
+        raise ConfigError([f"publish: {folder} holds no run of these settings. Run it first: make experiment NAME={name}"])
+    place = target / name
+    for run_folder, copy in ((folder, place), *((folder / run_id, place / run_id) for run_id in done)):
+        if copy.resolve() == run_folder.resolve():
+            raise ConfigError([f"--to: {copy} holds the runs themselves. Choose another folder."])
+    try:
+        keep_splits(read_splits(folder), place)
+        keep_descriptions(read_descriptions(folder), place)
+    except OSError as error:
+        raise ConfigError([f"--to: {place} cannot be written ({error.strerror}). Choose another folder."]) from error
+    faults, written = [], []
+    for run_id in done:
+        try:
+            contents = _contents(folder / run_id)
+        except _Damaged as damage:
+            faults.append(f"{damage} The run is left out; delete its folder and run the experiment again.")
+            continue
+        _write(contents, place / run_id)
+        written.append(sum(map(len, contents.values())))
+    return Published(len(written), sum(written), faults)
+
+
+class _Damaged(Exception):
+    """A file of a run that cannot be read; the message names it."""
+
+
+def _contents(run: Path) -> dict[str, bytes]:
+    """Files of one run by name, the record last; evaluations and configuration may be missing, as in a report."""
+    contents = {}
+    for name, read in (
+        (PREDICTIONS_FILE, _halved),
+        (CONFIG_FILE, config_without_path),
+        (METRICS_FILE, Path.read_bytes),
+        (RECORD_FILE, Path.read_bytes),
+    ):
+        try:
+            contents[name] = read(run / name)
+        except Exception as error:  # a damaged archive raises nearly anything
+            if isinstance(error, FileNotFoundError) and name in (CONFIG_FILE, METRICS_FILE):
+                continue
+            reason = getattr(error, "strerror", None) or error
+            raise _Damaged(f"{run / name}: cannot be read ({reason}).") from error
+    return contents
+
+
+def _halved(path: Path) -> bytes:
+    """``predictions.npz`` with logits in half precision."""
+    with np.load(path, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    for name in ("logits", "val_logits"):
+        if name in arrays and np.abs(arrays[name]).max(initial=0.0) <= _LARGEST_HALVED:
+            arrays[name] = half_precision(arrays[name])
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def half_precision(logits: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Logits of shape (N, classes) in half precision, with the same predicted classes.
+
+    Where rounding ties the largest logit with one before it, so that another class would be predicted, the largest is raised
+    to the next number: intervals over images must not hang on such ties.
+    """
+    halved, predicted = logits.astype(np.float16), logits.argmax(axis=1)
+    lost = np.flatnonzero(halved.argmax(axis=1) != predicted)
+    halved[lost, predicted[lost]] = np.nextafter(halved[lost].max(axis=1), np.float16(np.inf))
+    return halved
+
+
+def _write(contents: Mapping[str, bytes], place: Path) -> None:
+    """One run; its record comes last, as the run itself wrote it."""
+    place.mkdir(exist_ok=True)
+    for name, content in contents.items():
+        with atomic_write(place / name, "wb") as file:
+            file.write(content)

@@ -1,0 +1,119 @@
+"""Photos through a trained model: classes with probabilities, and where a Vision Transformer looked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from experiments.config.schema import ConfigError
+from experiments.data.decoding import decode
+from experiments.inference.trained import Trained
+from experiments.records.record import atomic_write
+from vit_scratch import VisionTransformer
+from vit_scratch.attention import class_token_map
+
+_SIDE = 336
+"""Pixels of a side of a photo in the picture of attention."""
+
+
+class Guess(NamedTuple):
+    """One class and the probability that the model gives it."""
+
+    name: str
+    probability: float
+
+
+@torch.inference_mode()
+def predict(trained: Trained, paths: list[Path], top: int) -> list[list[Guess]]:
+    """The most probable classes of each photo, best first.
+
+    Parameters
+    ----------
+    trained : Trained
+    paths : list of Path
+        Image files.
+    top : int
+        How many classes; all where there are fewer.
+
+    Raises
+    ------
+    ConfigError
+        Naming every file that is missing or no image.
+    """
+    probabilities = trained.model(trained.images(paths)).softmax(dim=1)  # B classes
+    best = probabilities.topk(min(top, len(trained.class_names)), dim=1)
+    return [
+        [Guess(trained.class_names[index], value) for index, value in zip(indices, values, strict=True)]
+        for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+
+
+def as_json(paths: list[Path], guesses: list[list[Guess]]) -> list[dict[str, Any]]:
+    """Predictions as plain values for programs."""
+    return [
+        {"image": str(path), "top": [guess._asdict() for guess in own]} for path, own in zip(paths, guesses, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def attention(trained: Trained, paths: list[Path]) -> NDArray[np.float32]:
+    """Where the class token's state comes from, by attention rollout: (B, rows, columns) of patches, each summing to 1.
+
+    Raises
+    ------
+    ConfigError
+        If the run's model is not this project's Vision Transformer.
+    """
+    model = trained.model
+    if not isinstance(model, VisionTransformer):
+        raise ConfigError(
+            [
+                f"--attention: the run's model {trained.record.model} is not this project's own ViT, whose attention can be "
+                "read; leave --attention out, or give a run of a model with `source: scratch`."
+            ]
+        )
+    maps: Tensor = class_token_map(model.attention_maps(trained.images(paths)), model.embedding.grid_size)
+    return maps.numpy()
+
+
+def draw_attention(trained: Trained, paths: list[Path], target: Path) -> None:
+    """Write a picture with a row per photo: the photo, and the photo lit where the model looked.
+
+    Light is relative: the patch that counts most is fully lit, the one that counts least is dark.
+
+    Raises
+    ------
+    ConfigError
+        As `attention`, or if the picture's folder or format is not there.
+    """
+    check_target(target, {".png", ".jpg", ".jpeg", ".webp"}, "--attention")
+    rows = []
+    for path, patches in zip(paths, attention(trained, paths), strict=True):
+        photo = np.broadcast_to(decode(path, _SIDE, trained.data.channels).transpose(1, 2, 0), (_SIDE, _SIDE, 3))
+        shares = (patches - patches.min()) / max(float(np.ptp(patches)), 1e-12)
+        light = Image.fromarray(np.uint8(np.rint(255 * shares)))
+        lit = np.asarray(light.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), np.float32) / 255
+        rows.append(np.concatenate([photo, np.uint8(photo * (0.15 + 0.85 * lit[:, :, None]))], axis=1))
+    picture = Image.fromarray(np.concatenate(rows))
+    with atomic_write(target, "wb") as file:
+        picture.save(file, format={"jpg": "jpeg"}.get(target.suffix[1:].lower(), target.suffix[1:].lower()))
+
+
+def check_target(target: Path, suffixes: set[str], option: str) -> None:
+    """Refuse a file to write whose folder is not there or whose suffix says another format.
+
+    Raises
+    ------
+    ConfigError
+        Naming the option, the file and what would do.
+    """
+    if target.suffix.lower() not in suffixes:
+        raise ConfigError([f"{option}: {target} must end in {' or '.join(sorted(suffixes))}."])
+    if not target.parent.is_dir():
+        raise ConfigError([f"{option}: no folder {target.parent} to write {target.name} to. Make it first."])

@@ -1,0 +1,193 @@
+"""Who works on a run, and how far it is: a lock and a heartbeat in the run folder, seen by every process and engine."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from experiments.records.record import Attempt
+
+LOCK_FILE = "run.lock"
+PROGRESS_FILE = "progress.json"
+BEAT_SECONDS = 1.0
+
+
+def now() -> str:
+    """The time, in ISO 8601 with seconds, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Busy(Exception):
+    """Another process works on this run."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run's lock. The kernel frees it when its owner dies, however it dies.
+
+    Raises
+    ------
+    Busy
+        If another process holds it.
+    """
+    with open(folder / LOCK_FILE, "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Busy(folder.name) from error
+        yield
+
+
+def is_running(folder: Path) -> bool:
+    """Whether some process holds the run's lock."""
+    try:
+        with open(folder / LOCK_FILE, encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def read_progress(folder: Path) -> dict[str, Any]:
+    """The last heartbeat of a run; empty where there is none."""
+    try:
+        values = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def attempts_of(progress: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All attempts that a progress file tells of, the last one as it stood at its last beat; entries that are none are left
+    out."""
+    earlier = progress.get("earlier")
+    found = [*(earlier if isinstance(earlier, list) else []), progress.get("attempt")]
+    attempts = []
+    for entry in found:
+        with contextlib.suppress(ValidationError, TypeError):
+            attempts.append(Attempt.model_validate(entry).model_dump())
+    return attempts
+
+
+def ended_attempts(progress: Mapping[str, Any], kept: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """All attempts of a run that nobody works on; one that never said how it ended was killed.
+
+    A progress file is newer than the checkpoint by up to the time between checkpoints, but may have been lost: of each
+    attempt the account counts that saw more of it.
+    """
+    both = zip_longest(attempts_of(progress), kept or [])
+    attempts = [max((seen for seen in same if seen), key=lambda seen: seen["seconds"]) for same in both]
+    return [{**attempt, "reason": "killed"} if attempt["reason"] == "running" else attempt for attempt in attempts]
+
+
+class Heartbeat:
+    """Writes how far a run is, at most once a second, and remembers the attempts before this one.
+
+    Parameters
+    ----------
+    folder : Path
+        The run folder.
+    device : str
+        Name of the hardware, for the list of attempts.
+    steps, batch_size : int
+        Length of the run and images per step.
+    start_step : int
+        Where this attempt begins, counted from 0.
+    kept : mapping, optional
+        What `ledger` gave to the checkpoint that the run goes on from. It stands in for a progress file that was lost.
+    devices : int
+        Processes that share every batch, each with a device of its own.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: str,
+        steps: int,
+        batch_size: int,
+        start_step: int,
+        kept: Mapping[str, Any] | None = None,
+        devices: int = 1,
+    ) -> None:
+        self.folder, self.device, self.steps, self.batch_size = folder, device, steps, batch_size
+        self.devices = devices
+        self.start_step = self.step = start_step
+        self.val_top1: float | None = None
+        self._seconds = 0.0
+        self._working_since: float | None = None
+        before, kept = read_progress(folder), kept or {}
+        self.started: str = before.get("started") or kept.get("started") or now()
+        """When the first attempt began."""
+        self.earlier = ended_attempts(before, kept.get("attempts", []))
+        self._write("running")
+
+    def work_begins(self) -> None:
+        """A stretch of training begins; evaluations and checkpoints lie between stretches."""
+        self._working_since = time.monotonic()
+
+    def work_ends(self, step: int) -> None:
+        """A stretch of training ended before `step`."""
+        self.step = step
+        self._seconds = self._worked()
+        self._working_since = None
+
+    def beat(self, step: int) -> None:
+        """Called at every step; cheap unless a second has passed."""
+        self.step = step
+        if time.monotonic() - self._beaten >= BEAT_SECONDS:
+            self._write("running")
+
+    def ledger(self) -> dict[str, Any]:
+        """What a checkpoint keeps: when the run began, and all attempts, this one as it stands."""
+        return {"started": self.started, "attempts": [*self.earlier, self._attempt("running")]}
+
+    def end(self, reason: str) -> list[dict[str, Any]]:
+        """The attempt ends. Returns all attempts, this one last."""
+        return [*self.earlier, self._write(reason)]
+
+    def _attempt(self, reason: str) -> dict[str, Any]:
+        return {
+            "start_step": self.start_step,
+            "end_step": self.step,
+            "device": self.device,
+            "devices": self.devices,
+            "seconds": self._worked(),
+            "reason": reason,
+        }
+
+    def _worked(self) -> float:
+        since = self._working_since
+        return self._seconds + (time.monotonic() - since if since is not None else 0.0)
+
+    def _write(self, reason: str) -> dict[str, Any]:
+        self._beaten = time.monotonic()
+        attempt = self._attempt(reason)
+        seconds = attempt["seconds"]
+        values = {
+            "step": self.step,
+            "steps": self.steps,
+            "val_top1": self.val_top1,
+            "images_per_second": (self.step - self.start_step) * self.batch_size / seconds if seconds > 0 else None,
+            "attempt": attempt,
+            "started": self.started,
+            "earlier": self.earlier,
+        }
+        temporary = self.folder / f".{PROGRESS_FILE}.{os.getpid()}.tmp"
+        with contextlib.suppress(OSError):  # a full disk must not end the run that a heartbeat only reports on
+            temporary.write_text(json.dumps(values), encoding="utf-8")
+            os.replace(temporary, self.folder / PROGRESS_FILE)
+        return attempt

@@ -1,0 +1,139 @@
+"""What a user sees while cells run: live progress on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from experiments.config.cells import Cell
+from experiments.grid.local import Observer
+from experiments.grid.worker import Outcome
+from experiments.records.progress import read_progress
+from experiments.terminal.screens import duration
+
+MIN_SHARE = 0.1
+"""Part of a first cell that must be done before its pace tells anything."""
+
+
+class Progress(Observer):
+    """Live progress on a terminal; one plain line for each cell that ends elsewhere.
+
+    Parameters
+    ----------
+    console : Console
+    folder : Path
+        Folder of the experiment's runs, where heartbeats are read.
+    total, done : int
+        Cells of the grid, and those that had ended before.
+    headline : sequence of str
+        Lines for the moment when everything was found fit to run.
+    """
+
+    def __init__(self, console: Console, folder: Path, *, total: int, done: int, headline: Sequence[str] = ()) -> None:
+        self.console, self.folder, self.total, self.ended_cells = console, folder, total, done
+        self._at_start, self._headline = done, headline
+        self._begun: float | None = None
+        self._checked = False
+        self._active: dict[str, Cell] = {}
+        self._said: set[str] = set()
+        self._lock = threading.Lock()
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.console.is_terminal:
+            self._live.stop()
+
+    def checked(self) -> None:
+        """Nothing was found to be wrong: say what is done."""
+        self._checked = True
+        for line in self._headline:
+            self.console.print(line, soft_wrap=True)
+
+    def started(self, cell: Cell) -> None:
+        """A cell begins; with the first the clock starts, since the imports before it say nothing about the pace."""
+        with self._lock:
+            self._begun = self._begun or time.monotonic()
+            self._active[str(cell.run_id)] = cell
+
+    def ended(self, cell: Cell, outcome: Outcome) -> None:
+        """A cell ended: a line that stays."""
+        with self._lock:
+            self._active.pop(str(cell.run_id), None)
+            self.ended_cells += outcome.status in ("done", "failed")
+        for sentence in outcome.says:
+            if sentence not in self._said:
+                self._said.add(sentence)
+                self.console.print(Text(sentence, "yellow"), soft_wrap=True)
+        if outcome.status == "busy":
+            return
+        line = Text(f"[{self.ended_cells:>{len(str(self.total))}}/{self.total}] ", "dim")
+        line.append(outcome.status, {"done": "green", "failed": "bold red"}.get(outcome.status, "yellow"))
+        line.append(f" {cell.describe()}")
+        if outcome.status == "done":
+            if start := read_progress(self.folder / str(cell.run_id)).get("attempt", {}).get("start_step"):
+                line.append(f"  went on from step {start}")
+            rate = f"{outcome.images_per_second or 0:,.0f} images/s"
+            line.append(f"  val {100 * (outcome.val_top1 or 0):.1f}%  {rate}  {duration(outcome.seconds)}")
+            line.append("" if self.console.is_terminal else self._left())  # which the live display shows
+        elif outcome.message:
+            line.append(f": {outcome.message}")
+        self.console.print(line, soft_wrap=True)
+
+    def _left(self) -> str:
+        """Time left, from the pace of the cells that ended and the progress of those that run; empty until it can be known.
+
+        What earlier attempts did is no work of this one.
+        """
+        with self._lock:
+            running = list(self._active)
+        beats = [beat for beat in (read_progress(self.folder / run_id) for run_id in running) if beat.get("steps")]
+        ended = self.ended_cells - self._at_start
+        worked = ended + sum((beat["step"] - beat["attempt"]["start_step"]) / beat["steps"] for beat in beats)
+        left = self.total - self.ended_cells - sum(beat["step"] / beat["steps"] for beat in beats)
+        if self._begun is None or left <= 0 or (ended == 0 and worked < MIN_SHARE):
+            return ""
+        return f"  about {duration((time.monotonic() - self._begun) / worked * left)} left"
+
+    def _state(self) -> str:
+        return self._left().strip() if self._checked else "importing torch, checking the models"
+
+    def _render(self) -> RenderableType:
+        with self._lock:
+            active = dict(self._active)
+        table = Table.grid(padding=(0, 1))
+        table.add_column(overflow="ellipsis", no_wrap=True, max_width=34)
+        for _ in range(3):
+            table.add_column(no_wrap=True)
+        overall = ProgressBar(total=self.total, completed=self.ended_cells, width=12)
+        table.add_row(Text("cells"), overall, f"{self.ended_cells} / {self.total}", self._state())
+        for run_id, cell in active.items():
+            beat = read_progress(self.folder / run_id)
+            table.add_row(cell.describe(), *progress_columns(beat, cell.recipe.steps))
+        return Group(Text(), table)
+
+
+def progress_columns(beat: dict[str, Any], steps: int) -> tuple[RenderableType, str, str]:
+    """Bar, step and state of one cell, from its heartbeat; empty for one that still imports and loads."""
+    if not beat.get("steps"):
+        return ProgressBar(total=1, completed=0, width=12), "", "loading"
+    step, steps, start = beat["step"], beat["steps"], beat["attempt"]["start_step"]
+    bar = ProgressBar(total=steps, completed=step, width=12)
+    if step >= steps:
+        return bar, f"{step}/{steps}", "testing, saving"
+    accuracy, rate = beat.get("val_top1"), beat.get("images_per_second")
+    shown = [f"goes on from step {start}" if start else "", "" if accuracy is None else f"val {100 * accuracy:.1f}%"]
+    return bar, f"{step}/{steps}", "  ".join(filter(None, [*shown, "" if not rate else f"{rate:,.0f}/s"]))

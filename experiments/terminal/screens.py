@@ -1,0 +1,194 @@
+"""Screens that stay: the grid as a heat map, one run, lists, faults; no colour codes in a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from experiments.config.schema import ConfigError
+from experiments.records.dataset import DataDescription, test_split_title
+from experiments.records.record import CONFIG_FILE, Record
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+"""Results and what a program may read go to `out`; faults and progress to `err`. rich leaves colours out where there is no
+terminal, and where NO_COLOR is set."""
+
+MARKS = {"done": "[green]●[/]", "failed": "[red]✗[/]", "running": "[yellow]◐[/]", "missing": "[dim]·[/]"}
+
+HEAT = {"done": "on dark_green", "failed": "on dark_red", "running": "on dark_goldenrod", "missing": ""}
+MAX_MARKS = 10
+"""Seeds that are shown one by one; more are counted."""
+
+
+def show_faults(console: Console, error: ConfigError) -> None:
+    """All faults of bad input, one line each."""
+    for fault in error.faults:
+        console.print(Text.assemble(("error: ", "bold red"), fault), soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def ledger_table(ledger: dict[str, Any], folder: Path | None = None) -> RenderableType:
+    """The grid as a heat map: models down, data and fractions across, a mark per seed, the colour of the worst of them.
+
+    Parameters
+    ----------
+    ledger : dict
+    folder : Path, optional
+        Folder of the runs, to say which commands made those of other settings.
+    """
+    cells = ledger["cells"]
+    columns = list(dict.fromkeys((cell["data"], _setting(cell), cell["train_fraction"]) for cell in cells))
+    columns.sort(key=lambda column: column[2])
+    several = len({data for data, _, _ in columns}) > 1
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("model", overflow="fold")
+    for data, setting, fraction in columns:
+        heading = " ".join(filter(None, [data if several else "", setting, f"{100 * fraction:.4g}%"]))
+        table.add_column(heading, justify="center", overflow="fold")
+    for model in dict.fromkeys(cell["model"] for cell in cells):
+        of_model = [cell for cell in cells if cell["model"] == model]
+        row = [
+            _heat([cell["status"] for cell in of_model if (cell["data"], _setting(cell), cell["train_fraction"]) == at])
+            for at in columns
+        ]
+        table.add_row(model, *row)
+    counts = ledger["counts"]
+    legend = "  ".join(f"{MARKS[name]} {counts[name]} {name}" for name in MARKS)
+    parts: list[RenderableType] = [table, Text.from_markup(f"\n{counts['expected']} expected: {legend}")]
+    parts += [
+        Text.assemble(("failed ", "red"), f"{cell['run_id']}: {cell['reason']}")
+        for cell in cells
+        if cell["status"] == "failed"
+    ]
+    parts += [Text(line, "dim") for line in other_settings(ledger, folder)]
+    return Group(*parts)
+
+
+def _setting(cell: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in (cell["varied"] or {}).items())
+
+
+def _heat(statuses: list[str]) -> Text:
+    """One cell of the map: marks of the seeds, or their count, on the colour of what needs attention first."""
+    worst = next((name for name in ("failed", "running", "missing", "done") if name in statuses), "missing")
+    if len(statuses) > MAX_MARKS:
+        return Text(f" {statuses.count('done')}/{len(statuses)} ", HEAT[worst])
+    shown = Text.from_markup("".join(MARKS[status] for status in statuses))
+    shown.stylize(HEAT[worst])
+    return shown
+
+
+def other_settings(ledger: Mapping[str, Any], folder: Path | None) -> list[str]:
+    """What else lies in the folder, and the commands that made it, newest last."""
+    others = ledger.get("other") or []
+    if not others:
+        return []
+    lines = [f"{len(others)} more runs here are of other settings; they are no part of this grid."]
+    commands: dict[str, int] = {}
+    for run_id in others if folder else []:
+        command = command_of(Path(str(folder)) / run_id)
+        if command:
+            commands[command] = commands.get(command, 0) + 1
+    lines += [f"  {number} by: {command}" for command, number in list(commands.items())[-3:]]
+    return lines
+
+
+def command_of(run_folder: Path) -> str | None:
+    """The command that made a run, from the first lines of its ``config.yaml``; older runs do not say."""
+    try:
+        with open(run_folder / CONFIG_FILE, encoding="utf-8") as file:
+            head = takewhile(lambda line: line.rstrip() != "cell:", file)
+            return str(yaml.safe_load("".join(head))["command"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return None
+
+
+def data_lines(descriptions: Iterable[DataDescription]) -> list[str]:
+    """What an experiment runs on, as lines of markup; what a reader of the results must know in yellow."""
+    lines = []
+    for described in descriptions:
+        first, *more = described.summary
+        lines += [f"[bold]{escape(described.title)}[/]: {escape(first)}", *(f"  {escape(line)}" for line in more)]
+        lines += [f"  [yellow]warning:[/] {escape(warning)}" for warning in described.warnings]
+    return list(dict.fromkeys(lines))
+
+
+def record_table(record: Record, folder: Path) -> RenderableType:
+    """One run for people: what it was, what came out, what it cost, how it went; a dash for what is unknown."""
+
+    def value(number: float | None, form: str = "{:,.4g}") -> str:
+        return "–" if number is None else form.format(number)
+
+    cost, metrics = record.compute, record.metrics
+    test_split = f" (test split: {test_split_title(record.test_split)})" if record.test_split else ""
+    rows = [
+        ("status", record.status if record.failure is None else f"failed: {record.failure.message}"),
+        ("model", f"{record.model} ({record.source}, {record.family}), {record.init.replace('_', ' ')}"),
+        ("data", f"{record.data}, {100 * record.train_fraction:.4g}% = {record.n_train} train + {record.n_val} val"),
+        ("settings", f"{record.recipe}, track {record.track}, seed {record.seed}, {record.settings_hash[:12]}"),
+        ("steps", f"{record.steps:,} ({record.samples_seen:,} images seen)"),
+        ("test", f"top-1 {value(metrics.get('test/top1'), '{:.2%}')} of {record.n_test} images{test_split}, "
+                 f"NLL {value(metrics.get('test/nll'))}, ECE {value(metrics.get('test/ece'), '{:.2%}')}"),
+        ("validation", f"top-1 {value(metrics.get('val/top1'), '{:.2%}')} last, "
+                       f"{value(metrics.get('val_best/top1'), '{:.2%}')} best"),
+        ("cost", f"{value(cost.train_pflops)} PFLOPs, {value(cost.device_hours, '{:.3g}')} device-hours, "
+                 f"{value(cost.images_per_second, '{:,.0f}')} images/s"),
+        ("memory", "–" if cost.peak_memory_bytes is None else f"{cost.peak_memory_bytes / 2**30:.2f} GiB at its peak"),
+        ("model size", f"{cost.n_params:,} parameters, {value(cost.forward_gmacs)} GMACs"),
+        ("on", f"{record.environment.get('device', '–')}, {record.environment.get('precision', '–')}"),
+        *(("attempt", f"step {a.start_step} to {a.end_step} in {duration(a.seconds)}, {a.reason}") for a in record.attempts),
+        ("finished", record.finished),
+        ("folder", str(folder)),
+    ]  # fmt: skip
+    table = Table(title=record.run_id, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, text in rows:
+        table.add_row(name, Text(text))
+    return table
+
+
+def profile_table(row: dict[str, Any]) -> RenderableType:
+    """A model's cost, one figure a line; a dash where it is not known on this device."""
+    low, high = row["bare_images_per_second_quartiles"]
+    figures = {
+        "parameters": f"{row['n_params']:,}",
+        "forward GMACs": f"{row['forward_gmacs']:.4g}",
+        "training GFLOPs an image": f"{row['train_gflops_per_image']:.4g}",
+        "bare step": f"{row['bare_images_per_second']:,.0f} images/s (quartiles {low:,.0f} to {high:,.0f})",
+        "MFU": "–" if row["mfu"] is None else f"{100 * row['mfu']:.1f}%",
+        "peak memory": "–" if row["peak_memory_bytes"] is None else f"{row['peak_memory_bytes'] / 2**30:.2f} GiB",
+        "geometry": ", ".join(f"{key} {value}" for key, value in row["geometry"].items()) or "as published",
+        "on": f"{row['device']}, {row['precision']}, batch {row['batch_size']}, {row['image_size']} px",
+    }
+    return name_table(row["model"], figures.items())
+
+
+def name_table(title: str, rows: Iterable[tuple[str, str]]) -> RenderableType:
+    """Names with a line each, folded to the width of the terminal."""
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
+    for name, line in rows:
+        table.add_row(f"  {name}", Text(line))
+    return table
+
+
+def name_lines(title: str, rows: Iterable[tuple[str, str]]) -> str:
+    """The same as plain lines of whatever length, for a pipe."""
+    listed = list(rows)
+    width = max((len(name) for name, _ in listed), default=0)
+    return "\n".join([title, *(f"  {name:<{width}}  {line}" for name, line in listed)])

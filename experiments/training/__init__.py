@@ -1,0 +1,1 @@
+"""One run: from a cell to its record."""

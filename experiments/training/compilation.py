@@ -1,0 +1,97 @@
+"""What makes a step fast without changing what it computes: memory format, compilation, the size of evaluation batches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from experiments.training.cost import synchronise
+from experiments.training.steps import autocast
+
+WARMUP_STEPS = 3
+"""Steps of a compiled model before the run: the first compiles, the others record what ``reduce-overhead`` replays."""
+
+
+def memory_format(model: nn.Module, device: torch.device) -> torch.memory_format:
+    """Channels-last for convolutional networks on GPUs, whose tensor cores work in it; contiguous otherwise.
+
+    A network counts as convolutional from its second convolution on: a ViT's only one cuts patches. CPUs keep the contiguous
+    format, under which results were published.
+    """
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
+    return torch.channels_last if device.type == "cuda" and convolutions > 1 else torch.contiguous_format
+
+
+def evaluation_batch_size(image_size: int, device: torch.device) -> int:
+    """Images of one evaluation batch: 500 on a CPU; on a GPU what makes about 2²² pixels, from 64 to 8,192."""
+    return 500 if device.type == "cpu" else max(64, min(8192, 2**22 // image_size**2))
+
+
+class Compiled(NamedTuple):
+    """What became of a request to compile.
+
+    Attributes
+    ----------
+    forward : nn.Module
+        What the step calls: the compiled model, or the model itself.
+    mode : str
+        As it is recorded: the mode, or ``off``.
+    seconds : float
+        Time until the compiled step ran, failed or not.
+    failure : str or None
+        One sentence where compilation failed.
+    """
+
+    forward: nn.Module
+    mode: str
+    seconds: float
+    failure: str | None
+
+
+def compiled(
+    model: nn.Module, mode: str, images: torch.Tensor, *, precision: str, compiler: Callable[..., Any] = torch.compile
+) -> Compiled:
+    """Compile a model for training steps on batches like `images`, and fall back once to the model itself.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Its weights, buffers and gradients are as before when this returns; the compiled form shares them.
+    mode : {"off", "default", "reduce-overhead", "max-autotune"}
+        Mode of ``torch.compile``.
+    images : Tensor of shape (B, C, H, W)
+        A batch of the run; only its shape and kind matter.
+    compiler : callable
+        ``torch.compile``, or what a test puts in its place.
+    """
+    if mode == "off":
+        return Compiled(model, mode, 0.0, None)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    start = time.perf_counter()
+    try:
+        forward = compiler(model, mode=mode)
+        forward.train()
+        for _ in range(WARMUP_STEPS):
+            with autocast(images.device, precision):
+                loss = forward(images).float().logsumexp(1).mean()
+            loss.backward()
+            model.zero_grad(set_to_none=True)
+        synchronise(images.device)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # compilers fail in many ways: no C++ compiler, an operation they do not know
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        result = Compiled(
+            model, "off", time.perf_counter() - start, f"torch.compile failed, the run goes on without: {reason}"
+        )
+    else:
+        result = Compiled(forward, mode, time.perf_counter() - start, None)
+    model.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+    return result

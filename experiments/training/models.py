@@ -1,0 +1,127 @@
+"""The one place that joins the project's own model and the reference models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+import baselines
+import vit_scratch
+from experiments.config.identity import canonical_hash
+from experiments.config.schema import ConfigError, ModelConfig
+from experiments.training import pretrained
+from experiments.training.memory import has_batch_statistics
+from experiments.training.model_check import examine
+
+
+def _scratch(
+    config: ModelConfig, *, image_size: int, in_channels: int, num_classes: int
+) -> tuple[nn.Module, dict[str, Any]]:
+    patch_size = config.geometry.patch_size
+    model = vit_scratch.build(
+        config.name,
+        image_size=image_size,
+        patch_size=patch_size,
+        in_channels=in_channels,
+        num_classes=num_classes,
+        **config.arguments,
+    )
+    return model, {"patch_size": patch_size, **config.arguments}
+
+
+def _timm(config: ModelConfig, *, image_size: int, in_channels: int, num_classes: int) -> tuple[nn.Module, dict[str, Any]]:
+    return baselines.create(
+        config.name,
+        image_size=image_size,
+        in_channels=in_channels,
+        num_classes=num_classes,
+        patch_size=config.geometry.patch_size,
+        stem=config.geometry.stem,
+        **config.arguments,
+    )
+
+
+BUILDERS: dict[str, Callable[..., tuple[nn.Module, dict[str, Any]]]] = {"scratch": _scratch, "timm": _timm}
+
+
+def build(
+    name: str, config: ModelConfig, *, image_size: int, in_channels: int, num_classes: int
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Build a model for images of a size. Initialisation draws from torch's global generator.
+
+    Returns
+    -------
+    model : nn.Module
+        Images (B, C, H, W) → logits (B, num_classes).
+    geometry : dict
+        The declared adaptations, for the record.
+
+    Raises
+    ------
+    ConfigError
+        Naming the model's file, if the library refuses the name or an argument, or weights to start from are not there.
+    """
+    create = partial(BUILDERS[config.source], config, image_size=image_size, in_channels=in_channels)
+    try:
+        model, geometry = create(num_classes=num_classes)
+    except (ValueError, TypeError) as error:
+        raise ConfigError([f"configs/models/{name}.yaml: {str(error).rstrip('.')}."]) from error
+    if config.init == "from_scratch" and config.train == "all":
+        return model, geometry
+    with torch.device("meta"):
+        other, _ = create(num_classes=num_classes + 1)
+    # What grows with the classes gives the logits, be it one layer or several, inside whatever the library calls the head.
+    shapes = {parameter: tensor.shape for parameter, tensor in other.named_parameters()}
+    head = [parameter for parameter, tensor in model.named_parameters() if tensor.shape != shapes[parameter]]
+    if config.init == "pretrained":
+        geometry = geometry | pretrained.start(model, name, config, head)
+    if config.train == "head":
+        model, geometry = pretrained.FrozenFeatures(model, head), geometry | {"train": "head alone, features frozen"}
+    return model, geometry
+
+
+class Checked(NamedTuple):
+    """What was found of a model that was tried.
+
+    Attributes
+    ----------
+    geometry : dict
+        What the record declares beside the model's own adaptations; mostly nothing.
+    batch_statistics : bool
+        Whether the model normalises by the statistics of its batch.
+    """
+
+    geometry: dict[str, Any]
+    batch_statistics: bool
+
+
+_checked: dict[str, Checked] = {}
+"""By what the outcome depends on: a model is tried once in a process."""
+
+
+def check(name: str, config: ModelConfig, *, image_size: int, in_channels: int) -> Checked:
+    """Build a model and try it on random pixels; torch's generator is left as it was.
+
+    Raises
+    ------
+    ConfigError
+        Naming the model's file, if it cannot be built or could not learn; see `experiments.training.model_check`.
+    """
+    key = canonical_hash([config.model_dump(), image_size, in_channels])
+    if key in _checked:
+        return _checked[key]
+    sizes = {"image_size": image_size, "in_channels": in_channels, "num_classes": 10}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # not torch.manual_seed, which reaches the GPUs' generators
+        model, _ = build(name, config, **sizes)
+        batch_statistics = has_batch_statistics(model)
+        try:
+            declared = examine(model, **sizes)
+        except ValueError as error:
+            raise ConfigError([f"configs/models/{name}.yaml: {error}."]) from error
+    _checked[key] = Checked(declared, batch_statistics)
+    return _checked[key]

@@ -1,0 +1,148 @@
+"""Where a model starts from other than random weights, and linear classifiers on frozen features."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import requests
+import torch
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
+
+import baselines.pretrained
+import vit_scratch.weights
+from experiments.config.paths import data_dir
+from experiments.config.schema import ConfigError, ModelConfig
+from experiments.data.download import exclusively, reason
+from experiments.records.record import atomic_write
+
+HUB = "timm:"
+"""What a name of timm's begins with, where a file could stand."""
+
+
+def weights_path(weights: str) -> Path:
+    """A file of weights as a config names it: below `DATA_DIR`, unless the path is absolute."""
+    path = Path(weights).expanduser()
+    return path if path.is_absolute() else data_dir() / path
+
+
+def start(model: nn.Module, name: str, config: ModelConfig, head: Collection[str]) -> dict[str, Any]:
+    """Put a config's weights into a model, all but the head, which begins with zeros.
+
+    Parameters
+    ----------
+    model : nn.Module
+        As `experiments.training.models.build` made it; changed in place.
+    name : str
+        Stem of the model's file, for messages.
+    config : ModelConfig
+        With ``init: pretrained``.
+    head : collection of str
+        Names of the parameters that begin with zeros: those of the layers that give the logits.
+
+    Returns
+    -------
+    dict
+        For the record's geometry: which weights, with the SHA-256 of a file, so that a file that was exchanged between runs
+        of one table is seen; and what was resampled.
+
+    Raises
+    ------
+    ConfigError
+        If the weights are not there or do not fit. The message says which file belongs where.
+    """
+    weights = str(config.weights)
+    source, resampled = f"configs/models/{name}.yaml: `weights`", list[str]()
+    try:
+        path = published(weights.removeprefix(HUB)) if weights.startswith(HUB) else weights_path(weights)
+        label = _label(path, source)
+        if config.source == "scratch":
+            vit_scratch.weights.load(model, path, config.layout or "timm", head="keep")  # type: ignore[arg-type]
+        else:
+            resampled = baselines.pretrained.load(model, baselines.pretrained.read(path), str(path), head=head)
+    except ValueError as error:
+        raise ConfigError([f"{source}: {str(error).rstrip('.')}."]) from error
+    with torch.no_grad():
+        for parameter in head:
+            model.get_parameter(parameter).zero_()
+    facts = {"init": "pretrained", "weights": label}
+    return facts | {"resampled": ", ".join(resampled)} if resampled else facts
+
+
+def _label(path: Path, source: str) -> str:
+    if not path.is_file():
+        raise ConfigError(
+            [f"{source}: no file {path}. Put the weights there, or name another file below {data_dir()} or timm:<name>."]
+        )
+    with open(path, "rb") as file:
+        return f"{path.name}, SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+
+
+def published(name: str) -> Path:
+    """The weights that timm publishes under a name, as a file below `DATA_DIR`, downloaded where it is not there yet.
+
+    Raises
+    ------
+    ValueError
+        If timm knows no such weights, or they cannot be downloaded. The message says which file to put where.
+    """
+    path = data_dir() / "weights" / f"{name}.safetensors"
+    with exclusively(path.with_name(f".{name}.lock")):
+        if path.is_file():
+            return path
+        baselines.pretrained.check_published(name)
+        try:
+            requests.head(
+                os.environ.get("HF_ENDPOINT") or "https://huggingface.co", timeout=10
+            )  # timm's own tries last minutes
+            with tempfile.TemporaryDirectory(dir=path.parent) as cache:
+                found = baselines.pretrained.from_hub(name, Path(cache))
+        except (requests.RequestException, ValueError) as error:
+            raise ValueError(
+                f"the weights timm:{name} could not be downloaded ({reason(error)}). Without a network, save the state dict "
+                f"of timm's {name} as {path}; the same command then finds it"
+            ) from error
+        with atomic_write(path, "wb") as file:
+            file.write(safetensors_bytes({key: tensor.contiguous() for key, tensor in found.items()}))
+    return path
+
+
+class FrozenFeatures(nn.Module):
+    """A model of which the head alone is trained.
+
+    Nothing else gets a gradient, and the whole stays in evaluation mode: dropout and stochastic depth are off, and norms use
+    their stored statistics. (The head is linear, for which the mode makes no difference.)
+
+    Parameters
+    ----------
+    model : nn.Module
+        Changed in place.
+    head : collection of str
+        Names of the parameters that are trained.
+    """
+
+    def __init__(self, model: nn.Module, head: Collection[str]) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        for name in head:
+            model.get_parameter(name).requires_grad_(True)
+        self.train()
+
+    def train(self, mode: bool = True) -> FrozenFeatures:
+        """Stay in evaluation mode, whichever is asked for."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images B × C × height × width → logits B × classes."""
+        logits: Tensor = self.model(images)
+        return logits
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside `FrozenFeatures`, or the model itself."""
+    return model.model if isinstance(model, FrozenFeatures) else model

@@ -1,0 +1,142 @@
+"""The two functions that own training: one trains for some steps, one evaluates. Neither knows of configs or files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from experiments.data.seeding import integer_seed
+from experiments.training.memory import until_it_fits
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """Mixed precision where the recipe asks for bf16, plain fp32 otherwise."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def accumulate(
+    model: nn.Module, images: Tensor, labels: Tensor, parts: int, *, precision: str, label_smoothing: float
+) -> Tensor:
+    """Add the gradients of the mean loss over a batch to the parameters, one part of the batch after another.
+
+    Parts are as equal as possible, and each counts by its share of the images, so that the sum is the whole batch's.
+
+    Parameters
+    ----------
+    images, labels : Tensor of shapes (B, C, H, W) and (B,)
+    parts : int
+        From 1 to B.
+
+    Returns
+    -------
+    Tensor of shape ()
+        The mean loss over the batch, detached.
+    """
+    total = torch.zeros((), device=images.device)
+    for inputs, targets in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
+        with autocast(images.device, precision):
+            loss = cross_entropy(model(inputs), targets, label_smoothing=label_smoothing)
+        loss = loss * (len(targets) / len(labels))
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
+def _seed_device(device: torch.device, seed: int) -> None:
+    """Seed the generator that a model on `device` draws from."""
+    if device.type == "cpu":  # torch.manual_seed also queues a call for a CUDA that may start later, with a stack trace
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
+def _no_more_parts(error: BaseException, parts: int) -> int:
+    raise error
+
+
+def train_steps(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Callable[[int], tuple[Tensor, Tensor]],
+    steps: range,
+    *,
+    rate: Callable[[int], float],
+    seed: int,
+    loss_sum: Tensor,
+    precision: str = "fp32",
+    label_smoothing: float = 0.0,
+    clip_grad_norm: float | None = None,
+    micro_batches: int = 1,
+    more_parts: Callable[[BaseException, int], int] = _no_more_parts,
+    should_stop: Callable[[int], bool] = lambda step: False,
+) -> int:
+    """Take optimiser steps, without waiting for the device in any of them.
+
+    Parameters
+    ----------
+    model, optimizer
+        Changed in place.
+    batches : callable
+        Step → images (B, C, H, W) and labels: classes (B,), or probabilities (B, K).
+    steps : range
+        Steps to take, counted from 0 over the whole run.
+    rate : callable
+        Step → learning rate.
+    seed : int
+        Keys the random numbers inside the model (dropout, stochastic depth) together with the step.
+    loss_sum : Tensor of shape ()
+        Sum of the losses, on the device; added to in place.
+    micro_batches : int
+        Parts that each batch is cut into (gradient accumulation).
+    more_parts : callable
+        Out of memory, takes the error and the number of parts that was tried, and returns the number for the same step's
+        second start, or raises.
+    should_stop : callable
+        Asked before each step; true ends the function.
+
+    Returns
+    -------
+    int
+        The step after the last one taken.
+    """
+    model.train()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for step in steps:
+        if should_stop(step):
+            return step
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step)
+        images, labels = batches(step)
+
+        def gradients(step: int = step, images: Tensor = images, labels: Tensor = labels) -> Tensor:
+            _seed_device(images.device, integer_seed(seed, "model", step))
+            optimizer.zero_grad(set_to_none=True)
+            return accumulate(model, images, labels, micro_batches, precision=precision, label_smoothing=label_smoothing)
+
+        def smaller(error: BaseException) -> None:
+            nonlocal micro_batches
+            micro_batches = more_parts(error, micro_batches)
+
+        loss = until_it_fits(gradients, smaller)
+        if clip_grad_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, clip_grad_norm)
+        optimizer.step()
+        loss_sum += loss
+    return steps.stop
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, batches: Iterable[Tensor], *, device: torch.device, precision: str = "fp32"
+) -> NDArray[np.float32]:
+    """Logits of all images of a set, in order: float32 of shape (N, classes)."""
+    model.eval()
+    with autocast(device, precision):
+        logits = [model(images).float() for images in batches]
+    return torch.cat(logits).cpu().numpy()

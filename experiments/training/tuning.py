@@ -1,0 +1,79 @@
+"""Track B: the trials of a model, equal for all models, and the choice among them by validation alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.config.cells import Cell
+from experiments.config.schema import ConfigError, Recipe, Tuning
+from experiments.records.record import RECORD_FILE, Record, read_record
+
+
+def trial_recipes(recipe: Recipe, tuning: Tuning) -> list[Recipe]:
+    """The recipes of the trials: quasi-random points of the space (Halton 1964), a function of the tuning seed alone.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Gives everything that is not searched.
+    tuning : Tuning
+    """
+    from scipy.stats import qmc
+
+    def log_uniform(bounds: list[float], share: float) -> float:
+        low, high = map(math.log, bounds)
+        return math.exp(low + share * (high - low))
+
+    points = qmc.Halton(d=3, rng=tuning.seed).random(tuning.trials)
+    return [
+        recipe.model_copy(
+            update={
+                "learning_rate": log_uniform(tuning.learning_rate, rate),
+                "weight_decay": log_uniform(tuning.weight_decay, decay),
+                "augmentation": tuning.augmentation[int(choice * len(tuning.augmentation))],
+                "min_learning_rate": min(recipe.min_learning_rate, log_uniform(tuning.learning_rate, rate)),
+            }
+        )
+        for rate, decay, choice in points
+    ]
+
+
+def trials_of(cell: Cell) -> list[Cell]:
+    """The trial cells of a cell of track B: its model, data and fraction, with the tuning seed."""
+    if cell.tuning is None:
+        return []
+    return [
+        replace(cell, recipe=recipe, seed=cell.tuning.seed, split_hash=cell.trial_split_hash, trial=number)
+        for number, recipe in enumerate(trial_recipes(cell.recipe, cell.tuning))
+    ]
+
+
+def chosen(cell: Cell, experiment_folder: Path) -> tuple[Cell, list[Record]]:
+    """A cell of track B with the recipe of its best trial, and the records of all its trials that ended.
+
+    Best is the highest validation accuracy of the last checkpoint; among equals the lowest validation NLL, then the first.
+
+    Raises
+    ------
+    ConfigError
+        If no trial ended well.
+    """
+    trials = trials_of(cell)
+    records: dict[int, Record] = {}
+    for number, trial in enumerate(trials):
+        path = experiment_folder / str(trial.run_id) / RECORD_FILE
+        if path.exists():
+            records[number] = read_record(path)
+    done = {number: record for number, record in records.items() if record.status == "done"}
+    if not done:
+        fix = "run the experiment again with FLAGS=--retry-failed"
+        raise ConfigError([f"{cell.describe()}: none of its {len(trials)} tuning trials ended well; {fix}."])
+
+    def merit(number: int) -> tuple[float, float]:
+        metrics = done[number].metrics
+        return -(metrics["val/top1"] or 0.0), metrics["val/nll"] or math.inf
+
+    best = min(done, key=merit)
+    return replace(cell, recipe=trials[best].recipe), list(records.values())
