@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis import columns
 from analysis.certificate import Certificate
 from analysis.load import Results
 from analysis.numbers import UNKNOWN, percent
@@ -182,9 +183,7 @@ def accuracy(facts: Facts) -> str:
         "seeds and new test images, with the seeds' variance moderated over the table and pseudo-images at the bounds "
         f"(docs/method.md). Δ is the difference to {facts.reference} in percentage points, paired over seeds and test "
         f"images. {facts.marks} Intervals are unadjusted. {facts.pool}n counts images for training and validation. "
-        "NLL in nats; Brier score from 0 to 2. ECE over 15 bins; beside it the null, which a perfectly calibrated model "
-        "with these confidences would have on as many images, and the limit that this exceeds once in twenty; then after "
-        f"temperature scaling on validation. GMACs: forward pass of one image. {facts.common}"
+        f"{columns.caption('accuracy')} {facts.common}"
     )
 
 
@@ -226,10 +225,7 @@ def compute(facts: Facts) -> str:
     """Caption of the compute table."""
     return (
         "Compute of one run at the largest train fraction, mean over seeds; optimiser steps are equal at every fraction. "
-        f"{facts.seeds} GMACs: billions of multiply-accumulates of the forward pass of one image. Train PFLOPs: 3 × forward "
-        "FLOPs × images seen, in units of 1e15. Device-hours are net of evaluation and summed over attempts. Images/s: "
-        "end to end, net of evaluation. Peak memory: of the device's allocator; on a CPU of the whole process, its "
-        "libraries and data included. MFU: model FLOPs over the dense peak of the device. "
+        f"{facts.seeds} {columns.caption('compute')} "
         f"{UNKNOWN}: not known, on this device or for one of the seeds. Time to target: training seconds to the validation "
         "accuracy that was fixed in advance, median, with the share of runs that reached it; ≤ where the first evaluation "
         "met it. "

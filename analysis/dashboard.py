@@ -17,31 +17,27 @@ import wandb_workspaces.expr as ex
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
+from analysis.columns import COLUMNS
 from analysis.numbers import percent
 from experiments.config.schema import Experiment
 from experiments.records.record import Record
 
 MODEL, IMAGES = "model_title", "n"
-COLUMNS = (
+RUN_COLUMNS = (
     *("config:model_title.value", "config:n.value", "config:seed.value", "summary:test/top1", "summary:test/nll"),
     *("summary:compute/train_pflops", "summary:compute/device_hours", "summary:compute/images_per_second"),
 )
 """Columns of the run tables, from the left."""
-ACCURACY_BARS = {
-    "test/top1": "Top-1 accuracy on the test set",
-    "test/top5": "Top-5 accuracy on the test set",
-    "test/macro_f1": "Macro-F1",
-    "test/nll": "Negative log-likelihood (lower is better)",
-    "test/ece": "Expected calibration error (lower is better)",
+_PANELS = [column for column in COLUMNS if column.panel]
+ACCURACY_BARS = {"test/top1": "Top-1 accuracy on the test set"} | {
+    column.source if "/" in column.source else f"test/{column.source}": column.panel
+    for column in _PANELS
+    if "compute" not in column.tables
 }
 COST_BARS = {
-    "compute/images_per_second": "Training images per second",
-    "compute/peak_memory_bytes": "Peak memory in bytes",
-    "compute/energy_joules": "Energy of a training in joules",
-    "compute/mfu": "Model FLOPs utilisation",
-    "compute/device_hours": "Device-hours of a training",
-    "compute/n_params": "Parameters",
-    "compute/forward_gmacs": "GMACs of one forward pass",
+    f"compute/{column.source}": column.panel
+    for column in sorted(_PANELS, key=lambda column: not column.of_device)
+    if "compute" in column.tables
 }
 COST_AXES = {"compute/train_pflops": "training PFLOPs", "compute/device_hours": "device-hours"}
 
@@ -211,7 +207,7 @@ def _view(board: Board, question: str, sections: Mapping[str, list[Any]], *, eve
             filters=board.filters(largest_fraction=not every_fraction),
             groupby=groups,
             order=[ex.Ordering(ex.Summary("test/top1"), ascending=False)],
-            pinned_columns=list(COLUMNS),
+            pinned_columns=list(RUN_COLUMNS),
         ),
     )
     workspace._internal_name = f"nw-{_stable(board.experiment.name, question)}-v"
@@ -293,7 +289,7 @@ def _runs_of(board: Board, name: str, *, largest_fraction: bool) -> Any:
         filters=board.filters(largest_fraction=largest_fraction),
         order=[wr.OrderBy("test/top1", ascending=False)],
         pinned_columns=["run:displayName"],
-        visible_columns=list(COLUMNS),
+        visible_columns=list(RUN_COLUMNS),
     )
     runs._id = _stable(board.experiment.name, "runs", name)
     return runs

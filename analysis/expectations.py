@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from analysis.columns import COLUMNS
 from analysis.load import Results
 from analysis.numbers import known
 from analysis.pairing import Cell, Comparisons
 from experiments.config.schema import Expectation, Experiment
 
-_PERCENT = ("top1", "top5", "macro_f1", "ece")
+_PERCENT = {"top1", *(column.source.rpartition("/")[2] for column in COLUMNS if column.factor == 100)}
 Outcome = Literal["held", "not contradicted", "failed", "cannot be told"]
 _WORST_FIRST: tuple[Outcome, ...] = ("failed", "cannot be told", "not contradicted", "held")
 

@@ -12,27 +12,11 @@ import numpy as np
 import pandas as pd
 
 from analysis import expectations, learning, stats
+from analysis.columns import COLUMNS, OF_DEVICE
 from analysis.load import Results, identity, table_order
 from analysis.pairing import Comparisons, compare, scores
 from analysis.run_folder import devices
 from experiments.config.schema import Experiment
-
-TIME_COLUMNS = ("images_per_second", "device_hours", "seconds_to_target", "mfu", "energy_joules", "peak_memory_bytes")
-"""Columns that mean something only on one kind of device."""
-
-_MEANS = {
-    "nll": "test/nll",
-    "ece": "ece",
-    "ece_null": "ece_null",
-    "ece_null_high": "ece_null_high",
-    "ece_scaled": "ece_scaled",
-    "brier": "test/brier",
-    "macro_f1": "test/macro_f1",
-    "top5": "test/top5",
-    "val_top1": "val/top1",
-    "val_best_top1": "val_best/top1",
-    **{name: name for name in ("n_params", "forward_gmacs", "train_pflops", *TIME_COLUMNS)},
-}
 
 
 @dataclass(frozen=True)
@@ -84,7 +68,7 @@ def summarise(results: Results, experiment: Experiment) -> Summary:
         blocks.append(_block(results, runs, experiment, data, setting, compared.get(data), marks))
     cells = pd.concat(blocks, ignore_index=True)
     for data, setting in mixed:
-        cells.loc[(cells["data"] == data) & (cells["setting"] == setting), list(TIME_COLUMNS)] = math.nan
+        cells.loc[(cells["data"] == data) & (cells["setting"] == setting), list(OF_DEVICE)] = math.nan
     return Summary(
         cells=cells,
         pairs=pairs,
@@ -181,8 +165,8 @@ def _cell(
         "seeds": own["seed"].tolist(),
         "run_ids": own["run_id"].tolist(),
     }
-    for name, column in _MEANS.items():
-        row[name] = _mean_if_complete(own, column)
+    for column in COLUMNS:
+        row[column.key] = _mean_if_complete(own, column.source)
     row["ece_scaled_note"] = "; ".join(dict.fromkeys(filter(None, own["ece_scaled_note"])))
     row["mean"], row["std"] = stats.mean_std(own["test/top1"]) if len(own) else (math.nan, math.nan)
     row |= dict.fromkeys(("low", "high", "delta", "delta_se", "delta_low", "delta_high", "p"), math.nan)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from analysis import across, captions
-from analysis import columns as csv_columns
 from analysis.captions import Facts
+from analysis.columns import Column, accuracy_places, csv_columns, in_table, percent_places
 from analysis.efficiency import ratio_text
-from analysis.numbers import UNKNOWN, bracket, decimals, known, number, percent, plus_minus, significant
+from analysis.numbers import UNKNOWN, bracket, known, number, percent, plus_minus, significant
 from analysis.stats import MIN_DATASETS, friedman
 from analysis.summary import Summary
 from analysis.table import Block, Entry, Notes, Row, Table
 from experiments.config.schema import Experiment
 
-MIN_CLASSES_FOR_TOP5 = 100
 OPTIONAL = ("datasets", "budgets", "interactions")
 """Tables that not every experiment has."""
 MARKS = {"different": "†", "equivalent": "≡"}
@@ -45,9 +45,9 @@ def _name(row: Any, note: str = "") -> Entry:
     return Entry(row.model_title, value=row.model_title, note=note)
 
 
-def _csv(frame: pd.DataFrame, columns: Sequence[str], banner: str) -> pd.DataFrame:
+def _csv(frame: pd.DataFrame, table: str, banner: str) -> pd.DataFrame:
     """Columns of a ``.csv``: identity, numbers in full precision, run ids separated by blanks; the banner first."""
-    chosen = frame[[name for name in columns if name in frame.columns]].copy()
+    chosen = frame[[name for name in csv_columns(table) if name in frame.columns]].copy()
     for name in ("seeds", "run_ids") if "run_ids" in frame else ():
         chosen[name] = [" ".join(map(str, values)) for values in frame[name]]
     if banner:
@@ -56,27 +56,9 @@ def _csv(frame: pd.DataFrame, columns: Sequence[str], banner: str) -> pd.DataFra
 
 
 # -------------------------------------------------------------------------------------------------------------- accuracy
-def percent_places(half_width: float) -> int:
-    """Decimals of a percentage with an interval of this half-width; one at least below 10 points, lest ± read 0."""
-    return max(decimals(half_width, at_most=2), int(half_width < 10))
-
-
-def accuracy_places(row: Any) -> int:
-    """Decimals of an accuracy in per cent: of its interval or, with one seed, of the binomial error over test images."""
-    half = 100 * (row.high - row.low) / 2
-    if not known(half) and known(row.mean) and row.n_test:
-        half = 196 * math.sqrt(max(row.mean * (1 - row.mean), 0.25 / row.n_test) / row.n_test)
-    return percent_places(half)
-
-
 def accuracy_text(row: Any) -> str:
     """Mean ± standard deviation in per cent."""
     return plus_minus(100 * row.mean, 100 * row.std, accuracy_places(row))
-
-
-def _nll_places(row: Any) -> int:
-    """Decimals of a negative log-likelihood: of its noise floor, which one seed does not tell."""
-    return decimals(row.nll_margin, at_most=3) if known(row.nll_margin) else 2
 
 
 def _delta(row: Any) -> Entry:
@@ -85,33 +67,27 @@ def _delta(row: Any) -> Entry:
     return Entry(f"{_points(row.delta, row.delta_low, row.delta_high)}{mark}", value=row.delta)
 
 
-def _calibration_error(row: Any) -> Entry:
-    """ECE in per cent, with what chance alone gives and its limit."""
-    null = f" (null {number(100 * row.ece_null, 1)}, ≤ {number(100 * row.ece_null_high, 1)})" if known(row.ece_null) else ""
-    return Entry(number(100 * row.ece, 1) + null, value=row.ece)
-
-
 def _accuracy_columns(cells: pd.DataFrame, facts: Facts, notes: Notes) -> list[tuple[str, Callable[[Any], Entry]]]:
-    """Headings and how each is filled. Top-5 accuracy only where there are 100 classes to choose from."""
-    columns: list[tuple[str, Callable[[Any], Entry]]] = [
+    """Headings and how each is filled."""
+    most = cells["n_classes"].fillna(0).max()
+    return [
         ("Top-1 (%) ↑", lambda r: Entry(accuracy_text(r), bold=bool(r.bold), value=r.mean)),
         ("95% CI", lambda r: Entry(bracket(100 * r.low, min(100 * r.high, 100.0), accuracy_places(r)), value=r.low)),
         (f"Δ vs {facts.reference} [95% CI] ↑", _delta),
-        ("Macro-F1 (%) ↑", lambda r: Entry(number(100 * r.macro_f1, accuracy_places(r)), value=r.macro_f1)),
-        ("NLL ↓", lambda r: Entry(number(r.nll, _nll_places(r)), value=r.nll)),
-        ("Brier ↓", lambda r: Entry(number(r.brier, min(accuracy_places(r) + 2, 3)), value=r.brier)),
-        ("ECE (%) ↓", _calibration_error),
-        (
-            "ECE, scaled (%) ↓",
-            lambda r: Entry(number(100 * r.ece_scaled, 1), value=r.ece_scaled, note=notes.mark(r.ece_scaled_note)),
+        *(
+            (column.title, partial(_filled, column, notes=notes))
+            for column in in_table("accuracy")
+            if column.from_classes <= most
         ),
-        ("Params (M)", lambda r: Entry(significant(r.n_params / 1e6), value=r.n_params)),
-        ("GMACs", lambda r: Entry(significant(r.forward_gmacs), value=r.forward_gmacs)),
         ("Seeds", lambda r: Entry(str(r.n_seeds), value=r.n_seeds)),
     ]
-    if (cells["n_classes"].fillna(0) >= MIN_CLASSES_FOR_TOP5).any():
-        columns.insert(3, ("Top-5 (%) ↑", lambda r: Entry(number(100 * r.top5, accuracy_places(r)), value=r.top5)))
-    return columns
+
+
+def _filled(column: Column, row: Any, *, notes: Notes) -> Entry:
+    """The cell of a row in a column of `COLUMNS`."""
+    return Entry(
+        column.shown(row), value=getattr(row, column.key), note=notes.mark(getattr(row, column.note) if column.note else "")
+    )
 
 
 def accuracy(summary: Summary, facts: Facts) -> Table:
@@ -129,7 +105,7 @@ def accuracy(summary: Summary, facts: Facts) -> Table:
             ]
             blocks.append(Block(f"{where}{percent(float(str(fraction)))} of the training data{size}", rows))
     caption = captions.accuracy(facts)
-    frame = _csv(cells, csv_columns.ACCURACY, facts.banner)
+    frame = _csv(cells, "accuracy", facts.banner)
     headings = ["Model", *(heading for heading, _ in columns)]
     return Table("accuracy", "Accuracy", caption, headings, blocks, notes.texts(), frame, facts.banner)
 
@@ -237,7 +213,7 @@ def data_efficiency(summary: Summary, experiment: Experiment, facts: Facts) -> T
         "Crossover (images)",
     ]
     caption = captions.data_efficiency(facts)
-    frame = _csv(summary.efficiency, csv_columns.DATA_EFFICIENCY, facts.banner)
+    frame = _csv(summary.efficiency, "data_efficiency", facts.banner)
     return Table("data_efficiency", "Data efficiency", caption, columns, blocks, notes.texts(), frame, facts.banner)
 
 
@@ -265,7 +241,7 @@ def budgets(summary: Summary, facts: Facts) -> Table:
             rows.append(Row(first.family, [Entry(f"{first.model_title}, {sizes[fraction]:,.0f}"), *entries]))
         blocks.append(Block(heading or "Difference of accuracies in points", rows))
     columns = ["Model, images", *(f"{facts.reference}, {percent(fraction)}" for fraction in fractions)]
-    csv = _csv(frame, csv_columns.BUDGETS, facts.banner)
+    csv = _csv(frame, "budgets", facts.banner)
     return Table("budgets", "Across budgets", captions.budgets(facts), columns, blocks, {}, csv, facts.banner)
 
 
@@ -285,24 +261,12 @@ def interactions(summary: Summary, facts: Facts) -> Table:
             )
         blocks.append(Block(heading or "Differences in differences, in points", rows))
     columns = ["Model", "From → to", "Δ before", "Δ after", "Change [95% CI]"]
-    csv = _csv(summary.interactions, csv_columns.INTERACTIONS, facts.banner)
+    csv = _csv(summary.interactions, "interactions", facts.banner)
     caption = captions.interactions(facts)
     return Table("interactions", "Changes of the difference", caption, columns, blocks, {}, csv, facts.banner)
 
 
 # --------------------------------------------------------------------------------------------------------------- compute
-_COMPUTE: list[tuple[str, str, float]] = [
-    ("Params (M)", "n_params", 1e-6),
-    ("GMACs", "forward_gmacs", 1.0),
-    ("Train PFLOPs ↓", "train_pflops", 1.0),
-    ("Device-h ↓", "device_hours", 1.0),
-    ("Images/s ↑", "images_per_second", 1.0),
-    ("Peak GiB ↓", "peak_memory_bytes", 2.0**-30),
-    ("MFU (%) ↑", "mfu", 100.0),
-    ("Energy (kJ) ↓", "energy_joules", 1e-3),
-]
-
-
 def compute(summary: Summary, facts: Facts) -> Table:
     """Cost of one run at the largest train fraction."""
     notes = Notes()
@@ -318,8 +282,7 @@ def compute(summary: Summary, facts: Facts) -> Table:
             mixed = notes.mark(f"{several}: time, memory and energy do not compare and are left out")
         rows = []
         for r in group.itertuples():
-            values = [getattr(r, name) for _, name, _ in _COMPUTE]
-            entries = [Entry(significant(v * f), value=v) for v, (_, _, f) in zip(values, _COMPUTE, strict=True)]
+            entries = [_filled(column, r, notes=notes) for column in in_table("compute")]
             if with_target:
                 entries.append(Entry(_target_text(r), value=r.seconds_to_target))
             entries.append(Entry(accuracy_text(r), bool(r.bold), r.mean))
@@ -327,9 +290,9 @@ def compute(summary: Summary, facts: Facts) -> Table:
             rows.append(Row(r.family, [_name(r, marks), *entries]))
         blocks.append(Block(heading or f"{percent(float(largest['train_fraction'].iloc[0]))} of the training data", rows))
     caption = captions.compute(facts)
-    frame = _csv(cells, csv_columns.COMPUTE, facts.banner)
+    frame = _csv(cells, "compute", facts.banner)
     target = ["Time to target (s) ↓"] if with_target else []
-    columns = ["Model", *(heading for heading, _, _ in _COMPUTE), *target, "Top-1 (%) ↑"]
+    columns = ["Model", *(column.title for column in in_table("compute")), *target, "Top-1 (%) ↑"]
     return Table("compute", "Compute", caption, columns, blocks, notes.texts(), frame, facts.banner)
 
 
@@ -363,7 +326,7 @@ def datasets(summary: Summary, facts: Facts) -> Table:
             Block(str(setting) or f"{percent(float(largest['train_fraction'].iloc[0]))} of the training data", rows)
         )
     caption = captions.datasets(facts, _friedman(largest))
-    frame = _csv(largest, csv_columns.DATASETS, facts.banner)
+    frame = _csv(largest, "datasets", facts.banner)
     delta = f"Δ across datasets vs {facts.reference} [95% CI] ↑"
     columns = ["Model", *(f"{title} ↑" for title in titles.values()), "Average rank ↓", delta, "for a new dataset [95% PI]"]
     return Table("datasets", "Models × datasets", caption, columns, blocks, notes.texts(), frame, facts.banner)

@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 
 from analysis import stats
+from analysis.columns import accuracy_places, percent_places
 from analysis.efficiency import ratio_text
 from analysis.load import Results
 from analysis.numbers import known, number, percent
 from analysis.pairing import Comparisons
 from analysis.summary import Summary
-from analysis.tables import accuracy_places, percent_places
 from experiments.config.schema import Experiment
 
 EFFECT = 0.005

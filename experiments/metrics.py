@@ -6,6 +6,7 @@ sums are done in float64 whatever the type of the saved logits. Confidence is th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -206,8 +207,21 @@ def expected_calibration_error(
     return reliability(logits, labels, bins, temperature).error
 
 
+METRICS: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike], float | None]] = {
+    "top1": lambda logits, labels: float(top_k(logits, labels, 1).mean()),
+    "top5": lambda logits, labels: (
+        float(top_k(logits, labels, 5).mean()) if np.shape(logits)[1] >= TOP5_FROM_CLASSES else None
+    ),
+    "nll": lambda logits, labels: float(nll_per_image(logits, labels).mean()),
+    "brier": lambda logits, labels: float(brier_per_image(logits, labels).mean()),
+    "macro_f1": macro_f1,
+    "ece": expected_calibration_error,
+}
+"""What a record says about a set of predictions, by name; None where it has no meaning for so few classes."""
+
+
 def classification_metrics(logits: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str, float | None]:
-    """Everything that a record says about one set of predictions.
+    """Every metric of `METRICS`.
 
     Parameters
     ----------
@@ -220,15 +234,7 @@ def classification_metrics(logits: npt.ArrayLike, labels: npt.ArrayLike) -> dict
         ``top1``, ``top5`` (null below 100 classes), ``nll`` in nats per image, ``brier`` (sum over classes), ``macro_f1``
         and ``ece`` (15 bins); all but ``nll`` and ``brier`` as fractions.
     """
-    scores = np.asarray(logits)
-    return {
-        "top1": float(top_k(scores, labels, 1).mean()),
-        "top5": float(top_k(scores, labels, 5).mean()) if scores.shape[1] >= TOP5_FROM_CLASSES else None,
-        "nll": float(nll_per_image(scores, labels).mean()),
-        "brier": float(brier_per_image(scores, labels).mean()),
-        "macro_f1": macro_f1(scores, labels),
-        "ece": expected_calibration_error(scores, labels),
-    }
+    return {name: metric(logits, labels) for name, metric in METRICS.items()}
 
 
 def _of_label(values: Floats, indices: npt.NDArray[np.intp]) -> Floats:

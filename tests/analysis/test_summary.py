@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from analysis import tables
+from analysis.columns import OF_DEVICE
 from analysis.efficiency import aulc_weights
 from analysis.load import load
-from analysis.summary import TIME_COLUMNS, summarise
+from analysis.summary import summarise
 from experiments.config.schema import Expectation
 from tests.analysis.conftest import DATA_MULTIPLIER, make_experiment, truth, write_experiment
 
@@ -159,7 +160,7 @@ def test_mixed_devices_blank_the_time_columns(synthetic_runs):
     synthetic_runs.edit_record(synthetic_runs.run_id("vit"), environment={"device": "NVIDIA H200"})
     _, summary = _summarise(synthetic_runs)
     assert summary.mixed_devices == {("shapes", ""): ["NVIDIA H200", "cpu"]}
-    assert summary.cells[list(TIME_COLUMNS)].isna().all(axis=None)
+    assert summary.cells[list(OF_DEVICE)].isna().all(axis=None)
     assert summary.cells["train_pflops"].notna().all()
 
 
