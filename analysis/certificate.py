@@ -16,6 +16,7 @@ import yaml
 
 from analysis.load import Results
 from analysis.run_folder import devices
+from experiments.config.errors import UserError
 from experiments.config.identity import PROTOCOL, canonical_hash
 from experiments.records.record import CONFIG_FILE
 
@@ -46,7 +47,7 @@ class Difference:
         return f"{self.where}: `{self.key}` differs: {found}"
 
 
-class Unequal(Exception):
+class Unequal(UserError):
     """Rows of one table were made under different settings.
 
     Attributes

@@ -18,12 +18,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.run_folder import COMPUTE_COLUMNS, Arrays, Outcome, Refused, load_run, read_predictions, setting_label
+from experiments.config.errors import UserError
 from experiments.config.schema import Experiment, ModelConfig
 from experiments.records.dataset import DataDescription, read_descriptions
 from experiments.records.record import PREDICTIONS_FILE, RECORD_FILE, Record, RecordError, read_record
 
 
-class NothingDone(Exception):
+class NothingDone(UserError):
     """There is no usable run to report on. The message says what was found instead and what to do."""
 
 

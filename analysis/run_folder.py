@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from analysis import calibration, claims
+from experiments.config.errors import UserError
 from experiments.config.schema import Experiment
 from experiments.records.record import METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, Record, RecordError, read_record
 
@@ -42,7 +43,7 @@ _ARRAYS = ("logits", "labels", "sample_ids", "val_logits", "val_labels", "val_sa
 Arrays = dict[str, np.ndarray]
 
 
-class Refused(Exception):
+class Refused(UserError):
     """A run that cannot be used. The message names the file, what is wrong with it, and what to do."""
 
 

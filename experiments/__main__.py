@@ -18,8 +18,9 @@ from rich.text import Text
 
 from experiments import reporting
 from experiments.config import loading
+from experiments.config.errors import ConfigError, UserError
 from experiments.config.paths import ROOT, reports_dir, runs_dir
-from experiments.config.schema import ConfigError, Experiment, join_words
+from experiments.config.schema import Experiment, join_words
 from experiments.terminal import display, screens
 from experiments.terminal.screens import err, out
 from experiments.training import torchrun
@@ -379,6 +380,9 @@ def main() -> int:
     except ConfigError as error:
         screens.show_faults(err, error)
         return BAD_INPUT
+    except UserError as error:
+        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        return BAD_INPUT
     except KeyboardInterrupt:
         err.print("Stopped. The same command goes on from here.")
         return STOPPED
@@ -389,14 +393,9 @@ def main() -> int:
         )
         return BAD_INPUT
     except Exception as error:
-        if hasattr(error, "format_message"):  # a wrong call, as the command-line library tells it
-            err.print(
-                f"[bold red]error:[/] {escape(error.format_message())} See python -m experiments --help.", soft_wrap=True
-            )
-            return BAD_INPUT
-        if not type(error).__module__.startswith(("analysis.", "experiments.")):
+        if not hasattr(error, "format_message"):  # a wrong call, as the command-line library tells it
             raise
-        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        err.print(f"[bold red]error:[/] {escape(error.format_message())} See python -m experiments --help.", soft_wrap=True)
         return BAD_INPUT
 
 

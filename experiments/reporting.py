@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from experiments.config.errors import ConfigError
 from experiments.config.paths import reports_dir, runs_dir
-from experiments.config.schema import ConfigError, Experiment
+from experiments.config.schema import Experiment
 from experiments.records.record import RECORD_FILE, atomic_write, read_record
 from experiments.terminal.screens import err, other_settings, out
 

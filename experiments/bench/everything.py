@@ -13,8 +13,8 @@ import torch
 
 from experiments.bench import costs, gpu, sources
 from experiments.bench.steps import Task, costs_of, evaluations_of_stretch, measure
+from experiments.config.errors import ConfigError
 from experiments.config.loading import load_part
-from experiments.config.schema import ConfigError
 from experiments.data import datasets
 from experiments.data.splits import nested_subset
 from experiments.grid import local

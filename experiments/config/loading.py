@@ -19,8 +19,9 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from experiments.config.errors import ConfigError
 from experiments.config.paths import ROOT, configs_dir
-from experiments.config.schema import ConfigError, DataConfig, Execution, Experiment, ExperimentFile, ModelConfig, Recipe
+from experiments.config.schema import DataConfig, Execution, Experiment, ExperimentFile, ModelConfig, Recipe
 
 
 # ------------------------------------------------------------------------------------------------------------- YAML text

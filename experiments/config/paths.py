@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from experiments.config.schema import ConfigError
+from experiments.config.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,20 +12,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 
-class ConfigError(Exception):
-    """Bad input, found before anything ran.
-
-    Attributes
-    ----------
-    faults : list of str
-        One sentence per fault: file, key, value, fix.
-    """
-
-    def __init__(self, faults: Iterable[str]) -> None:
-        self.faults = list(faults)
-        super().__init__("\n".join(self.faults))
-
-
 class _Strict(BaseModel):
     """No unknown key, no coerced type, no change after loading."""
 

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from experiments.config.schema import ConfigError
+from experiments.config.errors import ConfigError
 from experiments.records.record import unfinished
 
 MAX_FILES = 100_000

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.config.errors import ConfigError
 from experiments.config.paths import data_dir
-from experiments.config.schema import ConfigError, DataConfig
+from experiments.config.schema import DataConfig
 from experiments.data import image_folder, pizza_steak_sushi
 from experiments.data.images import CUT, Dataset, Images
 from experiments.data.splits import cut_test

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash
 from experiments.config.paths import data_dir
-from experiments.config.schema import ConfigError
 from experiments.data.images import Pixels, Rows
 from experiments.records.record import unfinished
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash
-from experiments.config.schema import ConfigError
 from experiments.data.image_folder import printable
 from experiments.data.images import Dataset, Images, Rows
 from experiments.records.dataset import DataDescription, Duplicates, Equal, Files, PassedOver

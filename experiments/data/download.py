@@ -14,6 +14,8 @@ from typing import IO
 
 import requests
 
+from experiments.config.errors import UserError
+
 Progress = Callable[[int, int | None], None]
 """Takes the bytes that are there and, where it is known, how many there will be."""
 
@@ -26,7 +28,7 @@ TIMEOUT_SECONDS = (10.0, 30.0)
 _CHUNK = 2**16
 
 
-class DownloadError(Exception):
+class DownloadError(UserError):
     """A file that could not be had. The message says why."""
 
 

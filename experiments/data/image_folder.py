@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.config.errors import ConfigError
 from experiments.config.paths import data_dir
-from experiments.config.schema import ConfigError, DataConfig
+from experiments.config.schema import DataConfig
 from experiments.data.decoding import SUFFIXES, pixels_of
 from experiments.data.images import CUT, OWN, Dataset, Images, Listing, Rows
 from experiments.data.splits import cut_test

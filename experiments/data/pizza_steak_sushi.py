@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash
 from experiments.config.paths import data_dir
-from experiments.config.schema import ConfigError, DataConfig
+from experiments.config.schema import DataConfig
 from experiments.data import image_folder
 from experiments.data.archive import unpack
 from experiments.data.download import DownloadError, Progress, download, exclusively, git_blob_id

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash
-from experiments.config.schema import ConfigError
 from experiments.data.seeding import generator
 
 TEST_FRACTION = 0.2

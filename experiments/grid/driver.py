@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments.config.cells import Cell, expand
+from experiments.config.errors import ConfigError
 from experiments.config.paths import runs_dir
-from experiments.config.schema import ConfigError, Experiment
+from experiments.config.schema import Experiment
 from experiments.grid import local, ray, worker
 from experiments.grid.ledger import cell_status, compute_splits, read_splits
 from experiments.records.progress import LOCK_FILE, Busy, locked

@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.cells import Cell, data_key, split_key
+from experiments.config.errors import ConfigError
 from experiments.config.loading import varied_settings, with_settings
-from experiments.config.schema import (
-    ConfigError,
-    DataConfig,
-    Experiment,
-)
+from experiments.config.schema import DataConfig, Experiment
 from experiments.records.dataset import DataDescription, keep_descriptions, read_descriptions
 from experiments.records.progress import is_running
 from experiments.records.record import RECORD_FILE, RecordError, atomic_write, read_record

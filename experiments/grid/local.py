@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from experiments.config.cells import Cell
-from experiments.config.schema import ConfigError
+from experiments.config.errors import ConfigError
 from experiments.grid import worker
 from experiments.grid.worker import Outcome
 from experiments.training import torchrun

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.config.schema import ConfigError
+from experiments.config.errors import ConfigError
 from experiments.grid.ledger import keep_splits, read_splits
 from experiments.records.dataset import keep_descriptions, read_descriptions
 from experiments.records.folder import config_without_path

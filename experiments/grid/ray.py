@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.cells import Cell
+from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash
 from experiments.config.paths import ROOT, data_dir, runs_dir
-from experiments.config.schema import ConfigError
 from experiments.grid import worker
 from experiments.grid.local import Observer, gpu_count, requested_jobs, usable_cores
 from experiments.grid.worker import Outcome

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from experiments.config.cells import Cell
-from experiments.config.schema import ConfigError
+from experiments.config.errors import ConfigError, UserError
 from experiments.records.progress import Busy, ended_attempts, locked, read_progress
 from experiments.records.record import METRICS_FILE, RECORD_FILE, Failure, RecordError, read_record, read_rows, write_record
 
@@ -161,7 +161,7 @@ def _run(cell: Cell, folder: Path, began: float, says: list[str]) -> Outcome:
     )
 
 
-class OutOfMemory(Exception):
+class OutOfMemory(UserError):
     """A batch that the device has no room for, with the size that was tried and what to lower."""
 
     def __init__(self, cell: Cell, error: Exception) -> None:
@@ -176,7 +176,7 @@ class OutOfMemory(Exception):
 
 def _sentence(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    return text if type(error).__module__.startswith("experiments.") else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def _facts(cell: Cell) -> dict[str, Any]:

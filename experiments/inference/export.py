@@ -13,7 +13,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
 import vit_scratch.weights
-from experiments.config.schema import ConfigError
+from experiments.config.errors import ConfigError
 from experiments.inference.predict import check_target
 from experiments.inference.trained import Trained
 from experiments.records.record import atomic_write

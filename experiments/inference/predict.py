@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from experiments.config.schema import ConfigError
+from experiments.config.errors import ConfigError
 from experiments.data.decoding import decode
 from experiments.inference.trained import Trained
 from experiments.records.record import atomic_write

@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from experiments.config.schema import ConfigError, DataConfig, ModelConfig
+from experiments.config.errors import ConfigError
+from experiments.config.schema import DataConfig, ModelConfig
 from experiments.data.batches import Normalise
 from experiments.data.decoding import decode
 from experiments.records.folder import find_run

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import yaml
 
+from experiments.config.errors import ConfigError
 from experiments.config.paths import runs_dir
-from experiments.config.schema import ConfigError, join_words, repeat_command
+from experiments.config.schema import join_words, repeat_command
 from experiments.records.record import RECORD_FILE
 
 

@@ -19,6 +19,8 @@ from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from experiments.config.errors import UserError
+
 SCHEMA = 1
 """Version of the record's layout. Raised when a field changes meaning or is removed, never when one is added, nor when a
 value that was invented becomes ``null``: failed records of earlier versions say 0 where these say ``null``."""
@@ -31,7 +33,7 @@ CHECKPOINT_FILE = "last.pt"
 WEIGHTS_FILE = "model.safetensors"
 
 
-class RecordError(Exception):
+class RecordError(UserError):
     """A record that cannot be used. The message names the file, what is wrong with it, and what to do."""
 
 

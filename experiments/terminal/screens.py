@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from experiments.config.schema import ConfigError
+from experiments.config.errors import ConfigError
 from experiments.records.dataset import DataDescription, test_split_title
 from experiments.records.record import CONFIG_FILE, Record
 

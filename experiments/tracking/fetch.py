@@ -9,7 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.config.schema import ConfigError, Experiment
+from experiments.config.errors import ConfigError
+from experiments.config.schema import Experiment
 from experiments.tracking.client import NO_ANSWER, one_line, require_login, wandb_module, why
 from experiments.tracking.mirror import TrackingError
 from experiments.tracking.report import EXPERIMENT_FILE, LEDGER_FILE, SUMS_FILE, artifact_name

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments.config.errors import UserError
 from experiments.records.record import RECORD_FILE, atomic_write
 
 MIRROR_FILE = "wandb/mirror.json"
@@ -22,7 +23,7 @@ MIRROR_FILE = "wandb/mirror.json"
 Ending = Literal["done", "failed", "interrupted"]
 
 
-class TrackingError(Exception):
+class TrackingError(UserError):
     """W&B cannot be used for what the user asked. The message says what to do."""
 
 

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from experiments.config.schema import ConfigError
+from experiments.config.errors import ConfigError
 from experiments.training import cost, distributed
 
 

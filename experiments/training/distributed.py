@@ -18,7 +18,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from experiments.config.schema import ConfigError
+from experiments.config.errors import ConfigError
 from experiments.training import torchrun
 
 AGREE_EVERY = 10

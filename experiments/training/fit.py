@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from experiments.config.errors import UserError
 from experiments.config.schema import Recipe
 from experiments.data.batches import EvaluationBatches, TrainBatches
 from experiments.metrics import classification_metrics
@@ -37,7 +38,7 @@ class Interrupted(Exception):
     """The run was asked to stop; its checkpoint is written."""
 
 
-class Diverged(Exception):
+class Diverged(UserError):
     """The loss is no number any more.
 
     Attributes

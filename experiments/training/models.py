@@ -11,8 +11,9 @@ from torch import nn
 
 import baselines
 import vit_scratch
+from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash
-from experiments.config.schema import ConfigError, ModelConfig
+from experiments.config.schema import ModelConfig
 from experiments.training import pretrained
 from experiments.training.memory import has_batch_statistics
 from experiments.training.model_check import examine

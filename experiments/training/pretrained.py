@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 import baselines.pretrained
 import vit_scratch.weights
+from experiments.config.errors import ConfigError
 from experiments.config.paths import data_dir
-from experiments.config.schema import ConfigError, ModelConfig
+from experiments.config.schema import ModelConfig
 from experiments.data.download import exclusively, reason
 from experiments.records.record import atomic_write
 

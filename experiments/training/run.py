@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from experiments.config.cells import Cell
+from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash
-from experiments.config.schema import ConfigError, repeat_command
+from experiments.config.schema import repeat_command
 from experiments.data import datasets
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
 from experiments.data.images import Images, SealedTest

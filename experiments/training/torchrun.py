@@ -6,7 +6,7 @@ import os
 import re
 from typing import NamedTuple
 
-from experiments.config.schema import ConfigError
+from experiments.config.errors import ConfigError
 
 
 class Place(NamedTuple):

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments.config.cells import Cell
-from experiments.config.schema import ConfigError, Recipe, Tuning
+from experiments.config.errors import ConfigError
+from experiments.config.schema import Recipe, Tuning
 from experiments.records.record import RECORD_FILE, Record, read_record
 
 

@@ -24,8 +24,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from experiments.__main__ import main
+from experiments.config.errors import ConfigError
 from experiments.config.paths import ROOT
-from experiments.config.schema import ConfigError, ExperimentFile, ModelConfig, Recipe
+from experiments.config.schema import ExperimentFile, ModelConfig, Recipe
 from experiments.data import datasets
 from experiments.data.archive import unpack
 from experiments.grid import worker

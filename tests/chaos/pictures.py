@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from experiments.config.schema import ConfigError
+from experiments.config.errors import ConfigError
 from experiments.data.decoding import FORMATS, decode
 
 

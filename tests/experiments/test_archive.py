@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from experiments.config.errors import ConfigError
 from experiments.config.loading import load_part
-from experiments.config.schema import ConfigError
 from experiments.data import datasets, pizza_steak_sushi
 from experiments.data.archive import unpack
 from experiments.data.download import git_blob_id

@@ -17,8 +17,8 @@ import yaml
 from experiments.__main__ import main
 from experiments.config import loading
 from experiments.config.cells import Cell
+from experiments.config.errors import ConfigError
 from experiments.config.paths import ROOT
-from experiments.config.schema import ConfigError
 from experiments.grid import driver, local, worker
 from experiments.grid.ledger import ledger
 from experiments.grid.local import Observer

@@ -15,7 +15,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from experiments.config import loading
-from experiments.config.schema import ConfigError, DataConfig
+from experiments.config.errors import ConfigError
+from experiments.config.schema import DataConfig
 from experiments.data import datasets, decoding, image_folder
 from experiments.data.images import Dataset, Images, Rows, SealedTest
 

@@ -17,7 +17,8 @@ from PIL import ExifTags, Image
 from pydantic import ValidationError
 
 from experiments.config import loading
-from experiments.config.schema import ConfigError, DataConfig
+from experiments.config.errors import ConfigError
+from experiments.config.schema import DataConfig
 from experiments.data import datasets, decoding
 from experiments.data.decoding import FORMATS, SUFFIXES, decode
 from tests.chaos import pictures

@@ -15,8 +15,8 @@ import torch
 
 from experiments.config import loading
 from experiments.config.cells import Cell
+from experiments.config.errors import ConfigError
 from experiments.config.paths import ROOT
-from experiments.config.schema import ConfigError
 from experiments.data.batches import EvaluationBatches, Normalise
 from experiments.data.images import Images
 from experiments.grid import driver, local, worker

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from experiments.config import loading
-from experiments.config.schema import ConfigError
+from experiments.config.errors import ConfigError
 from experiments.data import datasets, decoding, description, image_folder
 from experiments.data.description import describe
 from experiments.data.images import Dataset

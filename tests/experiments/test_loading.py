@@ -10,9 +10,9 @@ import pytest
 
 from experiments.config import loading
 from experiments.config.cells import expand
+from experiments.config.errors import ConfigError
 from experiments.config.identity import settings_hash
 from experiments.config.paths import ROOT
-from experiments.config.schema import ConfigError
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from experiments.__main__ import main
 from experiments.config import loading
-from experiments.config.schema import ConfigError, ModelConfig
+from experiments.config.errors import ConfigError
+from experiments.config.schema import ModelConfig
 from experiments.grid import driver, worker
 from experiments.records.record import read_record
 from experiments.training import model_check, models

@@ -16,8 +16,9 @@ from PIL import Image
 
 from experiments.__main__ import _load, main
 from experiments.config import loading
+from experiments.config.errors import ConfigError
 from experiments.config.paths import ROOT
-from experiments.config.schema import ConfigError, join_words, repeat_command
+from experiments.config.schema import join_words, repeat_command
 from experiments.grid import driver
 from experiments.terminal import screens
 

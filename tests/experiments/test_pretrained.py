@@ -19,10 +19,11 @@ from torch import Tensor, nn
 import vit_scratch
 from experiments.__main__ import main
 from experiments.config.cells import Cell
+from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash, hashed_values
 from experiments.config.loading import load_part
 from experiments.config.paths import ROOT
-from experiments.config.schema import ConfigError, DataConfig, Execution, ModelConfig, Recipe
+from experiments.config.schema import DataConfig, Execution, ModelConfig, Recipe
 from experiments.records.record import read_record
 from experiments.training import models, pretrained
 from experiments.training.optim import adamw

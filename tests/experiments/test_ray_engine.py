@@ -12,7 +12,7 @@ import pytest
 
 from experiments.config import loading
 from experiments.config.cells import Cell
-from experiments.config.schema import ConfigError
+from experiments.config.errors import ConfigError
 from experiments.grid import driver, local, ray, worker
 from experiments.grid.local import Observer
 from experiments.grid.worker import Outcome

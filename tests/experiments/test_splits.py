@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from experiments.config.schema import ConfigError
+from experiments.config.errors import ConfigError
 from experiments.data.splits import cut_test, nested_subset, split_hash
 
 LABELS = np.repeat(np.arange(3), [100, 60, 41])

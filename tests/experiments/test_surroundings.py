@@ -15,8 +15,8 @@ import pytest
 from experiments import reporting
 from experiments.__main__ import main
 from experiments.config import paths
+from experiments.config.errors import ConfigError
 from experiments.config.paths import ROOT
-from experiments.config.schema import ConfigError
 from experiments.data import archive, decoding
 from experiments.grid import local
 from experiments.records.record import atomic_write

@@ -11,7 +11,8 @@ import pytest
 
 from experiments.config import loading
 from experiments.config.cells import Cell, expand
-from experiments.config.schema import ConfigError, Tuning
+from experiments.config.errors import ConfigError
+from experiments.config.schema import Tuning
 from experiments.grid import driver
 from experiments.grid.ledger import compute_splits
 from experiments.grid.local import Observer
