@@ -35,6 +35,8 @@ class Report:
         The result in sentences.
     faults : list of str
         Records that could not be used, or only in part.
+    strangers : list of str
+        Run folders of other settings or other grids, which were left out.
     equal : bool
         Whether the certificate found all settings equal.
     """
@@ -44,6 +46,7 @@ class Report:
     accuracy_text: str
     verdict: list[str]
     faults: list[str]
+    strangers: list[str]
     equal: bool
 
     @property
@@ -120,7 +123,7 @@ def build(
     )
     paths = _write(out, texts, drawn)
     overview = render.plain(tables.overview(summary, facts))
-    return Report(out, paths, overview, words, faults, certificate.equal)
+    return Report(out, paths, overview, words, faults[len(strangers.sentences) :], strangers.sentences, certificate.equal)
 
 
 def _write(out: Path, texts: Mapping[str, str], drawn: list[figures.Figure]) -> list[Path]:

@@ -79,8 +79,7 @@ def say_report(
     """Make the report and say what it says."""
     memory = made_report(experiment, ledger, folder, again=again, allow_unequal=allow_unequal)
     for fault in memory.faults:
-        if "of other settings" not in fault and "not of this grid" not in fault:  # told below, and no fault at all
-            err.print(f"[yellow]left out:[/] {escape(fault)}", soft_wrap=True)
+        err.print(f"[yellow]left out:[/] {escape(fault)}", soft_wrap=True)
     for line in other_settings(ledger, folder):
         err.print(line, style="dim", markup=False, soft_wrap=True)
     out.print(memory.accuracy_text, markup=False, soft_wrap=True)
