@@ -21,7 +21,6 @@ COMPUTE_COLUMNS = (
     "forward_gmacs",
     "train_pflops",
     "images_per_second",
-    "bare_images_per_second",
     "train_seconds",
     "device_hours",
     "peak_memory_bytes",

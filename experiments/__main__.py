@@ -242,7 +242,7 @@ def profile(
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Measure a model's cost without training it, and keep the row for the records of later runs."""
+    """Measure a model's cost without training it."""
     config = loading.load_part("models", model)
     if precision not in ("fp32", "bf16"):
         raise ConfigError([f"--precision: must be fp32 or bf16, got {precision!r}."])

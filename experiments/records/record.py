@@ -50,7 +50,7 @@ class Compute(BaseModel):
     images_per_second: float | None = None
     """Training images over training seconds, end to end, net of evaluation and checkpoints."""
     bare_images_per_second: float | None = None
-    """The bare forward–backward–update step on resident tensors, where it was measured."""
+    """In older records: the bare forward–backward–update step, where it was measured."""
     train_seconds: float | None = None
     evaluation_seconds: float | None = None
     compile_seconds: float | None = None

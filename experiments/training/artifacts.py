@@ -28,7 +28,6 @@ from experiments.records.record import (
 )
 from experiments.training import cost
 from experiments.training.fit import Training
-from experiments.training.profile import bare_rate, describe
 
 _SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 """The safe dumper in C where PyYAML was built with it, several times as fast."""
@@ -108,18 +107,6 @@ def make_record(
             micro_batches=training.micro_batches,
             mfu=cost.mfu(gmacs, of_one, environment["device"], passes) if of_one else None,
             energy_joules=meter.energy_joules if training.group.size == 1 else None,
-            bare_images_per_second=bare_rate(
-                describe(
-                    cell.model_name,
-                    cell.model,
-                    image_size=cell.data.image_size,
-                    channels=cell.data.channels,
-                    batch_size=cell.recipe.batch_size,
-                    precision=cell.recipe.precision,
-                    threads=cell.execution.threads,
-                    device=environment["device"],
-                )
-            ),
             seconds_to_target=seconds_to_target(rows, cell.target_val_top1),
             tuning_pflops=sum(trial.compute.train_pflops or 0 for trial in trials) if trials else None,
             tuning_device_hours=sum(trial.compute.device_hours or 0 for trial in trials) if trials else None,

@@ -1,11 +1,9 @@
-"""A model's cost without training it: operations, the bare step, memory. One row, printed, saved, found again by runs."""
+"""A model's cost without training it: operations, the bare step, memory."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,53 +11,12 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from experiments.config.identity import canonical_hash
-from experiments.config.paths import runs_dir
 from experiments.config.schema import ModelConfig
-from experiments.records.record import atomic_write
 from experiments.training import cost, models
 from experiments.training.optim import adamw
 from experiments.training.steps import autocast
 
 WARMUP_STEPS, TIMED_STEPS = 10, 50
-
-
-def profile_path(about: dict[str, Any]) -> Path:
-    """Where a profile is kept: named after everything that its figures depend on."""
-    return runs_dir() / "profiles" / f"{about['model']}-{canonical_hash(about)[:12]}.json"
-
-
-def describe(
-    name: str,
-    config: ModelConfig,
-    *,
-    image_size: int,
-    channels: int,
-    batch_size: int,
-    precision: str,
-    threads: int,
-    device: str,
-) -> dict[str, Any]:
-    """What the figures of a profile depend on."""
-    return {
-        "model": name,
-        "config": config.model_dump(exclude={"title"}),
-        "image_size": image_size,
-        "channels": channels,
-        "batch_size": batch_size,
-        "precision": precision,
-        "threads": threads,
-        "device": device,
-        "torch": torch.__version__,
-    }
-
-
-def bare_rate(about: dict[str, Any]) -> float | None:
-    """The bare step's median images per second of an earlier profile; None where none was made."""
-    try:
-        return float(json.loads(profile_path(about).read_text(encoding="utf-8"))["bare_images_per_second"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def bare_step(
@@ -90,7 +47,7 @@ def profile(
     threads: int,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Measure a model on one device and keep the row below `RUNS_DIR`.
+    """Measure a model on one device.
 
     Returns
     -------
@@ -119,11 +76,16 @@ def profile(
             seconds.append(time.perf_counter() - start)
     low, median, high = (float(batch_size / value) for value in np.quantile(seconds, [0.75, 0.5, 0.25]))
     hardware = cost.device_name(device)
-    about = describe(
-        name, config, image_size=image_size, channels=channels, batch_size=batch_size, precision=precision, threads=threads,
-        device=hardware,
-    )  # fmt: skip
-    row = about | {
+    return {
+        "model": name,
+        "config": config.model_dump(exclude={"title"}),
+        "image_size": image_size,
+        "channels": channels,
+        "batch_size": batch_size,
+        "precision": precision,
+        "threads": threads,
+        "device": hardware,
+        "torch": torch.__version__,
         "geometry": geometry,
         "n_params": sum(parameter.numel() for parameter in model.parameters()),
         "forward_gmacs": gmacs,
@@ -134,8 +96,3 @@ def profile(
         "peak_memory_bytes": meter.peak_bytes,
         "reserved_memory_bytes": meter.reserved_bytes,
     }
-    path = profile_path(about)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file:
-        json.dump(row, file, indent=2)
-    return row
