@@ -238,7 +238,7 @@ def test_files_have_the_users_umask(tmp_path: Path, mask: int, mode: int) -> Non
 
 # ------------------------------------------------------------------------------------------------------- a bare machine
 def test_a_run_needs_no_git_no_compiler_no_home_and_no_short_path(tmp_path: Path) -> None:
-    """Python alone: no program, a home that is a file, a temporary folder too long for the path of a socket, a strict umask."""
+    """Python alone: no program, a home that is a file, a temporary folder too long for a socket's path, a strict umask."""
     long = tmp_path / ("t" * 120)
     long.mkdir()
     (tmp_path / "home").write_text("", encoding="utf-8")
