@@ -13,7 +13,9 @@ import yaml
 
 from experiments.__main__ import main
 from experiments.config.paths import ROOT
+from experiments.config.schema import join_words, repeat_command
 from experiments.grid.publish import half_precision
+from experiments.records.folder import config_without_path, without_path
 
 ONE = ["seeds=[0]", "train_fractions=[1.0]"]
 
@@ -60,6 +62,41 @@ def test_published_runs_give_the_same_table(runs: Path, tmp_path: Path, monkeypa
         tables.append((tmp_path / "reports" / place / "vit_small_data" / "accuracy.csv").read_text(encoding="utf-8"))
     top1 = [[line.split(",")[:4] for line in table.splitlines()] for table in tables]
     assert top1[0] == top1[1] and len(top1[0]) == 5
+
+
+@pytest.mark.parametrize(
+    ("path", "words", "left"),
+    [
+        (
+            ".",
+            ["recipe.steps=4", "train_fractions=[1.0]", "data.path=."],
+            ["recipe.steps=4", "train_fractions=[1.0]", "data.path=."],
+        ),
+        ("a", ["data=data_a", "data.path=a"], ["data=data_a", "data.path=a"]),
+        ("/", ["data.title=a/b", "data.path=/"], ["data.title=a/b", "data.path=/"]),
+        ("/home/me/my photos #2", ["data.path=/home/me/my photos #2"], ["data.path=my photos #2"]),
+        ("/home/me/it's \"$x\\", ["data.path=/home/me/it's \"$x\\"], ["data.path=it's \"$x\\"]),
+        ("/home/me/b/", ["data.path=/home/me/a", "data.path=/home/me/b/"], ["data.path=a", "data.path=b"]),
+    ],
+)
+def test_of_a_command_the_way_to_the_photos_alone_is_cut(
+    tmp_path: Path, path: str, words: list[str], left: list[str]
+) -> None:
+    config = tmp_path / "config.yaml"
+    values = {"experiment": "mine", "command": repeat_command("mine", join_words(words)), "data": {"path": path}}
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
+    cut = yaml.safe_load(config_without_path(config))
+    assert cut["command"] == repeat_command("mine", join_words(left))
+    assert cut["data"]["path"] == left[-1].removeprefix("data.path=")
+    assert without_path(join_words(words)) == join_words(left)
+
+
+def test_commands_that_earlier_versions_joined_without_quotes_are_cut_too(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    command = 'make experiment NAME=mine ARGS="seeds=[0] data.path=/home/my own/it\'s here"'
+    values = {"experiment": "mine", "command": command, "data": {"path": "/home/my own/it's here"}}
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
+    assert b"home" not in config_without_path(config) and b"own" not in config_without_path(config)
 
 
 def test_half_precision_changes_no_predicted_class() -> None:

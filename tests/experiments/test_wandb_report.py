@@ -115,12 +115,14 @@ def test_a_folder_of_photos_is_named_without_the_way_to_it(tmp_path: Path) -> No
     (runs / "r1").mkdir(parents=True)
     report.mkdir(parents=True)
     (report / "ledger.json").write_text(json.dumps({"cells": [{"run_id": "r1"}], "counts": {}}))
-    (report / "experiment.json").write_text(json.dumps({"data": {"mine": {"path": "/home/alice/pets"}}}))
+    (report / "experiment.json").write_text(
+        json.dumps({"data": {"mine": {"path": "/home/alice/pets"}}, "args": "data.path=/home/alice/pets seeds=[0]"})
+    )
     (runs / "r1" / "record.json").write_text("{}")
     (runs / "r1" / "config.yaml").write_text("data:\n  path: /home/alice/pets\n")
     found = wandb_report.contents(runs, report)
     text = b"".join(value if isinstance(value, bytes) else value.read_bytes() for value in found.values())
-    assert b"alice" not in text and text.count(b"pets") == 2
+    assert b"alice" not in text and text.count(b"pets") == 3
     shutil.rmtree(report)
     with pytest.raises(TrackingError, match="make report NAME=photos"):
         wandb_report.contents(runs, report)
