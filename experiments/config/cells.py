@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from typing import Any
+
+from pydantic import BaseModel
 
 from experiments.config.identity import PROTOCOL, canonical_hash, fraction_label, hashed_values, settings_hash
 from experiments.config.loading import varied_settings, with_settings
@@ -19,6 +21,20 @@ from experiments.config.schema import (
     Tuning,
     repeat_command,
 )
+
+_known: dict[tuple[Any, ...], tuple[Any, Any]] = {}
+
+
+def _once(function: Callable[..., Any], *parts: Any) -> Any:
+    """A function of frozen parts, which thousands of cells share, worked out once for each."""
+    key = (function.__code__, *map(id, parts))
+    if key not in _known:
+        _known[key] = parts, function(*parts)  # the parts are kept, so that no other object gets their id
+    return _known[key][1]
+
+
+def _untitled(part: BaseModel) -> dict[str, Any]:
+    return hashed_values(part, exclude={"title"})
 
 
 @dataclass(frozen=True)
@@ -61,7 +77,7 @@ class Cell:
     @cached_property
     def settings_hash(self) -> str:
         """Hash of everything but the model."""
-        return settings_hash(self.recipe, self.data, self.tuning)
+        return _once(settings_hash, self.recipe, self.data, self.tuning)
 
     @cached_property
     def run_id(self) -> str | None:
@@ -71,7 +87,7 @@ class Cell:
         identity = {
             "settings": self.settings_hash,
             "split": self.split_hash,
-            "model": hashed_values(self.model, exclude={"title"}),
+            "model": _once(_untitled, self.model),
             "protocol": PROTOCOL,
         }
         label = f"{self.model_name}-{self.data_name}-f{fraction_label(self.train_fraction)}-s{self.seed}"
@@ -95,7 +111,7 @@ class Cell:
 
 def data_key(data: DataConfig) -> str:
     """Key of a dataset in the caches: the data as it is requested."""
-    return canonical_hash(hashed_values(data, exclude={"title"}))[:16]
+    return _once(lambda part: canonical_hash(_untitled(part))[:16], data)
 
 
 def split_key(data: DataConfig, train_fraction: float, seed: int) -> str:

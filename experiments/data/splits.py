@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -37,8 +38,12 @@ class Subset(NamedTuple):
     val: NDArray[np.int64]
 
 
-def _ranked(labels: NDArray[np.int64], seed: int, purpose: str) -> list[NDArray[np.int64]]:
-    """Per class the indices of its samples in the order of the seed's permutation."""
+Ranked = list[NDArray[np.int64]]
+"""Per class the indices of its samples in the order of a seed's permutation."""
+
+
+def ranked(labels: NDArray[np.int64], seed: int, purpose: str = "subset") -> Ranked:
+    """The order in which growing fractions take the samples of each class."""
     return [
         members[generator(seed, purpose, int(label)).permutation(len(members))]
         for label in np.unique(labels)
@@ -46,6 +51,7 @@ def _ranked(labels: NDArray[np.int64], seed: int, purpose: str) -> list[NDArray[
     ]
 
 
+@lru_cache(maxsize=4096)
 def _count(fraction: float, n: int) -> int:
     """⌈fraction · n⌉ in exact decimal arithmetic: 0.07 of 100 is 7."""
     return math.ceil(Fraction(repr(fraction)) * n)
@@ -57,6 +63,7 @@ def nested_subset(
     seed: int,
     class_names: Sequence[str] = (),
     cut: NDArray[np.int64] | None = None,
+    order: Ranked | None = None,
 ) -> Subset:
     """Cut one fraction of a pool into training and validation.
 
@@ -72,6 +79,8 @@ def nested_subset(
         With them, a class without any image in the pool is found too.
     cut : int64 array, optional
         Labels of the images that were cut from the pool as the test set, for the message.
+    order : list of arrays, optional
+        What `ranked` gives for this seed, to cut many fractions of it.
 
     Raises
     ------
@@ -80,7 +89,7 @@ def nested_subset(
     """
     _check_sizes(labels, fraction, class_names, labels[:0] if cut is None else cut)
     train, val = [], []
-    for members in _ranked(labels, seed, "subset"):
+    for members in ranked(labels, seed) if order is None else order:
         size = _count(fraction, len(members))
         chosen = members[:size]
         is_val = np.arange(size) % 10 == 1
@@ -132,11 +141,11 @@ def cut_test(labels: NDArray[np.int64], kind: str = "random") -> tuple[NDArray[n
         Indices, sorted.
     """
     if kind == "blocks":
-        ranked = [np.flatnonzero(labels == label)[::-1] for label in np.unique(labels)]
+        order = [np.flatnonzero(labels == label)[::-1] for label in np.unique(labels)]
     else:
-        ranked = _ranked(labels, _TEST_CUT_SEED, "test cut")
-    test = [members[: _count(TEST_FRACTION, len(members))] for members in ranked]
-    pool = [members[_count(TEST_FRACTION, len(members)) :] for members in ranked]
+        order = ranked(labels, _TEST_CUT_SEED, "test cut")
+    test = [members[: _count(TEST_FRACTION, len(members))] for members in order]
+    pool = [members[_count(TEST_FRACTION, len(members)) :] for members in order]
     return np.sort(np.concatenate(pool)), np.sort(np.concatenate(test))
 
 

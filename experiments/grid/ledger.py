@@ -74,19 +74,20 @@ def compute_splits(experiment: Experiment, folder: Path) -> dict[str, str]:
 def _cut(experiment: Experiment, data: DataConfig, dataset: Dataset) -> tuple[dict[str, str], list[str]]:
     """Hashes of all splits of a dataset by their keys, and the classes that a fraction leaves too small."""
     from experiments.data.images import CUT
-    from experiments.data.splits import nested_subset, split_hash
+    from experiments.data.splits import nested_subset, ranked, split_hash
 
     pool, test, splits = dataset.pool, dataset.test, {}
     faults: dict[str, None] = {}
     cut = test.labels if dataset.test_split == CUT else None
     seeds = [*experiment.seeds, *([experiment.tuning.seed] if experiment.track == "tuned" else [])]
-    for fraction in experiment.train_fractions:
-        for seed in seeds:
+    for seed in seeds:
+        order = ranked(pool.labels, seed)
+        for fraction in experiment.train_fractions:
             try:
-                train, val = nested_subset(pool.labels, fraction, seed, dataset.class_names, cut)
-            except ConfigError as error:
+                train, val = nested_subset(pool.labels, fraction, seed, dataset.class_names, cut, order)
+            except ConfigError as error:  # the same for every seed
                 faults |= dict.fromkeys(error.faults)
-                break
+                continue
             splits[split_key(data, fraction, seed)] = split_hash(pool.ids[train], pool.ids[val], test.ids)
     return splits, list(faults)
 
