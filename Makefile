@@ -28,7 +28,7 @@ $(VENV)/.installed: requirements.lock
 	  { echo "error: $(PYTHON) is too old; Python 3.11 or newer is needed. Say which: make PYTHON=python3.12 …" >&2; exit 2; }
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: uv
-	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes -r requirements.lock
+	@$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python --require-hashes -r requirements.lock
 	@touch $@
 
 $(VENV)/.installed-ray: requirements-ray.lock | $(VENV)/.installed
