@@ -6,6 +6,7 @@ Exit codes of ``run``: 0 all cells done; 1 some cells failed, the rest done, the
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import sys
@@ -375,6 +376,9 @@ def dashboard(name: Name, overrides: Overrides = None) -> None:
 
 def main() -> int:
     """Run the command line. Returns the exit code; bad input is one message and 2, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character shows its number
+            stream.reconfigure(errors="backslashreplace")
     try:
         return app(standalone_mode=False) or 0  # an Exit arrives as the code it carries
     except ConfigError as error:

@@ -69,10 +69,10 @@ from experiments.training.steps import evaluate, train_steps
 from vit_scratch import MLP, EncoderBlock, MultiHeadSelfAttention, PatchEmbedding, VisionTransformer
 from vit_scratch.attention import class_token_map
 
-DATA = os.environ.get("DATA", "digits")
+DATA = os.environ.get("DATA") or "digits"
 if DATA not in ("digits", "pizza_steak_sushi"):
     raise ValueError(f"DATA must be digits or pizza_steak_sushi, got {DATA!r}")
-STEPS = int(os.environ.get("STEPS", {"digits": 700, "pizza_steak_sushi": 600}[DATA]))
+STEPS = int(os.environ.get("STEPS") or {"digits": 700, "pizza_steak_sushi": 600}[DATA])
 SEED = 0
 torch.manual_seed(SEED)
 if DATA == "digits":

@@ -143,8 +143,23 @@ def point_client_at(experiment_folder: Path) -> None:
 
 
 def destination() -> str:
-    """Entity and project that the user's environment names, ``/vit-bench`` where it names none."""
-    return f"{os.environ.get('WANDB_ENTITY') or ''}/{os.environ.get('WANDB_PROJECT') or DEFAULT_PROJECT}"
+    """Entity and project that the user's environment names, ``/vit-bench`` where it names none.
+
+    Raises
+    ------
+    TrackingError
+        If one of them holds a slash.
+    """
+    named = {
+        "WANDB_ENTITY": os.environ.get("WANDB_ENTITY") or "",
+        "WANDB_PROJECT": os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT,
+    }
+    for name, value in named.items():
+        if "/" in value:
+            raise TrackingError(
+                f"{name}: {value!r} holds a slash. Set WANDB_ENTITY to the team, WANDB_PROJECT to the project."
+            )
+    return "/".join(named.values())
 
 
 def open_run(

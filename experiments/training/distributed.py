@@ -179,8 +179,9 @@ def _exchanged(self: Any, images: Tensor) -> Tensor:
     axes = [0, *range(2, images.ndim)]
     shape = [1, -1] + [1] * (images.ndim - 2)
     count = images.numel() / images.shape[1] * dist.get_world_size()
-    mean = _Sum.apply(images.float().sum(axes)) / count
-    centred = images.float() - mean.view(shape)
+    exact = images.to(torch.promote_types(images.dtype, torch.float32))
+    mean = _Sum.apply(exact.sum(axes)) / count
+    centred = exact - mean.view(shape)
     variance = _Sum.apply(centred.square().sum(axes)) / count
     normed = centred * (variance + self.eps).rsqrt().view(shape)
     if self.affine:

@@ -327,11 +327,11 @@ def test_a_full_disk_leaves_no_half_record_and_the_cell_is_run_again(
 
 def test_two_commands_on_one_grid_run_every_cell_once(tmp_path: Path) -> None:
     code = (
-        "from experiments import launch, loading\nfrom experiments.grid.local import Observer\n"
+        "from experiments.config import loading\nfrom experiments.grid import driver\nfrom experiments.grid.local import Observer\n"
         f"e = loading.load_experiment('smoke', loading.parse_overrides({[*TINY, 'recipe.steps=60']!r}))\n"
         "class Say(Observer):\n"
         "    def ended(self, cell, outcome): print(outcome.status, cell.run_id, round(outcome.seconds, 3))\n"
-        "launch.launch(driver.plan(e), driver.experiment_folder(e), jobs='1', observer=Say())\n"
+        "driver.launch(driver.plan(e), driver.experiment_folder(e), jobs='1', observer=Say())\n"
     )
     both = [
         subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

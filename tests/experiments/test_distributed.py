@@ -7,7 +7,9 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +24,10 @@ from experiments.data.images import Images
 from experiments.grid import driver, local, worker
 from experiments.records.progress import read_progress
 from experiments.records.record import read_record, read_rows
-from experiments.training import distributed
+from experiments.training import distributed, run
 from experiments.training.distributed import Group
+from experiments.training.torchrun import Place
+from tests.arithmetic import rounding
 
 ARGUMENTS = ["recipe.steps=12", "recipe.evaluations=2", "seeds=[0]", "train_fractions=[0.5]", "checkpoint_every_steps=5"]
 AUGMENTED = ["recipe.augmentation.crop_padding=1", "recipe.augmentation.mixup=0.4", "recipe.augmentation.erase=0.2"]
@@ -34,11 +38,27 @@ def cells_of() -> tuple[list[Cell], Path]:
     return driver.plan(experiment), driver.experiment_folder(experiment)
 
 
+def doubled(build: Callable[..., Any]) -> Callable[..., Any]:
+    """Build models in double precision. In single precision batch normalisation turns rounding into other signs of near-zero
+    gradients and Adam those into steps, so that nothing follows for a curve; here its rows are all that is rounded."""
+
+    def build_model(*arguments: Any, **options: Any) -> Any:
+        model, geometry = build(*arguments, **options)
+        model.double().register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
+        return model, geometry
+
+    return build_model
+
+
 LEAD = """
 import sys
 from experiments.grid import driver
 from experiments.config import loading
+from experiments.training import run
 from experiments.grid.local import Observer
+from tests.experiments.test_distributed import doubled
+
+run.build_model = doubled(run.build_model)
 
 def lead():
     experiment = loading.load_experiment("smoke", loading.parse_overrides(sys.argv[1:]))
@@ -62,8 +82,12 @@ def two_processes(runs: Path) -> None:
         )
         for rank in ("0", "1")
     ]  # fmt: skip
-    for process in started:
-        assert process.wait(timeout=300) == 0, process.stderr.read() if process.stderr else ""
+    try:
+        for process in started:
+            assert process.wait(timeout=1200) == 0, process.stderr.read() if process.stderr else ""
+    finally:
+        for process in started:
+            process.kill()
 
 
 def curve(folder: Path, cell: Cell) -> np.ndarray:
@@ -74,45 +98,45 @@ def curve(folder: Path, cell: Cell) -> np.ndarray:
 def test_two_processes_make_the_run_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells, folder = cells_of()
     assert [cell.model.family for cell in cells] == ["ViT", "ResNet"]
-    tolerance = {"ViT": 1e-4, "ResNet": 1e-3}
+    monkeypatch.setattr(run, "build_model", doubled(run.build_model))
     for cell in cells:
         assert worker.work(cell, folder).status == "done"
     alone = {cell.run_id: curve(folder, cell) for cell in cells}
+    tolerance = rounding(
+        12, np.concatenate(list(alone.values()))[:, 1:].max()
+    )  # a row's loss is a sum over some of 12 steps
 
     # The ResNet begins in one process, which is stopped between checkpoints, and is ended by two.
     monkeypatch.setenv("RUNS_DIR", str(tmp_path / "two"))
     cells, shared = cells_of()
     asked = iter(range(1000))
-    monkeypatch.setattr(worker, "stop_requested", lambda: next(asked) >= 3)
-    assert worker.work(cells[1], shared).status == "interrupted"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "stop_requested", lambda: next(asked) >= 3)
+        assert worker.work(cells[1], shared).status == "interrupted"
     stopped_at = read_progress(shared / str(cells[1].run_id))["step"]
     assert 0 < stopped_at < 10
-    monkeypatch.undo()
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setenv("DEVICE", "cpu")
     two_processes(tmp_path / "two")
     for cell in cells:
         both = curve(shared, cell)
         assert both.shape == (2, 4)
-        assert np.abs(both - alone[cell.run_id]).max() < tolerance[cell.model.family]
+        assert np.abs(both - alone[cell.run_id]).max() <= tolerance
         record = read_record(shared / str(cell.run_id) / "record.json")
         assert record.environment["processes"] == 2 and record.attempts[-1].devices == 2
         saved = np.load(shared / str(cell.run_id) / "predictions.npz")
         before = np.load(folder / str(cell.run_id) / "predictions.npz")
         assert saved["sample_ids"].tolist() == before["sample_ids"].tolist() and len(saved["logits"]) == record.n_test
-        assert np.abs(saved["logits"] - before["logits"]).max() < 10 * tolerance[cell.model.family]
-        assert np.abs(saved["val_logits"] - before["val_logits"]).max() < 10 * tolerance[cell.model.family]
+        for name in ("logits", "val_logits"):
+            assert np.abs(saved[name] - before[name]).max() <= rounding(1, np.abs(before[name]).max())
     assert read_record(shared / str(cells[1].run_id) / "record.json").attempts[-1].start_step == stopped_at
 
     # What two processes checkpointed at step 10 is gone on with by one.
-    monkeypatch.setenv("RUNS_DIR", str(tmp_path / "two"))
     for cell in cells:
         run_folder = shared / str(cell.run_id)
         (run_folder / "record.json").unlink()
         (run_folder / "last.pt").unlink()
         assert worker.work(cell, shared).status == "done"
         assert read_record(run_folder / "record.json").attempts[-1].start_step == 10
-        assert np.abs(curve(shared, cell) - alone[cell.run_id]).max() < tolerance[cell.model.family]
+        assert np.abs(curve(shared, cell) - alone[cell.run_id]).max() <= tolerance
 
 
 @pytest.mark.slow
@@ -159,7 +183,7 @@ def test_more_gpus_than_there_are_is_told(
     monkeypatch: pytest.MonkeyPatch, wanted: str, gpus: int, processes: int, message: str
 ) -> None:
     monkeypatch.setenv("DEVICE", wanted)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setattr(distributed.torchrun, "place", lambda: Place(size=processes, local_size=processes))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     with pytest.raises(ConfigError, match=message):
         distributed.local_device()
@@ -168,13 +192,13 @@ def test_more_gpus_than_there_are_is_told(
 def test_each_process_has_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("DEVICE", "auto")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(distributed.torchrun, "place", lambda: Place(rank=1, size=2, local_rank=1, local_size=2))
     assert distributed.local_device() == torch.device("cuda", 1)
 
 
 def test_jobs_and_torchrun_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     assert local.resolve_jobs("auto", cells=8, threads=1) == 1
     with pytest.raises(ConfigError, match="JOBS: must be 1 under torchrun"):
         local.resolve_jobs("2", cells=8, threads=1)

@@ -203,6 +203,13 @@ def test_a_folder_of_reports_that_may_not_be_written_is_told(monkeypatch: pytest
         reporting.prepare("smoke")
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_that_cannot_show_a_character_stops_nothing(encoding: str) -> None:
+    command = [sys.executable, "-m", "experiments", "list"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding})
+    assert done.returncode == 0 and b"Models" in done.stdout and not done.stderr
+
+
 def test_hidden_gpus_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     import pynvml
 

@@ -412,6 +412,12 @@ def test_sync_of_another_project_sends_there(service: WandbService, env: pytest.
     assert wandb_sync.sync(runs).sent == 1
 
 
+def test_a_slash_in_a_project_is_told(env: pytest.MonkeyPatch) -> None:
+    env.setenv("WANDB_PROJECT", "team/vit")
+    with pytest.raises(TrackingError, match="WANDB_PROJECT: 'team/vit' holds a slash"):
+        wandb_client.destination()
+
+
 def test_sync_without_runs_says_so(env: pytest.MonkeyPatch, runs: Path) -> None:
     with pytest.raises(TrackingError, match="make experiment NAME=digits"):
         wandb_sync.sync(runs)

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from experiments.inference.export import ABOUT
 from experiments.inference.trained import Trained, load_run
 from experiments.records.record import read_record
 from experiments.training.run import run
+from tests.arithmetic import rounding
 
 ARGUMENTS = ["recipe.steps=2", "recipe.evaluations=1", "seeds=[0]", "train_fractions=[0.1]"]
 CPU = torch.device("cpu")
@@ -73,6 +75,13 @@ def logits(trained: Trained, n: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
         return images, trained.model(images)
 
 
+def tolerance(model: torch.nn.Module, expected: Any) -> float:
+    """Rounding of logits that were computed in batches of another size, or by other kernels, in single precision: sums over
+    the inputs of every layer, and half as many again in attention, of terms that make up activations of size 1."""
+    terms = sum(parameter[0].numel() for parameter in model.parameters() if parameter.ndim > 1 and len(parameter) > 1)
+    return rounding(3 * terms // 2, max(1.0, float(np.abs(expected).max())))
+
+
 def test_loaded_model_gives_the_logits_that_the_run_saved(vit: Path, resnet: Path) -> None:
     from experiments.data import datasets
     from experiments.data.batches import EvaluationBatches, Normalise
@@ -83,7 +92,8 @@ def test_loaded_model_gives_the_logits_that_the_run_saved(vit: Path, resnet: Pat
         test = datasets.load(trained.data).test
         batches = EvaluationBatches(test, Normalise(trained.data.mean, trained.data.std, CPU), device=CPU)
         with np.load(folder / "predictions.npz") as saved:
-            assert np.abs(evaluate(trained.model, batches, device=CPU) - saved["logits"]).max() < 1e-5
+            found, expected = evaluate(trained.model, batches, device=CPU), saved["logits"]
+            assert np.abs(found - expected).max() <= tolerance(trained.model, expected)
         assert trained.class_names == tuple("0123456789")
 
 
@@ -148,8 +158,8 @@ def test_exported_program_gives_equal_logits_for_any_batch(
     extra = {ABOUT: ""}
     program = torch.export.load(target, extra_files=extra).module()
     for n in (1, 5):
-        images, expected = logits(load_run(folder), n)
-        assert torch.allclose(program(images), expected, atol=1e-6)
+        images, expected = logits(trained := load_run(folder), n)
+        assert (program(images) - expected).abs().max() <= tolerance(trained.model, expected)
     assert json.loads(extra[ABOUT])["run_id"] == read_record(folder / "record.json").run_id
 
 
@@ -190,7 +200,7 @@ def test_bad_input_is_named(
 def test_damaged_runs_are_told(vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 
-    from experiments.config.errors import ConfigError
+    from experiments.config.schema.errors import ConfigError
 
     copy = tmp_path / "copy"
     shutil.copytree(vit, copy)
