@@ -52,22 +52,24 @@ def together(lead: Callable[[], None]) -> None:
     from experiments.training.run import follow
 
     try:
+        worker.end_with_parent()
         group = distributed.join()
     except ConfigError:
         if torchrun.place().rank == 0:
             raise
         return
-    try:
-        if group.leads:
-            try:
-                lead()
-            finally:
-                group.told(None)
-        else:
-            with worker.stop_signals_caught():
-                follow(worker.stop_requested)
-    finally:
-        distributed.leave()
+    with worker.at_work:  # what is left behind by torchrun stops together, after a checkpoint that all have part in
+        try:
+            if group.leads:
+                try:
+                    lead()
+                finally:
+                    group.told(None)
+            else:
+                with worker.stop_signals_caught():
+                    follow(worker.stop_requested)
+        finally:
+            distributed.leave()
 
 
 def trials_for(cells: list[Cell]) -> list[Cell]:
