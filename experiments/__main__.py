@@ -104,7 +104,11 @@ def _run(name: str, overrides: list[str] | None, engine: str, jobs: str, retry_f
     reporting.where_to_look(experiment, folder)
     if after["counts"]["done"] < len(cells):
         out.print(screens.ledger_table(after, folder))
-        out.print("Failed cells are run again with FLAGS=--retry-failed.")
+        failed = after["counts"]["failed"]
+        if failed:
+            out.print("Failed cells are run again with FLAGS=--retry-failed.")
+        if failed + after["counts"]["done"] < len(cells):
+            out.print("The same command runs the cells that have not ended.")
         raise typer.Exit(SOME_FAILED)
 
 

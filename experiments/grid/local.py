@@ -120,6 +120,9 @@ class Observer:
     def ended(self, cell: Cell, outcome: Outcome) -> None:
         """A cell ended in this way."""
 
+    def says(self, sentence: str) -> None:
+        """Something about the work as a whole."""
+
 
 def execute(
     cells: list[Cell], folder: Path, *, jobs: int, observer: Observer, on_checked: Callable[[], None] = lambda: None

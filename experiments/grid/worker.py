@@ -17,7 +17,16 @@ from typing import Any, Literal, NamedTuple
 from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError, UserError
 from experiments.records.progress import Busy, ended_attempts, locked, read_progress
-from experiments.records.record import METRICS_FILE, RECORD_FILE, Failure, RecordError, read_record, read_rows, write_record
+from experiments.records.record import (
+    METRICS_FILE,
+    RECORD_FILE,
+    Failure,
+    Record,
+    RecordError,
+    read_record,
+    read_rows,
+    write_record,
+)
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Ctrl-C, a terminal that closes, and what batch systems send before a time limit."""
@@ -41,7 +50,8 @@ class Outcome(NamedTuple):
 
     status: Literal["done", "failed", "busy", "interrupted"]
     message: str = ""
-    seconds: float = 0.0
+    seconds: float | None = None
+    """Of this process; None where it did nothing."""
     images_per_second: float | None = None
     val_top1: float | None = None
     says: tuple[str, ...] = ()
@@ -66,9 +76,7 @@ def stop_signals_caught(on_signal: Callable[[], None] = lambda: None) -> Iterato
 
 def _caught() -> list[signal.Signals]:
     """The stop signals, without a hang-up that was ignored at the start, as under nohup."""
-    return [
-        number for number in STOP_SIGNALS if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
-    ]
+    return [number for number in STOP_SIGNALS if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def initialise(stop_shared: Any, threads: int) -> None:
@@ -96,7 +104,7 @@ def end_with_parent() -> None:
 
 
 def _watch(parent: int) -> None:
-    """In a thread: wait until the parent is gone, then for the cell in progress, if any; an idle process blocks in a queue."""
+    """In a thread, as an idle process blocks in a queue: wait until the parent is gone, then for the cell in progress."""
     while os.getppid() == parent:
         time.sleep(PARENT_POLL_SECONDS)
     _stop_asked.set()
@@ -164,10 +172,12 @@ def _work(cell: Cell, experiment_folder: Path) -> Outcome:
     if stop_requested():  # a worker that was still importing when the command was told to stop
         return Outcome("interrupted")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
+        with contextlib.suppress(FileExistsError):  # a file in its place: its lock says so
+            folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder) as without_locks:
+            says += [str(without_locks)] if without_locks else []
             if (folder / RECORD_FILE).exists():
-                return Outcome(read_record(folder / RECORD_FILE).status)
+                return _ended_before(read_record(folder / RECORD_FILE))
             for left_over in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
                 left_over.unlink(missing_ok=True)
             return _run(cell, folder, began, says)
@@ -175,6 +185,12 @@ def _work(cell: Cell, experiment_folder: Path) -> Outcome:
         return Outcome("busy")
     except Exception as error:  # a fault of the folder itself: nothing could be written
         return Outcome("failed", _sentence(error), time.monotonic() - began, says=tuple(says))
+
+
+def _ended_before(record: Record) -> Outcome:
+    """What another process made of a cell."""
+    message = record.failure.message if record.failure else ""
+    return Outcome(record.status, message, None, record.compute.images_per_second, record.metrics.get("val/top1"))
 
 
 def _run(cell: Cell, folder: Path, began: float, says: list[str]) -> Outcome:

@@ -262,7 +262,9 @@ LONG = ["recipe.steps=20000", "recipe.evaluations=2", "seeds=[0]", "train_fracti
 def test_no_process_outlives_a_command_that_is_killed(tmp_path: Path) -> None:
     """One worker trains, with a process of W&B's client, the other idles in the pool's queue."""
     busy = [*LONG, "models=[resnet_micro]", "reference=resnet_micro", "--jobs", "2"]
-    first = "import sys; from experiments.grid import local; local.resolve_jobs = lambda *_: 2; sys.argv[0] = 'experiments'; "
+    first = (
+        "import sys; from experiments.grid import local; local.resolve_jobs = lambda *_: 2; sys.argv[0] = 'experiments'; "
+    )
     code = [sys.executable, "-c", first + "from experiments.__main__ import main; sys.exit(main())"]
     given = os.environ | {"WANDB_MODE": "offline"}
     process = subprocess.Popen([*code, "run", "smoke", *busy], cwd=ROOT, env=given, stdout=subprocess.DEVNULL)
@@ -387,7 +389,7 @@ def test_two_commands_on_one_grid_run_every_cell_once(tmp_path: Path) -> None:
         "from experiments.grid.local import Observer\n"
         f"e = loading.load_experiment('smoke', loading.parse_overrides({[*TINY, 'recipe.steps=60']!r}))\n"
         "class Say(Observer):\n"
-        "    def ended(self, cell, outcome): print(outcome.status, cell.run_id, round(outcome.seconds, 3))\n"
+        "    def ended(self, cell, outcome): print(outcome.status, cell.run_id, outcome.seconds)\n"
         "driver.launch(driver.plan(e), driver.experiment_folder(e), jobs='1', observer=Say())\n"
     )
     both = [
