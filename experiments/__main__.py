@@ -21,7 +21,7 @@ from experiments.config import loading
 from experiments.config.errors import ConfigError, UserError
 from experiments.config.paths import ROOT, reports_dir, runs_dir
 from experiments.config.schema import Experiment, join_words
-from experiments.terminal import display, screens
+from experiments.terminal import screens
 from experiments.terminal.screens import err, out
 from experiments.training import torchrun
 
@@ -69,6 +69,7 @@ def _run(name: str, overrides: list[str] | None, engine: str, jobs: str, retry_f
     from experiments.grid.worker import stop_requested
     from experiments.records.dataset import read_descriptions
     from experiments.records.record import CHECKPOINT_FILE
+    from experiments.terminal import display
 
     if engine not in ENGINES:
         raise ConfigError([f"ENGINE: must be {' or '.join(f'`{known}`' for known in ENGINES)}, got {engine!r}."])
@@ -379,6 +380,9 @@ def dashboard(name: Name, overrides: Overrides = None) -> None:
 
 def main() -> int:
     """Run the command line. Returns the exit code; bad input is one message and 2, never a traceback."""
+    if sys.platform == "win32":
+        err.print("[bold red]error:[/] Windows itself is not supported; run this in WSL (wsl --install).", soft_wrap=True)
+        return BAD_INPUT
     try:
         return app(standalone_mode=False) or 0  # an Exit arrives as the code it carries
     except ConfigError as error:
