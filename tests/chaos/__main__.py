@@ -56,7 +56,11 @@ def attacks(place: Path) -> dict[str, Callable[[], Any]]:
         "sigterm": lambda: [
             kills.stop_times(place / "stops", grids.FULL, repeats=6, seed=2),
             kills.stop_times(place / "stops2", grids.FULL, repeats=2, seed=3, jobs=2, fresh=True),
-            kills.stop_times(place / "hangups", grids.FULL, repeats=2, seed=4, number=signal.SIGHUP),
+            *(
+                [kills.stop_times(place / "hangups", grids.FULL, repeats=2, seed=4, number=signal.SIGHUP)]
+                if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN  # as under nohup, which commands must heed
+                else []
+            ),
         ],
         "orphans": lambda: kills.orphans(place / "orphans", grids.FULL),
         "broken_locks": lambda: outside.broken_locks(place / "locks", grids.SMALL),

@@ -215,7 +215,9 @@ def test_a_signal_stops_with_a_checkpoint_and_the_same_command_goes_on(
 ) -> None:
     overrides = ["recipe.steps=300", "recipe.evaluations=2", "seeds=[0]", "train_fractions=[0.1]", "models=[resnet_micro]"]
     arguments = ["run", "smoke", *overrides, "--jobs", "1"]
+    heeding = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests themselves may run under nohup
     process = subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    signal.signal(signal.SIGHUP, heeding)
 
     def training() -> bool:
         return any(json.loads(path.read_text())["step"] > 5 for path in (tmp_path / "runs_dir").rglob("progress.json"))
