@@ -247,17 +247,6 @@ def test_a_command_outlives_the_shell_that_started_it(tmp_path: Path, jobs: str)
     assert list((tmp_path / "runs_dir").rglob("record.json"))
 
 
-def children_of(pid: int) -> list[int]:
-    """All processes below this one."""
-    below = [child.pid for child in psutil.Process(pid).children(recursive=True)]
-    assert below
-    return below
-
-
-def gone(pids: list[int]) -> bool:
-    return not [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
-
-
 LONG = ["recipe.steps=20000", "recipe.evaluations=2", "seeds=[0]", "train_fractions=[0.1]"]
 
 
@@ -270,12 +259,18 @@ def test_no_process_outlives_a_command_that_is_killed(tmp_path: Path) -> None:
     code = [sys.executable, "-c", first + "from experiments.__main__ import main; sys.exit(main())"]
     given = os.environ | {"WANDB_MODE": "offline"}
     process = subprocess.Popen([*code, "run", "smoke", *busy], cwd=ROOT, env=given, stdout=subprocess.DEVNULL)
-    wait_for(lambda: any(json.loads(path.read_text())["step"] > 5 for path in tmp_path.rglob("progress.json")))
-    below = children_of(process.pid)
-    assert sum("spawn_main" in " ".join(psutil.Process(pid).cmdline()) for pid in below) == 2
-    process.kill()
-    process.wait()
-    wait_for(lambda: gone(below), 60)
+
+    def training() -> bool:
+        return any(json.loads(path.read_text())["step"] > 5 for path in tmp_path.rglob("progress.json"))
+
+    try:
+        wait_for(lambda: process.poll() is not None or training(), 300)
+        below = psutil.Process(process.pid).children(recursive=True)
+        assert sum("spawn_main" in " ".join(child.cmdline()) for child in below) == 2
+    finally:
+        process.kill()
+        process.wait()
+    assert not psutil.wait_procs(below, timeout=120)[1]
     beat = read_progress(next(tmp_path.rglob("progress.json")).parent)
     assert beat["attempt"]["reason"] == "interrupted"
     assert list(tmp_path.rglob("last.pt"))

@@ -67,7 +67,7 @@ def test_a_peak_of_memory_without_proc_and_malloc_trim(monkeypatch: pytest.Monke
 
 def test_windows_is_one_sentence(tmp_path: Path) -> None:
     code = (
-        "import sys, typer, rich.console, pydantic, yaml\n"
+        "import sys, sysconfig, typer, rich.console, pydantic, yaml; sysconfig.get_config_vars()\n"
         "sys.platform = 'win32'\n"
         "sys.modules['fcntl'] = sys.modules['resource'] = None\n"  # importing them fails
         "from experiments.__main__ import main\n"
