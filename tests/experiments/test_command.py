@@ -250,6 +250,20 @@ def test_a_command_outlives_the_shell_that_started_it(tmp_path: Path, jobs: str)
 LONG = ["recipe.steps=20000", "recipe.evaluations=2", "seeds=[0]", "train_fractions=[0.1]"]
 
 
+def test_workers_end_with_their_parent_idle_or_after_a_checkpoint(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-m", "tests.standins.held", tmp_path], cwd=ROOT)
+    try:
+        wait_for((tmp_path / "begun").exists)
+        below = psutil.Process(process.pid).children(recursive=True)
+        assert sum("spawn_main" in " ".join(child.cmdline()) for child in below) == 2
+    finally:
+        process.kill()
+        process.wait()
+    assert not psutil.wait_procs(below, timeout=30)[1]
+    assert (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.slow
 def test_no_process_outlives_a_command_that_is_killed(tmp_path: Path) -> None:
     """One worker trains, with a process of W&B's client, the other idles in the pool's queue."""
     busy = [*LONG, "models=[resnet_micro]", "reference=resnet_micro", "--jobs", "2"]
