@@ -22,7 +22,7 @@ from experiments.config import loading
 from experiments.config.errors import ConfigError, UserError
 from experiments.config.paths import ROOT, reports_dir, runs_dir
 from experiments.config.schema import Experiment, join_words
-from experiments.terminal import display, screens
+from experiments.terminal import screens
 from experiments.terminal.screens import err, out
 from experiments.training import torchrun
 
@@ -70,6 +70,7 @@ def _run(name: str, overrides: list[str] | None, engine: str, jobs: str, retry_f
     from experiments.grid.worker import stop_requested
     from experiments.records.dataset import read_descriptions
     from experiments.records.record import CHECKPOINT_FILE
+    from experiments.terminal import display
 
     if engine not in ENGINES:
         raise ConfigError([f"ENGINE: must be {' or '.join(f'`{known}`' for known in ENGINES)}, got {engine!r}."])
@@ -105,7 +106,11 @@ def _run(name: str, overrides: list[str] | None, engine: str, jobs: str, retry_f
     reporting.where_to_look(experiment, folder)
     if after["counts"]["done"] < len(cells):
         out.print(screens.ledger_table(after, folder))
-        out.print("Failed cells are run again with FLAGS=--retry-failed.")
+        failed = after["counts"]["failed"]
+        if failed:
+            out.print("Failed cells are run again with FLAGS=--retry-failed.")
+        if failed + after["counts"]["done"] < len(cells):
+            out.print("The same command runs the cells that have not ended.")
         raise typer.Exit(SOME_FAILED)
 
 
@@ -379,6 +384,9 @@ def main() -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character shows its number
             stream.reconfigure(errors="backslashreplace")
+    if sys.platform == "win32":
+        err.print("[bold red]error:[/] Windows itself is not supported; run this in WSL (wsl --install).", soft_wrap=True)
+        return BAD_INPUT
     try:
         return app(standalone_mode=False) or 0  # an Exit arrives as the code it carries
     except ConfigError as error:

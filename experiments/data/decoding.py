@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash
+from experiments.config.machine import usable_cores
 from experiments.config.paths import data_dir
 from experiments.data.images import Pixels, Rows
 from experiments.records.record import unfinished
@@ -67,6 +68,8 @@ _BY_WAY_OF = {"La": "LA", "LAB": "RGB"}
 
 _NAME_LENGTH = 40
 """Characters of a folder's name in that of its cache: file systems allow 255 bytes."""
+
+_PIECE = 2**24
 
 _LOCKED_BY_THEN = 60.0
 """Seconds after which a file that is being filled is surely locked."""
@@ -196,7 +199,7 @@ def _decode_into(pixels: NDArray[np.uint8], files: Sequence[Path], size: int, ch
         except ConfigError as error:
             faults.extend(error.faults)
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    with ThreadPoolExecutor(usable_cores()) as threads:
         list(threads.map(into, range(len(files))))
     if faults:
         shown = sorted(faults)[:20]
@@ -253,15 +256,26 @@ def _mapped(cache: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.uint8]]:
     temporary = unfinished(cache)
     try:
         with open(temporary, "xb+") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)  # tells `_sweep` that somebody fills it
+            with contextlib.suppress(OSError):  # a file system without locks, where nothing is swept
+                fcntl.flock(file, fcntl.LOCK_SH)  # tells `_sweep` that somebody fills it
             pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-            # A full disk would otherwise end the process at some later write.
-            os.posix_fallocate(file.fileno(), 0, os.stat(temporary).st_size)
+            _take_room(file, pixels.offset, os.stat(temporary).st_size)
             yield pixels
             pixels.flush()
             os.replace(temporary, cache)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _take_room(file: IO[bytes], start: int, end: int) -> None:
+    """Let the disk keep these bytes, which are zero; a full disk would otherwise end the process at some later write."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, end)
+        return
+    file.seek(start)  # macOS
+    for at in range(start, end, _PIECE):
+        file.write(bytes(min(_PIECE, end - at)))
+    file.flush()
 
 
 def _sweep(cache: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 import zlib
 from collections import Counter
@@ -18,6 +17,7 @@ from PIL import Image
 
 from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash
+from experiments.config.machine import usable_cores
 from experiments.data.image_folder import printable
 from experiments.data.images import Dataset, Images, Rows
 from experiments.records.dataset import DataDescription, Duplicates, Equal, Files, PassedOver
@@ -91,7 +91,7 @@ def _headers(paths: Sequence[Path]) -> list[tuple[int, int, str]]:
             faults.append(f"{path}: not a readable image ({' '.join(str(error).split())}). Mend or delete it.")
             return 0, 0, ""
 
-    with warnings.catch_warnings(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    with warnings.catch_warnings(), ThreadPoolExecutor(usable_cores()) as threads:
         warnings.simplefilter("ignore")
         found = list(threads.map(header, paths))
     if faults:

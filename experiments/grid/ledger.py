@@ -12,7 +12,7 @@ from experiments.config.errors import ConfigError
 from experiments.config.loading import varied_settings, with_settings
 from experiments.config.schema import DataConfig, Experiment
 from experiments.records.dataset import DataDescription, keep_descriptions, read_descriptions
-from experiments.records.progress import is_running
+from experiments.records.progress import LockError, is_running
 from experiments.records.record import RECORD_FILE, RecordError, atomic_write, read_record
 
 if TYPE_CHECKING:
@@ -102,7 +102,10 @@ def keep_splits(splits: Mapping[str, str], folder: Path) -> None:
 
 
 def cell_status(cell: Cell, folder: Path) -> tuple[str, str | None]:
-    """``done``, ``failed``, ``running`` or ``missing``, with a reason where there is one to give."""
+    """``done``, ``failed``, ``running`` or ``missing``, with a reason where there is one to give.
+
+    Where no lock tells whether somebody runs it, ``unknown``.
+    """
     if cell.run_id is None:
         return "missing", None
     run_folder = folder / cell.run_id
@@ -113,7 +116,10 @@ def cell_status(cell: Cell, folder: Path) -> tuple[str, str | None]:
         except RecordError as error:
             return "failed", str(error)
         return read.status, read.failure.message if read.failure else None
-    return ("running", None) if is_running(run_folder) else ("missing", None)
+    try:
+        return ("running", None) if is_running(run_folder) else ("missing", None)
+    except LockError as error:
+        return "unknown", str(error)
 
 
 def left_to_run(cells: Sequence[Cell], folder: Path) -> list[Cell]:
@@ -141,7 +147,14 @@ def ledger(experiment: Experiment, cells: list[Cell], folder: Path, trials: Sequ
         }
 
     entries = [entry(cell) for cell in cells]
-    counts = {name: sum(entry["status"] == name for entry in entries) for name in ("done", "failed", "running", "missing")}
+    names = [
+        "done",
+        "failed",
+        "running",
+        "missing",
+        *(["unknown"] if any(e["status"] == "unknown" for e in entries) else []),
+    ]
+    counts = {name: sum(entry["status"] == name for entry in entries) for name in names}
     mine = {cell.run_id for cell in [*cells, *trials]}
     other = sorted(path.parent.name for path in folder.glob(f"*/{RECORD_FILE}") if path.parent.name not in mine)
     values = {"experiment": experiment.name, "counts": {"expected": len(cells), **counts}, "cells": entries, "other": other}

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, Literal
@@ -23,6 +25,7 @@ NO_ANSWER = "the service did not answer"
 KEY_REFUSED = "the service refused the key"
 
 _TAG_LENGTH, _NAME_LENGTH = 64, 128  # W&B refuses longer ones
+_temporary: Path | None = None
 _pointed: dict[str, str] = {}  # W&B folders that this module chose, to be told from those that the user chose
 
 
@@ -60,10 +63,24 @@ def choose_mode() -> tuple[Mode, str]:
 
 def wandb_module() -> Any:
     """The wandb package, told to be silent. Imported late: it costs a second, and a disabled mirror must not pay it."""
-    import wandb
+    with own_temporary_folder():  # two are made at the import, for the life of the process
+        import wandb
 
     wandb.setup(wandb.Settings(silent=True))
     return wandb
+
+
+@contextmanager
+def own_temporary_folder() -> Iterator[None]:
+    """Let the client's temporary files lie beside the runs, so that a killed process leaves none elsewhere."""
+    before = tempfile.tempdir
+    if _temporary is not None:
+        _temporary.mkdir(parents=True, exist_ok=True)
+        tempfile.tempdir = str(_temporary)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def one_line(error: BaseException) -> str:
@@ -137,6 +154,8 @@ def point_client_at(experiment_folder: Path) -> None:
 
     ``WANDB_CONFIG_DIR`` is left alone: the address of a self-hosted service and the user's choices are read from there.
     """
+    global _temporary
+    _temporary = experiment_folder.absolute() / ".wandb" / "tmp"
     for name, part in (("WANDB_DATA_DIR", "data"), ("WANDB_CACHE_DIR", "cache")):
         if os.environ.get(name) == _pointed.get(name):
             os.environ[name] = _pointed[name] = str(experiment_folder.absolute() / ".wandb" / part)
@@ -230,7 +249,8 @@ def close_run(run: Any, mirror: Mirror, folder: Path) -> None:
     if mirror.ended in ("done", "failed"):
         run.summary.update(mirror.summary)
         if mirror.ended == "done" and not run.offline:
-            objects.add(run, mirror, folder)
+            with own_temporary_folder():
+                objects.add(run, mirror, folder)
     else:
         run.mark_preempting()
     run.finish(exit_code=0 if mirror.ended == "done" else 1)
