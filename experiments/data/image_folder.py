@@ -324,8 +324,8 @@ def load(config: DataConfig) -> Dataset:
         except ConfigError as error:
             faults += error.faults
     if faults:
-        more = [f"… and {len(faults) - _MAX_FAULTS} more faults."] if len(faults) > _MAX_FAULTS else []
-        raise ConfigError(faults[:_MAX_FAULTS] + more)
+        more = len(faults) - _MAX_FAULTS
+        raise ConfigError(faults[:_MAX_FAULTS] + ([f"… and {more} more faults."] if more > 0 else []))
     listing = Listing(root, tree.passed_over, tuple(tree.notes))
     pool, *test = gathered
     if test:
