@@ -200,7 +200,7 @@ def test_bad_input_is_named(
 def test_damaged_runs_are_told(vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 
-    from experiments.config.schema.errors import ConfigError
+    from experiments.config.errors import ConfigError
 
     copy = tmp_path / "copy"
     shutil.copytree(vit, copy)
