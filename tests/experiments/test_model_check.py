@@ -118,6 +118,12 @@ def test_pixels_count_that_matter_beyond_their_part_in_batch_statistics() -> Non
     }
 
 
+def test_a_bias_before_batch_normalisation_is_no_fault() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 6), nn.BatchNorm1d(6), nn.Linear(6, 10))
+    nn.init.zeros_(model[1].weight)  # which makes its gradient exactly zero, where it mostly is rounding
+    assert examine(model) == {}
+
+
 def test_gradients_are_those_of_training() -> None:
     """What is used in evaluation alone would never learn."""
     model = Other(lambda own, pixels: own.used(pixels) if own.training else own.used(pixels) + own.second(pixels))
