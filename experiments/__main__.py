@@ -66,7 +66,7 @@ def run(
 def _run(name: str, overrides: list[str] | None, engine: str, jobs: str, retry_failed: bool) -> None:
     from experiments.config.cells import data_key
     from experiments.grid.driver import ENGINES, experiment_folder, launch, plan, trials_for
-    from experiments.grid.ledger import ledger, left_to_run
+    from experiments.grid.ledger import ledger, left_to_run, lost_caches
     from experiments.grid.worker import stop_requested
     from experiments.records.dataset import read_descriptions
     from experiments.records.record import CHECKPOINT_FILE
@@ -76,6 +76,8 @@ def _run(name: str, overrides: list[str] | None, engine: str, jobs: str, retry_f
         raise ConfigError([f"ENGINE: must be {' or '.join(f'`{known}`' for known in ENGINES)}, got {engine!r}."])
     experiment = _load(name, overrides)
     folder = experiment_folder(experiment)
+    for sentence in lost_caches(folder):
+        err.print(f"[yellow]damaged:[/] {escape(sentence)}", soft_wrap=True)
     with err.status("Loading the data"):
         cells = plan(experiment)
     reporting.prepare(name)
@@ -325,7 +327,11 @@ def _sync(name: str) -> bool:
     if not folder.is_dir():
         raise ConfigError([f"sync: {folder} does not exist. Run the experiment first: make experiment NAME={name}"])
     with err.status("Sending runs to W&B") as line:
-        sent = send(folder, on_progress=lambda done, total, run_id: line.update(f"Sending runs to W&B: {done} of {total}"))
+        sent = send(
+            folder,
+            on_progress=lambda done, total, run_id: line.update(f"Sending runs to W&B: {done} of {total}"),
+            say=reporting.say_waiting,
+        )
     out.print(f"{sent.sent} runs sent, {sent.already} were there before, {len(sent.failed)} failed.")
     if sent.running:
         out.print(f"{len(sent.running)} runs are still in work; sync again when they are done.")

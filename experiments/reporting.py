@@ -24,8 +24,10 @@ def known_ledger(experiment: Experiment, folder: Path) -> dict[str, Any]:
     """The ledger from what lies in the folder; no data is loaded."""
     from experiments.config.cells import expand
     from experiments.grid.driver import trials_for
-    from experiments.grid.ledger import ledger, read_splits
+    from experiments.grid.ledger import ledger, lost_caches, read_splits
 
+    for sentence in lost_caches(folder):
+        err.print(f"[yellow]damaged:[/] {escape(sentence)}", soft_wrap=True)
     cells = expand(experiment, read_splits(folder))
     return ledger(experiment, cells, folder, trials_for(cells))
 
@@ -87,19 +89,23 @@ def say_report(
         out.print(sentence, markup=False, soft_wrap=not out.is_terminal)
 
 
+def say_waiting(sentence: str) -> None:
+    """What the user is told while W&B is waited for."""
+    err.print(sentence, style="yellow", markup=False, soft_wrap=True)
+
+
 def send_report(name: str) -> None:
     """Send the report that lies there to W&B, made again first where the addresses of its runs are new."""
     from experiments.tracking import report as wandb_report
 
     folder, target = runs_dir() / name, reports_dir() / name
-    path = target / wandb_report.EXPERIMENT_FILE
-    if not path.is_file():
+    if not (target / wandb_report.EXPERIMENT_FILE).exists():
         out.print(f"There is no report to send yet: make report NAME={name}", markup=False)
         return
-    experiment = Experiment.model_validate_json(path.read_text(encoding="utf-8"))
+    experiment: Experiment = wandb_report.read_part(target, wandb_report.EXPERIMENT_FILE, Experiment)
     made_report(experiment, known_ledger(experiment, folder), folder, again=False)
     with err.status("Sending the report to W&B"):
-        sent = wandb_report.send(folder, target)
+        sent = wandb_report.send(folder, target, say_waiting)
     out.print(f"The report {'was sent' if sent else 'was there before'}: {wandb_report.page(folder)}", soft_wrap=True)
 
 
@@ -116,7 +122,7 @@ def mirror_report(experiment: Experiment, ledger: dict[str, Any], folder: Path) 
         return
     try:
         with err.status("Sending the report to W&B"):
-            send(folder, reports_dir() / experiment.name)
+            send(folder, reports_dir() / experiment.name, say_waiting)
     except TrackingError as error:
         err.print(f"[yellow]W&B:[/] the report was not sent ({escape(str(error))})", soft_wrap=True)
 

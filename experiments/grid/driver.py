@@ -13,7 +13,7 @@ from experiments.config.errors import ConfigError
 from experiments.config.paths import runs_dir
 from experiments.config.schema import Experiment
 from experiments.grid import local, ray, worker
-from experiments.grid.ledger import cell_status, compute_splits, read_splits
+from experiments.grid.ledger import cell_status, compute_splits, lost_caches, read_splits
 from experiments.records.progress import LOCK_FILE, Busy, locked, owner
 from experiments.records.record import RECORD_FILE
 from experiments.training import torchrun
@@ -36,12 +36,13 @@ def experiment_folder(experiment: Experiment) -> Path:
 def plan(experiment: Experiment) -> list[Cell]:
     """All cells with their run ids; loads the data, and finds what is wrong with it.
 
-    Where every cell has ended and the data cannot change, as published sets cannot, no data is loaded.
+    Where every cell has ended and the data cannot change, as published sets cannot, no data is loaded, unless a cache is
+    damaged.
     """
     folder = experiment_folder(experiment)
     known = expand(experiment, read_splits(folder))
-    published = all(data.source != "image_folder" for data in experiment.data.values())
-    if published and all(cell_status(cell, folder)[0] in ("done", "failed") for cell in known):
+    fixed = all(data.source != "image_folder" for data in experiment.data.values()) and not lost_caches(folder)
+    if fixed and all(cell_status(cell, folder)[0] in ("done", "failed") for cell in known):
         return known
     return expand(experiment, compute_splits(experiment, folder))
 

@@ -11,9 +11,10 @@ from experiments.config.cells import Cell, data_key, split_key
 from experiments.config.errors import ConfigError
 from experiments.config.loading import varied_settings, with_settings
 from experiments.config.schema import DataConfig, Experiment
-from experiments.records.dataset import DataDescription, keep_descriptions, read_descriptions
+from experiments.records.dataset import DATA_FILE, DataDescription, keep_descriptions, read_descriptions
 from experiments.records.progress import LockError, is_running
 from experiments.records.record import RECORD_FILE, RecordError, atomic_write, read_record
+from experiments.records.state import StateError, read_json
 
 if TYPE_CHECKING:
     from experiments.data.images import Dataset
@@ -23,12 +24,25 @@ SPLITS_FILE = "splits.json"
 
 
 def read_splits(folder: Path) -> dict[str, str]:
-    """The cache of split hashes of an experiment's folder; empty where there is none."""
+    """The cache of split hashes of an experiment's folder; empty where there is none, or a damaged one."""
     try:
-        values = json.loads((folder / SPLITS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        known: dict[str, str] = read_json(folder / SPLITS_FILE, dict[str, str])
+        return known
+    except (FileNotFoundError, StateError):
         return {}
-    return values if isinstance(values, dict) else {}
+
+
+def lost_caches(folder: Path) -> list[str]:
+    """A sentence for each cache of an experiment's folder that cannot be used. The next run makes it again from the data."""
+    told = []
+    for name, shape in ((SPLITS_FILE, dict[str, str]), (DATA_FILE, dict[str, DataDescription])):
+        try:
+            read_json(folder / name, shape)
+        except FileNotFoundError:
+            continue
+        except StateError as error:
+            told.append(f"{error}. It is made again from the data by `make experiment NAME={folder.name}`.")
+    return told
 
 
 def compute_splits(experiment: Experiment, folder: Path) -> dict[str, str]:

@@ -14,16 +14,31 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from experiments.config.errors import UserError
-from experiments.records.record import Attempt
+from experiments.records.record import Attempt, Count, put_in_place
+from experiments.records.state import StateError, read_json
 
 LOCK_FILE = "run.lock"
 PROGRESS_FILE = "progress.json"
 BEAT_SECONDS = 1.0
+
+
+class Progress(BaseModel):
+    """``progress.json``."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    step: Count = 0
+    steps: Count = 0
+    val_top1: float | None = None
+    images_per_second: float | None = None
+    attempt: Attempt
+    started: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT[\d:+.Z-]+$")] | None = None
+    earlier: list[Attempt] = []
 
 
 def now() -> str:
@@ -131,24 +146,17 @@ def _refusal(folder: Path, error: OSError) -> LockError:
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
-    """The last heartbeat of a run; empty where there is none."""
+    """The last heartbeat of a run; empty where there is none, or a damaged one."""
     try:
-        values = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        progress: Progress = read_json(folder / PROGRESS_FILE, Progress)
+    except (FileNotFoundError, StateError):
         return {}
-    return values if isinstance(values, dict) else {}
+    return progress.model_dump()
 
 
 def attempts_of(progress: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All attempts that a progress file tells of, the last one as it stood at its last beat; entries that are none are left
-    out."""
-    earlier = progress.get("earlier")
-    found = [*(earlier if isinstance(earlier, list) else []), progress.get("attempt")]
-    attempts = []
-    for entry in found:
-        with contextlib.suppress(ValidationError, TypeError):
-            attempts.append(Attempt.model_validate(entry).model_dump())
-    return attempts
+    """All attempts that a progress file tells of, the last one as it stood at its last beat."""
+    return [*progress["earlier"], progress["attempt"]] if progress else []
 
 
 def ended_attempts(progress: Mapping[str, Any], kept: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
@@ -258,5 +266,5 @@ class Heartbeat:
         temporary = self.folder / f".{PROGRESS_FILE}.{os.getpid()}.tmp"
         with contextlib.suppress(OSError):  # a full disk must not end the run that a heartbeat only reports on
             temporary.write_text(json.dumps(values), encoding="utf-8")
-            os.replace(temporary, self.folder / PROGRESS_FILE)
+            put_in_place(temporary, self.folder / PROGRESS_FILE)
         return attempt

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
@@ -21,6 +22,10 @@ Mode = Literal["online", "offline", "disabled"]
 DEFAULT_PROJECT = "vit-bench"
 CONFIRM_TIMEOUT_SECONDS = 5
 SEND_INIT_TIMEOUT_SECONDS = 20.0
+ANSWER_SECONDS = 15.0
+SLOWEST_BYTES_PER_SECOND = 250_000
+"""The pace that an upload must keep; a line that is slower sends it another time."""
+SAID_AFTER_SECONDS = 4.0
 NO_ANSWER = "the service did not answer"
 KEY_REFUSED = "the service refused the key"
 
@@ -97,6 +102,24 @@ def why(error: BaseException) -> str:
     if any(sign in text for sign in ("deadline", "timed out", "giving up", "connection refused", "no such host")):
         return NO_ANSWER
     return f"the service cannot be used ({one_line(error)})"
+
+
+def upload_seconds(*paths: Path) -> float:
+    """How long files may take to be taken by W&B: what a slow line needs, and some seconds for the answers."""
+    size = sum(path.stat().st_size for path in paths if path.is_file())
+    return ANSWER_SECONDS + size / SLOWEST_BYTES_PER_SECOND
+
+
+@contextmanager
+def long_wait_said(say: Callable[[str], None]) -> Iterator[None]:
+    """Say once that W&B is waited for, where that takes more than a few seconds."""
+    timer = threading.Timer(SAID_AFTER_SECONDS, say, ["W&B takes long to answer; the wait ends by itself."])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class KeyRefused(TrackingError):
