@@ -18,7 +18,7 @@ from PIL import Image
 
 from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash
-from experiments.data.image_folder import printable
+from experiments.config.text import printable
 from experiments.data.images import Dataset, Images, Rows
 from experiments.records.dataset import DataDescription, Duplicates, Equal, Files, PassedOver
 

@@ -14,6 +14,7 @@ from experiments.config.schema import DataConfig, Experiment
 from experiments.records.dataset import DataDescription, keep_descriptions, read_descriptions
 from experiments.records.progress import is_running
 from experiments.records.record import RECORD_FILE, RecordError, atomic_write, read_record
+from experiments.records.reported import count
 
 if TYPE_CHECKING:
     from experiments.data.images import Dataset
@@ -140,10 +141,9 @@ def ledger(experiment: Experiment, cells: list[Cell], folder: Path, trials: Sequ
         }
 
     entries = [entry(cell) for cell in cells]
-    counts = {name: sum(entry["status"] == name for entry in entries) for name in ("done", "failed", "running", "missing")}
     mine = {cell.run_id for cell in [*cells, *trials]}
     other = sorted(path.parent.name for path in folder.glob(f"*/{RECORD_FILE}") if path.parent.name not in mine)
-    values = {"experiment": experiment.name, "counts": {"expected": len(cells), **counts}, "cells": entries, "other": other}
+    values = {"experiment": experiment.name, "counts": count(entries), "cells": entries, "other": other}
     if trials:
         values["trials"] = [entry(trial) | {"trial": trial.trial} for trial in trials]
     return values

@@ -19,13 +19,12 @@ from typing import Any
 from experiments.records.dataset import DATA_FILE
 from experiments.records.folder import config_without_path, folder_name, without_path
 from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE
+from experiments.records.reported import EXPERIMENT_FILE, read_report
 from experiments.tracking.client import close_run, destination, one_line, open_to_send, require_login
 from experiments.tracking.content import Rows
 from experiments.tracking.mirror import Mirror, TrackingError, load_mirror
 from experiments.tracking.objects import table
 
-EXPERIMENT_FILE = "experiment.json"
-LEDGER_FILE = "ledger.json"
 SUMS_FILE = "SHA256SUMS"
 RUN_FILES = (RECORD_FILE, CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE)
 FINISH_TIMEOUT_SECONDS, UPLOAD_TIMEOUT_SECONDS = 30.0, 600
@@ -41,22 +40,21 @@ def contents(experiment_folder: Path, report_folder: Path) -> dict[str, bytes | 
 
     Raises
     ------
+    RecordError
+        If there is no report, or not one of this experiment.
     TrackingError
-        If there is no report.
+        If a run's configuration cannot be sent.
     """
-    try:
-        ledger = json.loads((report_folder / LEDGER_FILE).read_text(encoding="utf-8"))
-        experiment = json.loads((report_folder / EXPERIMENT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        advice = f"Make it: make report NAME={report_folder.name}"
-        raise TrackingError(f"{report_folder}: holds no whole report ({one_line(error)}). {advice}") from error
+    name = experiment_folder.name
+    asked, ledger = read_report(report_folder, name, f"Make it: make report NAME={name}")
+    experiment = asked.model_dump(mode="json")
     found: dict[str, bytes | Path] = {}
     for path in sorted(report_folder.rglob("*")):
         if path.is_file() and not path.name.startswith("."):
             found[f"report/{path.relative_to(report_folder).as_posix()}"] = path
     for data in experiment["data"].values():
         data["path"] = data["path"] and folder_name(data["path"])
-    experiment["args"] = without_path(experiment.get("args") or "")
+    experiment["args"] = without_path(asked.args)
     found[f"report/{EXPERIMENT_FILE}"] = json.dumps(experiment, indent=2, ensure_ascii=False).encode()
     if (experiment_folder / DATA_FILE).is_file():
         found[f"runs/{DATA_FILE}"] = experiment_folder / DATA_FILE
@@ -136,21 +134,20 @@ def send(experiment_folder: Path, report_folder: Path) -> bool:
 def _prepare(experiment_folder: Path, report_folder: Path, digest: str) -> Mirror:
     """The report run as it shall be; its id is made once."""
     before = load_mirror(state_folder(experiment_folder))
-    experiment = json.loads((report_folder / EXPERIMENT_FILE).read_text(encoding="utf-8"))
-    ledger = json.loads((report_folder / LEDGER_FILE).read_text(encoding="utf-8"))
-    name = experiment["name"]
+    name = experiment_folder.name
+    experiment, ledger = read_report(report_folder, name, f"Make it: make report NAME={name}")
     return Mirror(
         id=before.id if before else f"report-{name[:90]}-{secrets.token_hex(4)}",
         experiment=name,
         run_id=artifact_name(name),
         config={
             "experiment": name,
-            "question": experiment["question"],
-            "args": without_path(experiment.get("args") or ""),
-            "models": list(experiment["models"]),
+            "question": experiment.question,
+            "args": without_path(experiment.args),
+            "models": list(experiment.models),
         },
         tags=["report"],
-        notes=experiment["question"],
+        notes=experiment.question,
         summary={"digest": digest, **{f"cells/{key}": value for key, value in ledger["counts"].items()}},
         ended="done",
         sent=before.sent if before else None,
