@@ -22,6 +22,7 @@ from experiments.config import loading
 from experiments.config.errors import ConfigError, UserError
 from experiments.config.paths import ROOT, reports_dir, runs_dir
 from experiments.config.schema import Experiment, join_words
+from experiments.config.text import checked_name, printable
 from experiments.terminal import screens
 from experiments.terminal.screens import err, out
 from experiments.training import torchrun
@@ -217,7 +218,7 @@ def predict(
         return
     for path, own in zip(images, guesses, strict=True):
         shown = ", ".join(f"{guess.name} {guess.probability:.1%}" for guess in own)
-        out.print(f"{path}: {shown}", markup=False, soft_wrap=True)
+        out.print(f"{printable(path)}: {shown}", markup=False, soft_wrap=True)
     if attention:
         out.print(f"\nAttention  {attention}", markup=False, soft_wrap=True)
 
@@ -323,7 +324,7 @@ def _sync(name: str) -> bool:
     """Send what W&B has not seen and say what was sent. Returns whether all of it arrived."""
     from experiments.tracking.sync import sync as send
 
-    folder = runs_dir() / name
+    folder = runs_dir() / checked_name(name)
     if not folder.is_dir():
         raise ConfigError([f"sync: {folder} does not exist. Run the experiment first: make experiment NAME={name}"])
     with err.status("Sending runs to W&B") as line:
@@ -399,13 +400,13 @@ def main() -> int:
         screens.show_faults(err, error)
         return BAD_INPUT
     except UserError as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        err.print(Text.assemble(("error: ", "bold red"), printable(error, keep="\n")), soft_wrap=True)
         return BAD_INPUT
     except KeyboardInterrupt:
         err.print("Stopped. The same command goes on from here.")
         return STOPPED
     except OSError as error:
-        where = error.filename or "a file"
+        where = printable(error.filename or "a file")
         err.print(
             Text(f"error: {where}: {error.strerror or error}. Check RUNS_DIR, REPORTS_DIR and the disk."), soft_wrap=True
         )

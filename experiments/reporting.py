@@ -12,6 +12,7 @@ from rich.markup import escape
 from experiments.config.errors import ConfigError
 from experiments.config.paths import reports_dir, runs_dir
 from experiments.config.schema import Experiment
+from experiments.config.text import checked_name
 from experiments.records.record import RECORD_FILE, atomic_write, read_record
 from experiments.terminal.screens import err, other_settings, out
 
@@ -55,7 +56,7 @@ def made_report(
 ) -> Remembered:
     """Make the report; `again` makes it even where nothing changed since it was made."""
     from analysis import freshness
-    from experiments.tracking.report import EXPERIMENT_FILE
+    from experiments.records.reported import EXPERIMENT_FILE
 
     target, links = reports_dir() / experiment.name, pages_of_runs(ledger, folder)
     key = freshness.key_of(ledger, folder, experiment, links)
@@ -96,13 +97,14 @@ def say_waiting(sentence: str) -> None:
 
 def send_report(name: str) -> None:
     """Send the report that lies there to W&B, made again first where the addresses of its runs are new."""
+    from experiments.records.reported import EXPERIMENT_FILE, read_report
     from experiments.tracking import report as wandb_report
 
     folder, target = runs_dir() / name, reports_dir() / name
-    if not (target / wandb_report.EXPERIMENT_FILE).exists():
+    if not (target / EXPERIMENT_FILE).is_file():
         out.print(f"There is no report to send yet: make report NAME={name}", markup=False)
         return
-    experiment: Experiment = wandb_report.read_part(target, wandb_report.EXPERIMENT_FILE, Experiment)
+    experiment, _ = read_report(target, name, f"Make it again: make report NAME={name}")
     made_report(experiment, known_ledger(experiment, folder), folder, again=False)
     with err.status("Sending the report to W&B"):
         sent = wandb_report.send(folder, target, say_waiting)
@@ -159,6 +161,7 @@ def report_from(source: str, name: str, *, allow_unequal: bool) -> None:
     """Report from the artifact that another machine sent."""
     from experiments.tracking.fetch import fetch, parse_source
 
+    checked_name(name)
     parse_source(source)
     with err.status(f"Downloading the records of {name}"):
         fetched = fetch(source, name, runs_dir())

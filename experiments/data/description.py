@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.config.identity import canonical_hash
+from experiments.config.text import printable
 from experiments.data.decoding import header, in_threads
-from experiments.data.image_folder import printable
 from experiments.data.images import Dataset, Images, Rows
 from experiments.records.dataset import DataDescription, Duplicates, Equal, Files, PassedOver
 

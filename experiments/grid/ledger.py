@@ -14,6 +14,7 @@ from experiments.config.schema import DataConfig, Experiment
 from experiments.records.dataset import DATA_FILE, DataDescription, keep_descriptions, read_descriptions
 from experiments.records.progress import LockError, is_running
 from experiments.records.record import RECORD_FILE, RecordError, atomic_write, read_record
+from experiments.records.reported import count
 from experiments.records.state import StateError, read_json
 
 if TYPE_CHECKING:
@@ -161,17 +162,9 @@ def ledger(experiment: Experiment, cells: list[Cell], folder: Path, trials: Sequ
         }
 
     entries = [entry(cell) for cell in cells]
-    names = [
-        "done",
-        "failed",
-        "running",
-        "missing",
-        *(["unknown"] if any(e["status"] == "unknown" for e in entries) else []),
-    ]
-    counts = {name: sum(entry["status"] == name for entry in entries) for name in names}
     mine = {cell.run_id for cell in [*cells, *trials]}
     other = sorted(path.parent.name for path in folder.glob(f"*/{RECORD_FILE}") if path.parent.name not in mine)
-    values = {"experiment": experiment.name, "counts": {"expected": len(cells), **counts}, "cells": entries, "other": other}
+    values = {"experiment": experiment.name, "counts": count(entries), "cells": entries, "other": other}
     if trials:
         values["trials"] = [entry(trial) | {"trial": trial.trial} for trial in trials]
     return values

@@ -14,15 +14,12 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, Field
-
-from experiments.config.schema import Experiment
 from experiments.records.dataset import DATA_FILE
 from experiments.records.folder import config_without_path, folder_name, without_path
 from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE
-from experiments.records.state import StateError, read_json
+from experiments.records.reported import EXPERIMENT_FILE, read_report
 from experiments.tracking.client import (
     close_run,
     destination,
@@ -36,8 +33,6 @@ from experiments.tracking.content import Rows
 from experiments.tracking.mirror import Mirror, TrackingError, load_mirror, wandb_id
 from experiments.tracking.objects import table
 
-EXPERIMENT_FILE = "experiment.json"
-LEDGER_FILE = "ledger.json"
 SUMS_FILE = "SHA256SUMS"
 RUN_FILES = (RECORD_FILE, CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE)
 FINISH_TIMEOUT_SECONDS = 15.0
@@ -48,64 +43,33 @@ def artifact_name(experiment: str) -> str:
     return f"report-{experiment}"
 
 
-class _Cell(BaseModel):
-    run_id: Annotated[str, Field(pattern=r"^\w[^/\x00]*$")] | None
-
-
-class _Ledger(BaseModel):
-    cells: list[_Cell]
-    counts: dict[str, int]
-
-
-class _Data(BaseModel):
-    path: str | None = None
-
-
-class _Experiment(BaseModel):
-    data: dict[str, _Data]
-    args: str | None = None
-
-
-def read_part(report_folder: Path, name: str, shape: Any) -> Any:
-    """One of a report's JSON files as a value of a type.
-
-    Raises
-    ------
-    TrackingError
-        If it is missing or damaged.
-    """
-    try:
-        return read_json(report_folder / name, shape)
-    except (FileNotFoundError, StateError) as error:
-        advice = f"Make it: make report NAME={report_folder.name}"
-        raise TrackingError(f"{report_folder}: holds no whole report ({one_line(error)}). {advice}") from error
-
-
 def contents(experiment_folder: Path, report_folder: Path) -> dict[str, bytes | Path]:
     """What the artifact holds: names in it → files on disk, or bytes where a file is sent without a path of this machine.
 
     Raises
     ------
+    RecordError
+        If there is no report, or not one of this experiment.
     TrackingError
-        If there is no report.
+        If a run's configuration cannot be sent.
     """
-    ledger = read_part(report_folder, LEDGER_FILE, _Ledger)
-    read_part(report_folder, EXPERIMENT_FILE, _Experiment)
-    experiment = read_part(report_folder, EXPERIMENT_FILE, dict[str, Any])  # as it stands there, in its own order
+    name = experiment_folder.name
+    asked, ledger = read_report(report_folder, name, f"Make it: make report NAME={name}")
+    experiment = asked.model_dump(mode="json")
     found: dict[str, bytes | Path] = {}
     for path in sorted(report_folder.rglob("*")):
         if path.is_file() and not path.name.startswith("."):
             found[f"report/{path.relative_to(report_folder).as_posix()}"] = path
     for data in experiment["data"].values():
         data["path"] = data["path"] and folder_name(data["path"])
-    experiment["args"] = without_path(experiment.get("args") or "")
+    experiment["args"] = without_path(asked.args)
     found[f"report/{EXPERIMENT_FILE}"] = json.dumps(experiment, indent=2, ensure_ascii=False).encode()
     if (experiment_folder / DATA_FILE).is_file():
         found[f"runs/{DATA_FILE}"] = experiment_folder / DATA_FILE
-    for cell in ledger.cells:
-        folder = experiment_folder / str(cell.run_id)
+    for run_id in filter(None, (cell["run_id"] for cell in ledger["cells"])):
+        folder = experiment_folder / run_id
         for path in (folder / name for name in RUN_FILES):
-            if cell.run_id and (folder / RECORD_FILE).is_file() and path.is_file():
+            if (folder / RECORD_FILE).is_file() and path.is_file():
                 found[f"runs/{folder.name}/{path.name}"] = _sent_config(path) if path.name == CONFIG_FILE else path
     return found
 
@@ -203,9 +167,8 @@ def _prepare(experiment_folder: Path, report_folder: Path, digest: str) -> Mirro
         before = load_mirror(folder)
     except TrackingError:
         before = None  # W&B tells what it holds of the run whose id the client's sessions name
-    experiment: Experiment = read_part(report_folder, EXPERIMENT_FILE, Experiment)
-    ledger: _Ledger = read_part(report_folder, LEDGER_FILE, _Ledger)
-    name = experiment.name
+    name = experiment_folder.name
+    experiment, ledger = read_report(report_folder, name, f"Make it: make report NAME={name}")
     return Mirror(
         id=before.id if before else wandb_id(folder, artifact_name(name)),
         experiment=name,
@@ -213,12 +176,12 @@ def _prepare(experiment_folder: Path, report_folder: Path, digest: str) -> Mirro
         config={
             "experiment": name,
             "question": experiment.question,
-            "args": without_path(experiment.args or ""),
+            "args": without_path(experiment.args),
             "models": list(experiment.models),
         },
         tags=["report"],
         notes=experiment.question,
-        summary={"digest": digest, **{f"cells/{key}": value for key, value in ledger.counts.items()}},
+        summary={"digest": digest, **{f"cells/{key}": value for key, value in ledger["counts"].items()}},
         ended="done",
         sent=before.sent if before else None,
         url=before.url if before else None,
