@@ -126,3 +126,20 @@ def test_a_folder_of_photos_is_named_without_the_way_to_it(tmp_path: Path) -> No
     shutil.rmtree(report)
     with pytest.raises(TrackingError, match="make report NAME=photos"):
         wandb_report.contents(runs, report)
+
+
+def test_a_report_whose_artifact_fails_shows_its_row_once(
+    service: WandbService, env: pytest.MonkeyPatch, tmp_path: Path, grid: Path
+) -> None:
+    report, log_artifact = tmp_path / "reports" / "smoke", wandb_report._log_artifact
+
+    def fails(*_: object) -> None:
+        raise TimeoutError("no answer")
+
+    env.setattr(wandb_report, "_log_artifact", fails)
+    for _ in range(2):
+        with pytest.raises(TrackingError, match="not sent in full"):
+            wandb_report.send(grid, report)
+    env.setattr(wandb_report, "_log_artifact", log_artifact)
+    assert wandb_report.send(grid, report) and not wandb_report.send(grid, report)
+    assert len(report_run(service).history) == 1 and len(versions(service)) == 1
