@@ -251,7 +251,7 @@ def read_record(path: Path) -> Record:
     """
     advice = "Delete its folder and run the experiment again, or restore the file."
     try:
-        values = state.read_json(path, Any)
+        values = state.read_json(path, Any, finite=False)
     except FileNotFoundError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror}).") from error
     except state.StateError as error:

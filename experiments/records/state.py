@@ -65,7 +65,7 @@ def read_bytes(path: Path) -> bytes:
         raise StateError(path, f"cannot be read ({error.strerror})") from error
 
 
-def read_json(path: Path, shape: Any) -> Any:
+def read_json(path: Path, shape: Any, *, finite: bool = True) -> Any:
     """A JSON file as a value of a type.
 
     Parameters
@@ -73,6 +73,8 @@ def read_json(path: Path, shape: Any) -> Any:
     path : Path
     shape : type
         What pydantic can check: ``dict[str, str]``, a dataclass, a model.
+    finite : bool, default True
+        Refuse ``NaN`` and infinities; a reader that names the field of each may take them.
 
     Raises
     ------
@@ -83,7 +85,7 @@ def read_json(path: Path, shape: Any) -> Any:
     """
     content = read_bytes(path)
     try:
-        _parsed(content)
+        _parsed(content, finite=finite)
     except ValueError as error:
         raise StateError(path, f"truncated or foreign: not valid JSON ({error})") from error
     try:
@@ -135,11 +137,11 @@ def _row(row: Any) -> dict[str, Any]:
     return row
 
 
-def _parsed(content: bytes) -> Any:
+def _parsed(content: bytes, *, finite: bool = True) -> Any:
     """Parse JSON. Raises nothing but ValueError, also where Python's parser raises more or lets more pass."""
     text = content.decode("utf-8-sig")
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number if finite else float)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if re.search(r"\\u[dD][89a-fA-F]", text):  # half of a pair is no text: it could be neither shown nor written

@@ -114,16 +114,13 @@ def mirror_again(folder: Path) -> Mirror:
         If the run has not ended, or its record cannot be used.
     """
     if not (folder / RECORD_FILE).is_file():
-        raise TrackingError(
-            f"{folder / MIRROR_FILE} is lost; it is made again when the run goes on. Run the experiment again."
-        )
+        raise TrackingError(f"{folder / MIRROR_FILE} is lost. Run the experiment again: the run goes on and makes it again.")
     try:
         record = read_record(folder / RECORD_FILE)
     except RecordError as error:
         raise TrackingError(str(error)) from error
-    config = record.model_dump(
-        mode="json", exclude={"schema_", "status", "metrics", "compute", "attempts", "started", "finished"}
-    )
+    results = {"schema_", "status", "metrics", "compute", "attempts", "started", "finished", "failure"}
+    config = record.model_dump(mode="json", exclude=results)
     trial = record.trial is not None
     return Mirror(
         id=wandb_id(folder, record.run_id),

@@ -149,8 +149,8 @@ def _show(run: Any, mirror: Mirror, folder: Path, progress: dict[str, Any], repo
     """
     step = run.starting_step
     meant = dict(mirror.shown or {})
-    if {key: meant.get(key) for key in progress} == progress:
-        step = int(meant["step"])
+    if isinstance(meant.get("step"), int) and meant == progress | {"step": meant["step"]}:
+        step = meant["step"]
     elif run.summary.get("digest") == progress["digest"]:
         return
     mirror.shown = progress | {"step": step}

@@ -263,3 +263,20 @@ def test_a_name_that_is_none_is_refused_before_anything(
     assert call(env, *verb) == 2
     assert "is not the name of an experiment" in capsys.readouterr().err
     assert not (tmp_path / "deep").exists()
+
+
+def test_a_report_whose_artifact_fails_shows_its_row_once(
+    service: WandbService, env: pytest.MonkeyPatch, tmp_path: Path, grid: Path
+) -> None:
+    report, log_artifact = tmp_path / "reports" / "smoke", wandb_report._log_artifact
+
+    def fails(*_: object) -> None:
+        raise TimeoutError("no answer")
+
+    env.setattr(wandb_report, "_log_artifact", fails)
+    for _ in range(2):
+        with pytest.raises(TrackingError, match="not sent in full"):
+            wandb_report.send(grid, report)
+    env.setattr(wandb_report, "_log_artifact", log_artifact)
+    assert wandb_report.send(grid, report) and not wandb_report.send(grid, report)
+    assert len(report_run(service).history) == 1 and len(versions(service)) == 1
