@@ -327,7 +327,8 @@ def test_a_full_disk_leaves_no_half_record_and_the_cell_is_run_again(
 
 def test_two_commands_on_one_grid_run_every_cell_once(tmp_path: Path) -> None:
     code = (
-        "from experiments.config import loading\nfrom experiments.grid import driver\nfrom experiments.grid.local import Observer\n"
+        "from experiments.config import loading\nfrom experiments.grid import driver\n"
+        "from experiments.grid.local import Observer\n"
         f"e = loading.load_experiment('smoke', loading.parse_overrides({[*TINY, 'recipe.steps=60']!r}))\n"
         "class Say(Observer):\n"
         "    def ended(self, cell, outcome): print(outcome.status, cell.run_id, round(outcome.seconds, 3))\n"
