@@ -20,6 +20,7 @@ from typing import IO, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from experiments.config.errors import UserError
+from experiments.config.text import control_character
 
 SCHEMA = 1
 """Version of the record's layout. Raised when a field changes meaning or is removed, never when one is added, nor when a
@@ -245,6 +246,8 @@ def read_record(path: Path) -> Record:
         raise RecordError(f"{path}: not valid JSON ({error}); the file is truncated or foreign. {advice}") from error
     if not isinstance(values, dict) or "schema" not in values:
         raise RecordError(f"{path}: not a record of this project (no key `schema`). {advice}")
+    if found := control_character(values, but=("failure", "compile_failure")):  # messages of libraries have several lines
+        raise RecordError(f"{path}: {found}. {advice}")
     schema = values.pop("schema")
     if schema != SCHEMA:
         raise RecordError(f"{path}: has record schema {schema!r}, this version reads schema {SCHEMA}. {advice}")
