@@ -17,7 +17,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.run_folder import COMPUTE_COLUMNS, Arrays, Outcome, Refused, load_run, read_predictions, setting_label
+from analysis import copies
+from analysis.run_folder import (
+    COMPUTE_COLUMNS,
+    Arrays,
+    Loaded,
+    Outcome,
+    Refused,
+    load_run,
+    read_predictions,
+    setting_label,
+)
 from experiments.config.errors import UserError
 from experiments.config.schema import Experiment, ModelConfig
 from experiments.records.dataset import DataDescription, read_descriptions
@@ -143,6 +153,7 @@ def load(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, known_
     labels: dict[str, np.ndarray] = {}
     class_names: dict[str, tuple[str, ...]] = {}
     curves: dict[str, list[dict[str, Any]]] = {}
+    usable: dict[str, Loaded] = {}
     unusable: dict[str, str] = {}
     trials = _whole_tunings(ledger, folder, experiment)
     for cell in done:
@@ -153,6 +164,12 @@ def load(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, known_
             faults.append(str(refusal))
             unusable[run_id] = str(refusal).replace(f"{folder / run_id}{os.sep}", "")
             continue
+        usable[run_id] = loaded
+    for run_id, sentence in copies.copied(usable).items():
+        faults.append(f"{folder / run_id}: {sentence}")
+        unusable[run_id] = sentence
+        del usable[run_id]
+    for run_id, loaded in usable.items():
         rows.append(loaded.row)
         records[run_id], outcomes[run_id] = loaded.record, loaded.outcome
         labels.setdefault(loaded.row["test_digest"], loaded.labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from analysis.table import Entry, Table
 
@@ -116,8 +117,15 @@ def _latex_entry(entry: Entry) -> str:
 
 
 def csv(table: Table) -> str:
-    """Comma-separated values in full precision; what is unknown is empty."""
-    return str(table.frame.to_csv(index=False, lineterminator="\n"))
+    """Comma-separated values in full precision; what is unknown is empty.
+
+    A text that a spreadsheet would take for a formula, by its first character, gets an apostrophe before it; numbers stay.
+    """
+    return str(table.frame.map(_no_formula).to_csv(index=False, lineterminator="\n"))
+
+
+def _no_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def plain(table: Table) -> str:

@@ -79,6 +79,8 @@ class Loaded:
         Rows of ``metrics.jsonl``.
     faults : list of str
         What could not be read and was not needed for the row.
+    answers, val_ids : str
+        Hashes of the test logits, and of the ids of the validation images whatever their order.
     """
 
     row: dict[str, Any]
@@ -88,6 +90,8 @@ class Loaded:
     class_names: tuple[str, ...]
     curve: list[dict[str, Any]]
     faults: list[str]
+    answers: str
+    val_ids: str
 
 
 def setting_label(varied: Mapping[str, Any]) -> str:
@@ -147,8 +151,10 @@ def load_run(cell: Mapping[str, Any], folder: Path, experiment: Experiment, tria
         break
     row |= calibration.summarise(predictions)
     row["test_digest"] = _test_digest(predictions)
+    answers = hashlib.sha256(np.ascontiguousarray(predictions["logits"]).tobytes()).hexdigest()
+    val_ids = hashlib.sha256(np.sort(predictions["val_sample_ids"]).tobytes()).hexdigest()
     names = tuple(str(name) for name in predictions["class_names"])
-    return Loaded(row, record, outcome, predictions["labels"], names, curve, faults)
+    return Loaded(row, record, outcome, predictions["labels"], names, curve, faults, answers, val_ids)
 
 
 def _check_record(record: Record, cell: Mapping[str, Any], path: Path, experiment: Experiment) -> None:
@@ -242,7 +248,7 @@ def _outcome(predictions: Arrays, record: Record, path: Path) -> Outcome:
             f"{path}: does not match its record: top-1 accuracy from the logits is {correct.mean():.6f}, "
             f"`metrics.test/top1` is {recorded:.6f}. {_ADVICE}"
         )
-    for sentence in claims.false(record, predictions, float(nll.mean())):
+    for sentence in claims.false(record, predictions):
         raise _untrue(sentence, path.with_name(RECORD_FILE))
     return Outcome(correct, predicted.astype(np.uint16), nll.astype(np.float32))
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 from experiments.config.errors import ConfigError
 from experiments.config.paths import reports_dir, runs_dir
 from experiments.config.schema import Experiment
-from experiments.config.text import checked_name
+from experiments.config.text import checked_name, printable
 from experiments.records.record import RECORD_FILE, atomic_write, read_record
 from experiments.terminal.screens import err, other_settings, out
 
@@ -82,7 +82,7 @@ def say_report(
     """Make the report and say what it says."""
     memory = made_report(experiment, ledger, folder, again=again, allow_unequal=allow_unequal)
     for fault in memory.faults:
-        err.print(f"[yellow]left out:[/] {escape(fault)}", soft_wrap=True)
+        err.print(f"[yellow]left out:[/] {escape(printable(fault))}", soft_wrap=True)
     for line in other_settings(ledger, folder):
         err.print(line, style="dim", markup=False, soft_wrap=True)
     out.print(memory.accuracy_text, markup=False, soft_wrap=True)

@@ -21,6 +21,7 @@ from typing import IO, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from experiments.config.errors import UserError
+from experiments.config.text import control_character
 from experiments.records import state
 
 SCHEMA = 1
@@ -258,6 +259,8 @@ def read_record(path: Path) -> Record:
         raise RecordError(f"{error}. {advice}") from error
     if not isinstance(values, dict) or "schema" not in values:
         raise RecordError(f"{path}: not a record of this project (no key `schema`). {advice}")
+    if found := control_character(values, but=("failure", "compile_failure")):  # messages of libraries have several lines
+        raise RecordError(f"{path}: {found}. {advice}")
     schema = values.pop("schema")
     if schema != SCHEMA:
         raise RecordError(f"{path}: has record schema {schema!r}, this version reads schema {SCHEMA}. {advice}")

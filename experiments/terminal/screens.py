@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.config.errors import ConfigError
+from experiments.config.text import printable
 from experiments.records.dataset import DataDescription, test_split_title
 from experiments.records.record import CONFIG_FILE, Record
 
@@ -46,7 +47,7 @@ MAX_MARKS = 10
 def show_faults(console: Console, error: ConfigError) -> None:
     """All faults of bad input, one line each."""
     for fault in error.faults:
-        console.print(Text.assemble(("error: ", "bold red"), fault), soft_wrap=True)
+        console.print(Text.assemble(("error: ", "bold red"), printable(fault, keep="\n")), soft_wrap=True)
 
 
 def duration(seconds: float) -> str:
@@ -85,13 +86,13 @@ def ledger_table(ledger: dict[str, Any], folder: Path | None = None) -> Renderab
     legend = "  ".join(f"{MARKS[name]} {counts[name]} {name}" for name in MARKS if name in counts)
     parts: list[RenderableType] = [table, Text.from_markup(f"\n{counts['expected']} expected: {legend}")]
     parts += [
-        Text.assemble(("failed ", "red"), f"{cell['run_id']}: {cell['reason']}")
+        Text.assemble(("failed ", "red"), f"{cell['run_id']}: {printable(cell['reason'], keep=chr(10))}")
         for cell in cells
         if cell["status"] == "failed"
     ]
     unknown = dict.fromkeys(cell["reason"] for cell in cells if cell["status"] == "unknown")
-    parts += [Text.assemble(("unknown ", "yellow"), reason) for reason in unknown]
-    parts += [Text(line, "dim") for line in other_settings(ledger, folder)]
+    parts += [Text.assemble(("unknown ", "yellow"), printable(reason)) for reason in unknown]
+    parts += [Text(printable(line), "dim") for line in other_settings(ledger, folder)]
     return Group(*parts)
 
 
@@ -175,7 +176,7 @@ def record_table(record: Record, folder: Path) -> RenderableType:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, text in rows:
-        table.add_row(name, Text(text))
+        table.add_row(name, Text(printable(text, keep="\n")))
     return table
 
 

@@ -116,11 +116,7 @@ def _unreached(trained: dict[str, nn.Parameter], reached: set[str], image_size: 
     if share > MOST_LOST:
         raise ValueError(
             f"at {image_size}×{image_size} pixels no gradient reaches {len(left)} of {len(trained)} parameters "
-<<<<<<< HEAD:experiments/training/model_check.py
-            f"({_listed(left)}), {100 * share:.1f}% of all values, which would stay as they are; use larger images, a "
-=======
             f"({_listed(left)}), {100 * share:.1f}% of all values; they would stay as they are; use larger images, a "
->>>>>>> part-models:experiments/model_check.py
             f"smaller `geometry.patch_size` or `stem: small` where the family has one, or another model"
         )
     return {"parameters_without_gradient": _listed(left)}

@@ -113,7 +113,7 @@ def write_run(
         sample_ids=np.arange(n_test) + 5000,
         val_logits=val_logits,
         val_labels=val_labels,
-        val_sample_ids=np.arange(len(val_labels)),
+        val_sample_ids=np.random.default_rng([seed, *data.encode()]).permutation(1000)[: len(val_labels)],
         class_names=np.array(classes),
     )
     metrics = {f"test/{name}": value for name, value in classification_metrics(logits, labels).items()}
