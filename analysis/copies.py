@@ -24,12 +24,17 @@ def copied(runs: Mapping[str, Loaded]) -> dict[str, str]:
     for same in _groups(((run_id, (run.record.data, run.answers)) for run_id, run in runs.items())):
         if len({(runs[run_id].record.seed, runs[run_id].record.split_hash) for run_id in same}) > 1:
             _tell(found, same, "predictions.npz: its test logits are those of")
-    drawn = ((run_id, (run.record.data, run.val_ids)) for run_id, run in runs.items() if (run.record.n_val or 0) >= MANY)
+    for run_id, fault in _odd(((run_id, run.record.split_hash, run.val_ids) for run_id, run in runs.items())):
+        found.setdefault(run_id, f"predictions.npz: {fault} of its split have other validation images. {_ADVICE}")
+    # What was named above is left out first, or one copy would take the honest runs of its images with it.
+    drawn = (
+        (run_id, (run.record.data, run.val_ids))
+        for run_id, run in runs.items()
+        if run_id not in found and (run.record.n_val or 0) >= MANY
+    )
     for same in _groups(drawn):
         if len({runs[run_id].record.seed for run_id in same}) > 1:
             _tell(found, same, "predictions.npz: its validation images are those of", seeds=runs)
-    for run_id, fault in _odd(((run_id, run.record.split_hash, run.val_ids) for run_id, run in runs.items())):
-        found.setdefault(run_id, f"predictions.npz: {fault} of its split have other validation images. {_ADVICE}")
     names = ((run_id, (run.record.data, run.row["setting"]), run.class_names) for run_id, run in runs.items())
     for run_id, fault in _odd(names):
         found.setdefault(run_id, f"predictions.npz: {fault} of its data have other `class_names`. {_ADVICE}")
