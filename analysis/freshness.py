@@ -12,7 +12,8 @@ from typing import Any
 
 from experiments.config.schema import Experiment
 from experiments.records.dataset import DATA_FILE
-from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, atomic_write
+from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, atomic_write, set_aside
+from experiments.records.state import StateError, read_bytes, read_json
 
 MEMORY_FILE = ".made.json"
 
@@ -59,8 +60,8 @@ def key_of(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, link
     """
     digest = hashlib.sha256(json.dumps([ledger, dict(links)], sort_keys=True).encode())
     digest.update(experiment.model_dump_json().encode())
-    with contextlib.suppress(OSError):
-        digest.update((folder / DATA_FILE).read_bytes())
+    with contextlib.suppress(FileNotFoundError, StateError):
+        digest.update(read_bytes(folder / DATA_FILE))
     for record in (folder / cell["run_id"] / RECORD_FILE for cell in ledger["cells"] if cell["status"] == "done"):
         digest.update(record.read_bytes())
         for name in (CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE):
@@ -75,8 +76,8 @@ def key_of(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, link
 def recall(report_folder: Path, key: str) -> Remembered | None:
     """What was remembered about the report of these inputs; ``None`` where it must be made."""
     try:
-        memory = Remembered(**json.loads((report_folder / MEMORY_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        memory: Remembered = read_json(report_folder / MEMORY_FILE, Remembered)
+    except (FileNotFoundError, StateError):
         return None
     whole = memory.key == key and all((report_folder / name).is_file() for name in memory.files)
     return memory if whole else None
@@ -90,4 +91,7 @@ def remember(report_folder: Path, memory: Remembered) -> None:
 
 def forget(report_folder: Path) -> None:
     """Let the next run make the report again."""
-    (report_folder / MEMORY_FILE).unlink(missing_ok=True)
+    path = report_folder / MEMORY_FILE
+    if path.is_dir() and not path.is_symlink():
+        set_aside(path)
+    path.unlink(missing_ok=True)

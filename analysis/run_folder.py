@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from analysis import calibration, claims
 from experiments.config.errors import UserError
 from experiments.config.schema import Experiment
 from experiments.records.record import METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, Record, RecordError, read_record
+from experiments.records.state import StateError, read_evaluations
 
 COMPUTE_COLUMNS = (
     "n_params",
@@ -262,20 +262,14 @@ def _test_digest(predictions: Arrays) -> str:
 def _read_curve(path: Path, faults: list[str]) -> list[dict[str, Any]]:
     """Rows of ``metrics.jsonl``; a fault is named and costs the training curve only."""
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if not all(isinstance(row, dict) and "step" in row for row in rows):
-            raise ValueError("a row without `step`")
-        for value in (value for row in rows for value in row.values() if value is not None):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST:
-                raise ValueError("a value that is no number")
-    except RecursionError:
-        faults.append(f"{path}: foreign; this run's training curve is left out.")
-        return []
-    except OSError as error:
+        rows = read_evaluations(path, whole=True)
+        if any(value is not None and not abs(value) < LARGEST for row in rows for value in row.values()):
+            raise StateError(path, "foreign (a value that is no number)")
+    except FileNotFoundError as error:
         faults.append(f"{path}: cannot be read ({error.strerror}); this run's training curve is left out.")
         return []
-    except ValueError as error:
-        faults.append(f"{path}: truncated or foreign ({error}); this run's training curve is left out.")
+    except StateError as error:
+        faults.append(f"{error}; this run's training curve is left out.")
         return []
     return rows
 

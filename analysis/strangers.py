@@ -89,7 +89,8 @@ def examine(ledger: Ledger, folder: Path, experiment: Experiment) -> Strangers:
             unreadable.append(str(error))
             continue
         cell = cells.get(_place(record.model_dump()))
-        if cell is None or record.experiment != experiment.name or record.status != "done" or record.trial is not None:
+        ours = record.experiment == experiment.name and record.run_id == name
+        if cell is None or not ours or record.status != "done" or record.trial is not None:
             elsewhere.append(name)
         else:
             placed.append((record, cell, _differences(record, cell, folder / name, experiment)))

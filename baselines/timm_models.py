@@ -103,7 +103,8 @@ def _sizes(
     name: str, family: type[nn.Module], image_size: int | tuple[int, int], patch_size: int | tuple[int, int] | None
 ) -> dict[str, int | tuple[int, int]]:
     """Return the arguments for sizes that models of this family take; convolutional ones take none."""
-    accepted = {name for kind in family.__mro__ for name in inspect.signature(kind).parameters}
+    # A subclass passes on what it takes as **kwargs.
+    accepted = {name for kind in family.__mro__[:-1] for name in inspect.signature(kind).parameters}
     sizes: dict[str, int | tuple[int, int]] = {}
     if "img_size" in accepted:
         sizes["img_size"] = image_size

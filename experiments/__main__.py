@@ -22,7 +22,8 @@ from experiments.config import loading
 from experiments.config.errors import ConfigError, UserError
 from experiments.config.paths import ROOT, reports_dir, runs_dir
 from experiments.config.schema import Experiment, join_words
-from experiments.terminal import display, screens
+from experiments.config.text import checked_name, printable
+from experiments.terminal import screens
 from experiments.terminal.screens import err, out
 from experiments.training import torchrun
 
@@ -66,15 +67,18 @@ def run(
 def _run(name: str, overrides: list[str] | None, engine: str, jobs: str, retry_failed: bool) -> None:
     from experiments.config.cells import data_key
     from experiments.grid.driver import ENGINES, experiment_folder, launch, plan, trials_for
-    from experiments.grid.ledger import ledger, left_to_run
+    from experiments.grid.ledger import ledger, left_to_run, lost_caches
     from experiments.grid.worker import stop_requested
     from experiments.records.dataset import read_descriptions
     from experiments.records.record import CHECKPOINT_FILE
+    from experiments.terminal import display
 
     if engine not in ENGINES:
         raise ConfigError([f"ENGINE: must be {' or '.join(f'`{known}`' for known in ENGINES)}, got {engine!r}."])
     experiment = _load(name, overrides)
     folder = experiment_folder(experiment)
+    for sentence in lost_caches(folder):
+        err.print(f"[yellow]damaged:[/] {escape(sentence)}", soft_wrap=True)
     with err.status("Loading the data"):
         cells = plan(experiment)
     reporting.prepare(name)
@@ -105,7 +109,11 @@ def _run(name: str, overrides: list[str] | None, engine: str, jobs: str, retry_f
     reporting.where_to_look(experiment, folder)
     if after["counts"]["done"] < len(cells):
         out.print(screens.ledger_table(after, folder))
-        out.print("Failed cells are run again with FLAGS=--retry-failed.")
+        failed = after["counts"]["failed"]
+        if failed:
+            out.print("Failed cells are run again with FLAGS=--retry-failed.")
+        if failed + after["counts"]["done"] < len(cells):
+            out.print("The same command runs the cells that have not ended.")
         raise typer.Exit(SOME_FAILED)
 
 
@@ -210,7 +218,7 @@ def predict(
         return
     for path, own in zip(images, guesses, strict=True):
         shown = ", ".join(f"{guess.name} {guess.probability:.1%}" for guess in own)
-        out.print(f"{path}: {shown}", markup=False, soft_wrap=True)
+        out.print(f"{printable(path)}: {shown}", markup=False, soft_wrap=True)
     if attention:
         out.print(f"\nAttention  {attention}", markup=False, soft_wrap=True)
 
@@ -316,11 +324,15 @@ def _sync(name: str) -> bool:
     """Send what W&B has not seen and say what was sent. Returns whether all of it arrived."""
     from experiments.tracking.sync import sync as send
 
-    folder = runs_dir() / name
+    folder = runs_dir() / checked_name(name)
     if not folder.is_dir():
         raise ConfigError([f"sync: {folder} does not exist. Run the experiment first: make experiment NAME={name}"])
     with err.status("Sending runs to W&B") as line:
-        sent = send(folder, on_progress=lambda done, total, run_id: line.update(f"Sending runs to W&B: {done} of {total}"))
+        sent = send(
+            folder,
+            on_progress=lambda done, total, run_id: line.update(f"Sending runs to W&B: {done} of {total}"),
+            say=reporting.say_waiting,
+        )
     out.print(f"{sent.sent} runs sent, {sent.already} were there before, {len(sent.failed)} failed.")
     if sent.running:
         out.print(f"{len(sent.running)} runs are still in work; sync again when they are done.")
@@ -379,19 +391,22 @@ def main() -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character shows its number
             stream.reconfigure(errors="backslashreplace")
+    if sys.platform == "win32":
+        err.print("[bold red]error:[/] Windows itself is not supported; run this in WSL (wsl --install).", soft_wrap=True)
+        return BAD_INPUT
     try:
         return app(standalone_mode=False) or 0  # an Exit arrives as the code it carries
     except ConfigError as error:
         screens.show_faults(err, error)
         return BAD_INPUT
     except UserError as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        err.print(Text.assemble(("error: ", "bold red"), printable(error, keep="\n")), soft_wrap=True)
         return BAD_INPUT
     except KeyboardInterrupt:
         err.print("Stopped. The same command goes on from here.")
         return STOPPED
     except OSError as error:
-        where = error.filename or "a file"
+        where = printable(error.filename or "a file")
         err.print(
             Text(f"error: {where}: {error.strerror or error}. Check RUNS_DIR, REPORTS_DIR and the disk."), soft_wrap=True
         )

@@ -12,6 +12,7 @@ from rich.markup import escape
 from experiments.config.errors import ConfigError
 from experiments.config.paths import reports_dir, runs_dir
 from experiments.config.schema import Experiment
+from experiments.config.text import checked_name
 from experiments.records.record import RECORD_FILE, atomic_write, read_record
 from experiments.terminal.screens import err, other_settings, out
 
@@ -24,8 +25,10 @@ def known_ledger(experiment: Experiment, folder: Path) -> dict[str, Any]:
     """The ledger from what lies in the folder; no data is loaded."""
     from experiments.config.cells import expand
     from experiments.grid.driver import trials_for
-    from experiments.grid.ledger import ledger, read_splits
+    from experiments.grid.ledger import ledger, lost_caches, read_splits
 
+    for sentence in lost_caches(folder):
+        err.print(f"[yellow]damaged:[/] {escape(sentence)}", soft_wrap=True)
     cells = expand(experiment, read_splits(folder))
     return ledger(experiment, cells, folder, trials_for(cells))
 
@@ -53,7 +56,7 @@ def made_report(
 ) -> Remembered:
     """Make the report; `again` makes it even where nothing changed since it was made."""
     from analysis import freshness
-    from experiments.tracking.report import EXPERIMENT_FILE
+    from experiments.records.reported import EXPERIMENT_FILE
 
     target, links = reports_dir() / experiment.name, pages_of_runs(ledger, folder)
     key = freshness.key_of(ledger, folder, experiment, links)
@@ -87,19 +90,24 @@ def say_report(
         out.print(sentence, markup=False, soft_wrap=not out.is_terminal)
 
 
+def say_waiting(sentence: str) -> None:
+    """What the user is told while W&B is waited for."""
+    err.print(sentence, style="yellow", markup=False, soft_wrap=True)
+
+
 def send_report(name: str) -> None:
     """Send the report that lies there to W&B, made again first where the addresses of its runs are new."""
+    from experiments.records.reported import EXPERIMENT_FILE, read_report
     from experiments.tracking import report as wandb_report
 
     folder, target = runs_dir() / name, reports_dir() / name
-    path = target / wandb_report.EXPERIMENT_FILE
-    if not path.is_file():
+    if not (target / EXPERIMENT_FILE).is_file():
         out.print(f"There is no report to send yet: make report NAME={name}", markup=False)
         return
-    experiment = Experiment.model_validate_json(path.read_text(encoding="utf-8"))
+    experiment, _ = read_report(target, name, f"Make it again: make report NAME={name}")
     made_report(experiment, known_ledger(experiment, folder), folder, again=False)
     with err.status("Sending the report to W&B"):
-        sent = wandb_report.send(folder, target)
+        sent = wandb_report.send(folder, target, say_waiting)
     out.print(f"The report {'was sent' if sent else 'was there before'}: {wandb_report.page(folder)}", soft_wrap=True)
 
 
@@ -116,7 +124,7 @@ def mirror_report(experiment: Experiment, ledger: dict[str, Any], folder: Path) 
         return
     try:
         with err.status("Sending the report to W&B"):
-            send(folder, reports_dir() / experiment.name)
+            send(folder, reports_dir() / experiment.name, say_waiting)
     except TrackingError as error:
         err.print(f"[yellow]W&B:[/] the report was not sent ({escape(str(error))})", soft_wrap=True)
 
@@ -153,6 +161,7 @@ def report_from(source: str, name: str, *, allow_unequal: bool) -> None:
     """Report from the artifact that another machine sent."""
     from experiments.tracking.fetch import fetch, parse_source
 
+    checked_name(name)
     parse_source(source)
     with err.status(f"Downloading the records of {name}"):
         fetched = fetch(source, name, runs_dir())

@@ -67,7 +67,10 @@ def _records(cells: list[Cell], folder: Path) -> list[Record]:
 
 def startup_seconds(repeats: int = 3) -> dict[str, float]:
     """Seconds from a fresh interpreter to a light command's end, and to a worker that has imported torch and timm."""
-    commands = {"list": ["-m", "experiments", "list"], "worker": ["-c", "from experiments import worker; worker.warm_up()"]}
+    commands = {
+        "list": ["-m", "experiments", "list"],
+        "worker": ["-c", "from experiments.grid import worker; worker.warm_up()"],
+    }
 
     def start(arguments: list[str]) -> None:
         subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)  # noqa: S603

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 from experiments.config.errors import ConfigError
 from experiments.config.paths import ROOT, configs_dir
 from experiments.config.schema import DataConfig, Execution, Experiment, ExperimentFile, ModelConfig, Recipe
+from experiments.config.text import CONTROL, NAME, NAME_RULE, printable
 
 
 # ------------------------------------------------------------------------------------------------------------- YAML text
@@ -119,7 +120,7 @@ def _override(key: str, text: str) -> Any:
     if not text.strip():
         empty = ", or null for none" if NoneType in options else ""
         raise ConfigError([f"ARGS {key}: the value is missing. Write one after the `=`{empty}."])
-    if odd := yaml.reader.Reader.NON_PRINTABLE.search(text):
+    if odd := yaml.reader.Reader.NON_PRINTABLE.search(text) or CONTROL.search(text):
         raise ConfigError([f"ARGS {key}: holds the control or invalid character {odd.group()!a}, got {text!a}. Delete it."])
     if str in options and not (list in options and text.startswith("[")):
         return None if text == "null" and NoneType in options else text
@@ -150,8 +151,6 @@ def _options(kind: Any) -> list[Any]:
 
 
 # --------------------------------------------------------------------------------------------------------------- loading
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_NAME_RULE = "a name has letters from a to z, digits, _ and -, and begins with a letter or a digit; rename it"
 _KINDS = {"experiments": "experiment", "models": "model", "data": "data set", "recipes": "recipe"}
 
 
@@ -163,7 +162,7 @@ def _stems(kind: str) -> list[str]:
 
 def names(kind: str) -> list[str]:
     """Names of the files of one kind (``experiments``, ``models``, ``data``, ``recipes``), sorted."""
-    return [stem for stem in _stems(kind) if _NAME.fullmatch(stem)]
+    return [stem for stem in _stems(kind) if NAME.fullmatch(stem)]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -184,7 +183,7 @@ def read_file(kind: str, name: str, asked_by: str | None = None) -> tuple[dict[s
 
     `asked_by` is the place that names the file, for the message that there is none.
     """
-    path, legal = configs_dir() / kind / f"{name}.yaml", _NAME.fullmatch(str(name))
+    path, legal = configs_dir() / kind / f"{name}.yaml", NAME.fullmatch(str(name))
     if not isinstance(name, str) or not legal or not path.is_file():
         if legal and os.path.lexists(path):
             raise ConfigError([f"{_shown(path)}: not a file that can be read. Put a YAML file there, or delete it."])
@@ -194,7 +193,7 @@ def read_file(kind: str, name: str, asked_by: str | None = None) -> tuple[dict[s
             if asked_by
             else f"{folder}: no {_KINDS[kind]} named {name!r}"
         )
-        raise ConfigError([f"{where}. {nearest(str(name), known)}" if legal else f"{where}: {_NAME_RULE}."])
+        raise ConfigError([f"{where}. {nearest(str(name), known)}" if legal else f"{where}: {NAME_RULE}; rename it."])
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -484,12 +483,12 @@ def first_lines(kind: str) -> dict[str, str]:
     """The first comment of each file of a kind, by name."""
     lines = {}
     for name in _stems(kind):
-        if not _NAME.fullmatch(name):
-            lines[name] = f"cannot be used: {_NAME_RULE}"
+        if not NAME.fullmatch(name):
+            lines[name] = f"cannot be used: {NAME_RULE}; rename it"
             continue
         try:
             with open(configs_dir() / kind / f"{name}.yaml", encoding="utf-8", errors="replace") as file:
-                lines[name] = file.readline(1000).lstrip("# ").rstrip()
+                lines[name] = printable(file.readline(1000).lstrip("# ").rstrip())
         except OSError as error:
             lines[name] = f"cannot be read ({error.strerror})"
     return lines

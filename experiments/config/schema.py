@@ -6,16 +6,25 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from experiments.config.text import NAME, NAME_RULE, control_character
+
 
 class _Strict(BaseModel):
-    """No unknown key, no coerced type, no change after loading."""
+    """No unknown key, no coerced type, no control character in a text, no change after loading."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _printable(cls, value: Any) -> Any:
+        if found := control_character(value):
+            raise ValueError(found)
+        return value
 
 
 # ---------------------------------------------------------------------------------------------------------------- recipe
@@ -290,74 +299,79 @@ class Execution(_Strict):
     """Have torch take deterministic algorithms alone, so that a GPU too gives the same bits again."""
 
 
-class ExperimentFile(Execution):
-    """The keys of a file in ``configs/experiments``; names are looked up afterwards."""
+class _Asked(Execution):
+    """What an experiment asks, as its file and the resolved experiment say it alike."""
 
     question: str
-    models: list[str] = Field(min_length=1)
-    data: str | Annotated[list[str], Field(min_length=1)]
-    recipe: str
     train_fractions: list[Annotated[float, Field(gt=0, le=1)]] = Field([1.0], min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2], min_length=1)
     reference: str
     track: Literal["identical", "tuned"] = "identical"
+    """``tuned``: a second block of every table, in which each model has its own best of equally many trials."""
     tuning: Tuning = Tuning()
-    target_val_top1: float | None = Field(None, gt=0, le=1)
     equivalence_margin: float = Field(0.005, gt=0, lt=1)
+    """Differences of accuracy below it do not matter: models are called equivalent inside it. Never hashed."""
+    target_val_top1: float | None = Field(None, gt=0, le=1)
+    """Validation accuracy, fixed in advance, for the time that it takes to reach it. Never hashed."""
     vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     expect: list[Expectation] = []
 
-    @model_validator(mode="after")
-    def _consistent(self) -> ExperimentFile:
+    def faults(self, models: Collection[str]) -> list[str]:
+        """What does not fit together, one clause each."""
         faults = []
-        for key in ("models", "train_fractions", "seeds"):
+        for key in ("models", "data", "train_fractions", "seeds"):
             values = getattr(self, key)
-            if len(set(values)) != len(values):
+            if isinstance(values, list) and len(set(values)) != len(values):
                 faults.append(f"`{key}` must not repeat a value, got {values}")
-        if isinstance(self.data, list) and len(set(self.data)) != len(self.data):
-            faults.append(f"`data` must not repeat a value, got {self.data}")
         if self.track == "tuned" and self.vary:
             faults.append("`vary` and `track: tuned` cannot be combined; make two experiments")
         if self.track == "tuned" and self.tuning.seed in self.seeds:
             faults.append(f"`tuning.seed` must not be one of `seeds`, got {self.tuning.seed}")
-        if self.reference not in self.models:
-            faults.append(f"`reference` must be one of `models` ({', '.join(self.models)}), got {self.reference!r}")
+        if self.reference not in models:
+            faults.append(f"`reference` must be one of `models` ({', '.join(models)}), got {self.reference!r}")
         for index, expectation in enumerate(self.expect):
             for name in [*expectation.models, *([expectation.against] if expectation.against else [])]:
-                if name not in self.models:
-                    faults.append(
-                        f"`expect.{index}` names {name!r}, which is not one of `models` ({', '.join(self.models)})"
-                    )
-        if faults:
+                if name not in models:
+                    faults.append(f"`expect.{index}` names {name!r}, which is not one of `models` ({', '.join(models)})")
+        return faults
+
+
+class ExperimentFile(_Asked):
+    """The keys of a file in ``configs/experiments``; names are looked up afterwards."""
+
+    models: list[str] = Field(min_length=1)
+    data: str | Annotated[list[str], Field(min_length=1)]
+    recipe: str
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExperimentFile:
+        if faults := self.faults(self.models):
             raise ValueError("; ".join(faults))
         return self
 
 
-class Experiment(Execution):
+class Experiment(_Asked):
     """A named question with everything it refers to, resolved and valid."""
 
     name: str
-    question: str
-    models: dict[str, ModelConfig]
-    data: dict[str, DataConfig]
+    models: dict[str, ModelConfig] = Field(min_length=1)
+    data: dict[str, DataConfig] = Field(min_length=1)
     recipe_name: str
     recipe: Recipe
-    train_fractions: list[float]
-    seeds: list[int]
-    reference: str
-    track: Literal["identical", "tuned"]
-    """``tuned``: a second block of every table, in which each model has its own best of equally many trials."""
-    tuning: Tuning = Tuning()
-    equivalence_margin: float = 0.005
-    """Differences of accuracy below it do not matter: models are called equivalent inside it. Never hashed."""
-    target_val_top1: float | None = None
-    """Validation accuracy, fixed in advance, for the time that it takes to reach it. Never hashed."""
-    vary: dict[str, list[Any]] = {}
-    expect: list[Expectation] = []
     notes: list[str] = Field([], exclude=True)
     """What was changed to fit the overrides, as sentences for the screen."""
     args: str = ""
     """The overrides as the user typed them, so that the command can be repeated. Never hashed."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Experiment:
+        faults = self.faults(self.models)
+        for name in (self.name, self.recipe_name, *self.models, *self.data):
+            if not NAME.fullmatch(name):
+                faults.append(f"{name!a} is no name: {NAME_RULE}")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
 
     @property
     def execution(self) -> Execution:

@@ -13,10 +13,10 @@ import os
 import stat
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,12 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash
+from experiments.config.machine import usable_cores
 from experiments.config.paths import data_dir
 from experiments.data.images import Pixels, Rows
 from experiments.records.record import unfinished
+
+Result = TypeVar("Result")
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "QOI", "SGI", "PCX", "TGA")
 """Formats that are read, by Pillow's names: pictures that Pillow decodes itself, without another program. TGA is tried last,
@@ -68,6 +71,8 @@ _BY_WAY_OF = {"La": "LA", "LAB": "RGB"}
 _NAME_LENGTH = 40
 """Characters of a folder's name in that of its cache: file systems allow 255 bytes."""
 
+_PIECE = 2**24
+
 _LOCKED_BY_THEN = 60.0
 """Seconds after which a file that is being filled is surely locked."""
 
@@ -100,16 +105,39 @@ def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
         If the file is no regular file, is not an image in one of `FORMATS`, is truncated, has values outside the range of
         their type, or is larger than 50 megapixels or 512 MiB.
     """
+    with _open(path) as image:
+        fitted = _fitted(image, path, size, channels)
+    array = np.asarray(fitted, dtype=np.uint8)
+    return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def header(path: Path) -> tuple[int, int, str]:
+    """Width, height and Pillow's mode of an image file as it is stored; no pixel is decoded.
+
+    Raises
+    ------
+    ConfigError
+        As `decode`, as far as the header tells.
+    """
+    with _open(path) as image:
+        return image.width, image.height, image.mode
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Image.Image]:
+    """An image file, of a kind and size that may be read."""
     try:
         _check_kind_and_size(path)
         with Image.open(path, formats=_OPENED) as image:
-            fitted = _fitted(image, path, size, channels)
+            if image.width * image.height > _MAX_PIXELS:
+                raise ConfigError(
+                    [f"{path}: {image.width} × {image.height} pixels are more than 50 million. Shrink or delete it."]
+                )
+            yield image
     except ConfigError:
         raise
     except Exception as error:  # a damaged file makes a decoder raise nearly anything
         raise ConfigError([_unreadable(path, error)]) from error
-    array = np.asarray(fitted, dtype=np.uint8)
-    return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
 def _check_kind_and_size(path: Path) -> None:
@@ -137,8 +165,6 @@ def _unreadable(path: Path, error: Exception) -> str:
 
 def _fitted(image: Image.Image, path: Path, size: int, channels: int) -> Image.Image:
     """Upright, square and of the right mode."""
-    if image.width * image.height > _MAX_PIXELS:
-        raise ConfigError([f"{path}: {image.width} × {image.height} pixels are more than 50 million. Shrink or delete it."])
     mode = "RGB" if channels == 3 else "L"
     if image.format == "JPEG":
         image.draft(mode, (2 * size, 2 * size))  # decode at a fraction of the size, where that is possible
@@ -186,21 +212,36 @@ def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
     return Image.fromarray(np.rint(values * np.float32(255 / white)).astype(np.uint8))
 
 
-def _decode_into(pixels: NDArray[np.uint8], files: Sequence[Path], size: int, channels: int) -> None:
-    """Decode files in threads (Pillow releases the interpreter lock), collecting every fault."""
+def in_threads(work: Callable[[int], Result], count: int) -> list[Result]:
+    """What `work` returns for 0 to `count` − 1, computed in threads: Pillow releases the interpreter lock.
+
+    Raises
+    ------
+    ConfigError
+        With the faults of all calls.
+    """
     faults: list[str] = []
 
-    def into(index: int) -> None:
+    def kept(index: int) -> Any:
         try:
-            pixels[index] = decode(files[index], size, channels)
+            return work(index)
         except ConfigError as error:
-            faults.extend(error.faults)
+            return faults.extend(error.faults)
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        list(threads.map(into, range(len(files))))
+    with ThreadPoolExecutor(usable_cores()) as threads:
+        results = list(threads.map(kept, range(count)))
     if faults:
-        shown = sorted(faults)[:20]
-        raise ConfigError(shown + ([f"… and {len(faults) - 20} more files."] if len(faults) > 20 else []))
+        raise ConfigError(sorted(faults))
+    return results
+
+
+def _decode_into(pixels: NDArray[np.uint8], files: Sequence[Path], size: int, channels: int) -> None:
+    """Decode files, collecting every fault."""
+
+    def into(index: int) -> None:
+        pixels[index] = decode(files[index], size, channels)
+
+    in_threads(into, len(files))
 
 
 class Photos:
@@ -253,15 +294,26 @@ def _mapped(cache: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.uint8]]:
     temporary = unfinished(cache)
     try:
         with open(temporary, "xb+") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)  # tells `_sweep` that somebody fills it
+            with contextlib.suppress(OSError):  # a file system without locks, where nothing is swept
+                fcntl.flock(file, fcntl.LOCK_SH)  # tells `_sweep` that somebody fills it
             pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-            # A full disk would otherwise end the process at some later write.
-            os.posix_fallocate(file.fileno(), 0, os.stat(temporary).st_size)
+            _take_room(file, pixels.offset, os.stat(temporary).st_size)
             yield pixels
             pixels.flush()
             os.replace(temporary, cache)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _take_room(file: IO[bytes], start: int, end: int) -> None:
+    """Let the disk keep these bytes, which are zero; a full disk would otherwise end the process at some later write."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, end)
+        return
+    file.seek(start)  # macOS
+    for at in range(start, end, _PIECE):
+        file.write(bytes(min(_PIECE, end - at)))
+    file.flush()
 
 
 def _sweep(cache: Path) -> None:

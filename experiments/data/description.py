@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import warnings
 import zlib
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash
-from experiments.data.image_folder import printable
+from experiments.config.text import printable
+from experiments.data.decoding import header, in_threads
 from experiments.data.images import Dataset, Images, Rows
 from experiments.records.dataset import DataDescription, Duplicates, Equal, Files, PassedOver
 
@@ -69,7 +63,7 @@ def _files(dataset: Dataset, known: Files | None) -> Files | None:
     if known:
         return known.model_copy(update={"passed_over": passed})
     paths = [dataset.listing.root / _name(dataset, sample) for part in (dataset.pool, dataset.test) for sample in part.ids]
-    widths, heights, modes = zip(*_headers(paths), strict=True)
+    widths, heights, modes = zip(*in_threads(lambda at: header(paths[at]), len(paths)), strict=True)
     return Files(
         read=len(paths),
         passed_over=passed,
@@ -77,26 +71,6 @@ def _files(dataset: Dataset, known: Files | None) -> Files | None:
         height=(min(heights), max(heights)),
         modes=dict(Counter(modes)),
     )
-
-
-def _headers(paths: Sequence[Path]) -> list[tuple[int, int, str]]:
-    """Width, height and mode of image files; no pixel is decoded."""
-    faults: list[str] = []
-
-    def header(path: Path) -> tuple[int, int, str]:
-        try:
-            with Image.open(path) as image:
-                return image.width, image.height, image.mode
-        except Exception as error:  # a decoder may raise anything
-            faults.append(f"{path}: not a readable image ({' '.join(str(error).split())}). Mend or delete it.")
-            return 0, 0, ""
-
-    with warnings.catch_warnings(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        warnings.simplefilter("ignore")
-        found = list(threads.map(header, paths))
-    if faults:
-        raise ConfigError(sorted(faults)[:20])
-    return found
 
 
 def _name(dataset: Dataset, sample: str) -> str:

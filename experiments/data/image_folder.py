@@ -20,6 +20,7 @@ import numpy as np
 from experiments.config.errors import ConfigError
 from experiments.config.paths import data_dir
 from experiments.config.schema import DataConfig
+from experiments.config.text import printable
 from experiments.data.decoding import SUFFIXES, pixels_of
 from experiments.data.images import CUT, OWN, Dataset, Images, Listing, Rows
 from experiments.data.splits import cut_test
@@ -37,11 +38,6 @@ def split_role(name: str) -> str:
     """The split that a folder of this name stands for, ``train``, ``test`` or ``val``; empty for any other name."""
     match = _SPLIT_NAME.fullmatch(name.casefold())
     return (match[1] or match[2]) if match else ""
-
-
-def printable(name: object) -> str:
-    """A name with its control characters, and bytes that are no text, spelled out."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", lambda match: ascii(match[0])[1:-1], str(name))
 
 
 def _unread(name: str) -> str:
@@ -324,8 +320,8 @@ def load(config: DataConfig) -> Dataset:
         except ConfigError as error:
             faults += error.faults
     if faults:
-        more = [f"… and {len(faults) - _MAX_FAULTS} more faults."] if len(faults) > _MAX_FAULTS else []
-        raise ConfigError(faults[:_MAX_FAULTS] + more)
+        more = len(faults) - _MAX_FAULTS
+        raise ConfigError(faults[:_MAX_FAULTS] + ([f"… and {more} more faults."] if more > 0 else []))
     listing = Listing(root, tree.passed_over, tuple(tree.notes))
     pool, *test = gathered
     if test:

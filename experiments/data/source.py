@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
+from experiments.config.machine import free_memory
 from experiments.data.images import Pixels, Rows
 
 RESIDENT_SHARE = 0.4
@@ -28,11 +29,7 @@ def free_bytes(device: torch.device) -> int:
     """Memory of a device that is free now; of the host, what can be had without swapping."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo", encoding="utf-8") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return 2**63
+    return free_memory()
 
 
 def fits(pixels: Pixels, padding: int, device: torch.device) -> bool:

@@ -13,13 +13,19 @@ from experiments.config.errors import ConfigError
 from experiments.config.paths import runs_dir
 from experiments.config.schema import Experiment
 from experiments.grid import local, ray, worker
-from experiments.grid.ledger import cell_status, compute_splits, read_splits
-from experiments.records.progress import LOCK_FILE, Busy, locked
+from experiments.grid.ledger import cell_status, compute_splits, lost_caches, read_splits
+from experiments.records.progress import LOCK_FILE, Busy, locked, owner
 from experiments.records.record import RECORD_FILE
 from experiments.training import torchrun
 from experiments.training.tuning import trials_of
 
 WAIT_SECONDS = 2.0
+
+SAY_WAITING_SECONDS = 300.0
+"""How often is said again what is waited for."""
+
+MAX_NAMED = 3
+"""Cells that are named of those."""
 
 
 def experiment_folder(experiment: Experiment) -> Path:
@@ -30,12 +36,13 @@ def experiment_folder(experiment: Experiment) -> Path:
 def plan(experiment: Experiment) -> list[Cell]:
     """All cells with their run ids; loads the data, and finds what is wrong with it.
 
-    Where every cell has ended and the data cannot change, as published sets cannot, no data is loaded.
+    Where every cell has ended and the data cannot change, as published sets cannot, no data is loaded, unless a cache is
+    damaged.
     """
     folder = experiment_folder(experiment)
     known = expand(experiment, read_splits(folder))
-    published = all(data.source != "image_folder" for data in experiment.data.values())
-    if published and all(cell_status(cell, folder)[0] in ("done", "failed") for cell in known):
+    fixed = all(data.source != "image_folder" for data in experiment.data.values()) and not lost_caches(folder)
+    if fixed and all(cell_status(cell, folder)[0] in ("done", "failed") for cell in known):
         return known
     return expand(experiment, compute_splits(experiment, folder))
 
@@ -52,22 +59,24 @@ def together(lead: Callable[[], None]) -> None:
     from experiments.training.run import follow
 
     try:
+        worker.end_with_parent()
         group = distributed.join()
     except ConfigError:
         if torchrun.place().rank == 0:
             raise
         return
-    try:
-        if group.leads:
-            try:
-                lead()
-            finally:
-                group.told(None)
-        else:
-            with worker.stop_signals_caught():
-                follow(worker.stop_requested)
-    finally:
-        distributed.leave()
+    with worker.at_work:  # what is left behind by torchrun stops together, after a checkpoint that all have part in
+        try:
+            if group.leads:
+                try:
+                    lead()
+                finally:
+                    group.told(None)
+            else:
+                with worker.stop_signals_caught():
+                    follow(worker.stop_requested)
+        finally:
+            distributed.leave()
 
 
 def trials_for(cells: list[Cell]) -> list[Cell]:
@@ -143,7 +152,7 @@ def launch(
     def is_missing(cell: Cell) -> bool:
         return cell.run_id in again or not (folder / str(cell.run_id) / RECORD_FILE).exists()
 
-    settled: set[str | None] = set()
+    settled, say_at = set[str | None](), 0.0
     while not worker.stop_requested():
         missing = [cell for cell in cells if cell.run_id not in settled and is_missing(cell)]
         free = [cell for cell in missing if cell_status(cell, folder)[0] != "running"]
@@ -151,8 +160,19 @@ def launch(
             begin()
             if not missing:
                 return
+            if time.monotonic() >= say_at:
+                observer.says(_waiting(missing, folder))
+                say_at = time.monotonic() + SAY_WAITING_SECONDS
             time.sleep(WAIT_SECONDS)
             continue
         workers = room.resolve_jobs(jobs, len(free), threads)
         outcomes = room.execute(free, folder, jobs=workers, observer=observer, on_checked=begin)
         settled |= {run_id for run_id, outcome in outcomes.items() if outcome.status != "busy"}
+
+
+def _waiting(cells: list[Cell], folder: Path) -> str:
+    """What is waited for, and whose it is."""
+    named = [f"{cell.run_id} ({owner(folder / str(cell.run_id)) or 'process unknown'})" for cell in cells[:MAX_NAMED]]
+    more = f" and {len(cells) - MAX_NAMED} more" if len(cells) > MAX_NAMED else ""
+    kind = "a cell" if len(cells) == 1 else f"{len(cells)} cells"
+    return f"Waiting for {kind} that another command runs: {', '.join(named)}{more}. Ctrl-C stops this command alone."

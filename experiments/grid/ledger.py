@@ -11,9 +11,11 @@ from experiments.config.cells import Cell, data_key, split_key
 from experiments.config.errors import ConfigError
 from experiments.config.loading import varied_settings, with_settings
 from experiments.config.schema import DataConfig, Experiment
-from experiments.records.dataset import DataDescription, keep_descriptions, read_descriptions
-from experiments.records.progress import is_running
+from experiments.records.dataset import DATA_FILE, DataDescription, keep_descriptions, read_descriptions
+from experiments.records.progress import LockError, is_running
 from experiments.records.record import RECORD_FILE, RecordError, atomic_write, read_record
+from experiments.records.reported import count
+from experiments.records.state import StateError, read_json
 
 if TYPE_CHECKING:
     from experiments.data.images import Dataset
@@ -23,12 +25,25 @@ SPLITS_FILE = "splits.json"
 
 
 def read_splits(folder: Path) -> dict[str, str]:
-    """The cache of split hashes of an experiment's folder; empty where there is none."""
+    """The cache of split hashes of an experiment's folder; empty where there is none, or a damaged one."""
     try:
-        values = json.loads((folder / SPLITS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        known: dict[str, str] = read_json(folder / SPLITS_FILE, dict[str, str])
+        return known
+    except (FileNotFoundError, StateError):
         return {}
-    return values if isinstance(values, dict) else {}
+
+
+def lost_caches(folder: Path) -> list[str]:
+    """A sentence for each cache of an experiment's folder that cannot be used. The next run makes it again from the data."""
+    told = []
+    for name, shape in ((SPLITS_FILE, dict[str, str]), (DATA_FILE, dict[str, DataDescription])):
+        try:
+            read_json(folder / name, shape)
+        except FileNotFoundError:
+            continue
+        except StateError as error:
+            told.append(f"{error}. It is made again from the data by `make experiment NAME={folder.name}`.")
+    return told
 
 
 def compute_splits(experiment: Experiment, folder: Path) -> dict[str, str]:
@@ -102,7 +117,10 @@ def keep_splits(splits: Mapping[str, str], folder: Path) -> None:
 
 
 def cell_status(cell: Cell, folder: Path) -> tuple[str, str | None]:
-    """``done``, ``failed``, ``running`` or ``missing``, with a reason where there is one to give."""
+    """``done``, ``failed``, ``running`` or ``missing``, with a reason where there is one to give.
+
+    Where no lock tells whether somebody runs it, ``unknown``.
+    """
     if cell.run_id is None:
         return "missing", None
     run_folder = folder / cell.run_id
@@ -113,7 +131,10 @@ def cell_status(cell: Cell, folder: Path) -> tuple[str, str | None]:
         except RecordError as error:
             return "failed", str(error)
         return read.status, read.failure.message if read.failure else None
-    return ("running", None) if is_running(run_folder) else ("missing", None)
+    try:
+        return ("running", None) if is_running(run_folder) else ("missing", None)
+    except LockError as error:
+        return "unknown", str(error)
 
 
 def left_to_run(cells: Sequence[Cell], folder: Path) -> list[Cell]:
@@ -141,10 +162,9 @@ def ledger(experiment: Experiment, cells: list[Cell], folder: Path, trials: Sequ
         }
 
     entries = [entry(cell) for cell in cells]
-    counts = {name: sum(entry["status"] == name for entry in entries) for name in ("done", "failed", "running", "missing")}
     mine = {cell.run_id for cell in [*cells, *trials]}
     other = sorted(path.parent.name for path in folder.glob(f"*/{RECORD_FILE}") if path.parent.name not in mine)
-    values = {"experiment": experiment.name, "counts": {"expected": len(cells), **counts}, "cells": entries, "other": other}
+    values = {"experiment": experiment.name, "counts": count(entries), "cells": entries, "other": other}
     if trials:
         values["trials"] = [entry(trial) | {"trial": trial.trial} for trial in trials]
     return values

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 from collections import deque
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
+from experiments.config.machine import free_memory, usable_cores
 from experiments.grid import worker
 from experiments.grid.worker import Outcome
 from experiments.training import torchrun
@@ -25,24 +25,6 @@ DIED = (
 
 WORKER_BYTES = 750 * 2**20
 """Resident memory of a worker process with torch, torchvision and timm imported, before it loads any data (measured)."""
-
-
-def usable_cores() -> int:
-    """Cores that this process may use, as the scheduler or a container allows."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def free_memory() -> int:
-    """Bytes that processes may still take: of the machine, or of the container where that allows less."""
-    free = 2**63
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    with contextlib.suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit, used = ((group / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current"))
-        free = min(free, int(limit) - int(used))
-    return max(0, free)
 
 
 def gpu_count() -> int:
@@ -119,6 +101,9 @@ class Observer:
 
     def ended(self, cell: Cell, outcome: Outcome) -> None:
         """A cell ended in this way."""
+
+    def says(self, sentence: str) -> None:
+        """Something about the work as a whole."""
 
 
 def execute(

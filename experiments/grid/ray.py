@@ -27,9 +27,10 @@ from typing import Any
 from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash
+from experiments.config.machine import usable_cores
 from experiments.config.paths import ROOT, data_dir, runs_dir
 from experiments.grid import worker
-from experiments.grid.local import Observer, gpu_count, requested_jobs, usable_cores
+from experiments.grid.local import Observer, gpu_count, requested_jobs
 from experiments.grid.worker import Outcome
 
 CONNECT_SECONDS = 15.0

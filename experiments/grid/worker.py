@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -16,15 +17,32 @@ from typing import Any, Literal, NamedTuple
 from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError, UserError
 from experiments.records.progress import Busy, ended_attempts, locked, read_progress
-from experiments.records.record import METRICS_FILE, RECORD_FILE, Failure, RecordError, read_record, read_rows, write_record
+from experiments.records.record import (
+    METRICS_FILE,
+    RECORD_FILE,
+    Failure,
+    Record,
+    RecordError,
+    read_record,
+    read_rows,
+    write_record,
+)
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""Ctrl-C, and what batch systems send before a time limit."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Ctrl-C, a terminal that closes, and what batch systems send before a time limit."""
+
+PARENT_POLL_SECONDS = 0.5
+"""How often a process looks whether the one that feeds it lives."""
+
+ORPHAN_SECONDS = 60.0
+"""How long a process that was left behind may take for its checkpoint."""
+
+at_work = threading.RLock()
+"""Held while this process must not simply end."""
 
 _stop_asked = threading.Event()
 _stop_shared: Callable[[], bool] = _stop_asked.is_set
-_parent: int | None = None
-"""Of a worker, the process that feeds it. The command itself outlives the shell that started it, as under nohup."""
+_watcher: threading.Thread | None = None
 
 
 class Outcome(NamedTuple):
@@ -32,7 +50,8 @@ class Outcome(NamedTuple):
 
     status: Literal["done", "failed", "busy", "interrupted"]
     message: str = ""
-    seconds: float = 0.0
+    seconds: float | None = None
+    """Of this process; None where it did nothing."""
     images_per_second: float | None = None
     val_top1: float | None = None
     says: tuple[str, ...] = ()
@@ -47,7 +66,7 @@ def stop_signals_caught(on_signal: Callable[[], None] = lambda: None) -> Iterato
         _stop_asked.set()
         on_signal()
 
-    before = {number: signal.signal(number, ask) for number in STOP_SIGNALS}
+    before = {number: signal.signal(number, ask) for number in _caught()}
     try:
         yield
     finally:
@@ -55,19 +74,47 @@ def stop_signals_caught(on_signal: Callable[[], None] = lambda: None) -> Iterato
             signal.signal(number, handler)
 
 
+def _caught() -> list[signal.Signals]:
+    """The stop signals, without a hang-up that was ignored at the start, as under nohup."""
+    return [number for number in STOP_SIGNALS if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN]
+
+
 def initialise(stop_shared: Any, threads: int) -> None:
     """Set up a worker process before torch is imported in it."""
-    global _stop_shared, _parent
-    _stop_shared, _parent = stop_shared.is_set, os.getppid()
+    global _stop_shared
+    _stop_shared = stop_shared.is_set
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    for number in STOP_SIGNALS:
+    for number in _caught():
         signal.signal(number, lambda *_: _stop_asked.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to all; the parent decides
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Let this process end soon after the one that feeds it, however that died; a cell writes its checkpoint first.
+
+    For workers and the processes of ``torchrun``: the command itself outlives the shell that started it.
+    """
+    global _watcher
+    if _watcher is None:
+        parent = multiprocessing.parent_process()  # known even where it died before this line
+        feeds = os.getppid() if parent is None or parent.pid is None else parent.pid
+        _watcher = threading.Thread(target=_watch, args=(feeds,), name="end-with-parent", daemon=True)
+        _watcher.start()
+
+
+def _watch(parent: int) -> None:
+    """In a thread, as an idle process blocks in a queue: wait until the parent is gone, then for the cell in progress."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_SECONDS)
+    _stop_asked.set()
+    at_work.acquire(timeout=ORPHAN_SECONDS)
+    os._exit(1)
 
 
 def stop_requested() -> bool:
     """Whether this process should end its run: asked to, told by the command that feeds it, or left behind by it."""
-    return _stop_asked.is_set() or _stop_shared() or (_parent is not None and os.getppid() != _parent)
+    return _stop_asked.is_set() or _stop_shared()
 
 
 def warm_up() -> None:
@@ -115,15 +162,22 @@ def check(cells: list[Cell]) -> list[str]:
 
 def work(cell: Cell, experiment_folder: Path) -> Outcome:
     """Run a cell to its end, unless it has ended already or another process is on it."""
+    with at_work:
+        return _work(cell, experiment_folder)
+
+
+def _work(cell: Cell, experiment_folder: Path) -> Outcome:
     folder = experiment_folder / str(cell.run_id)
     began, says = time.monotonic(), list[str]()
     if stop_requested():  # a worker that was still importing when the command was told to stop
         return Outcome("interrupted")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
+        with contextlib.suppress(FileExistsError):  # a file in its place: its lock says so
+            folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder) as without_locks:
+            says += [str(without_locks)] if without_locks else []
             if (folder / RECORD_FILE).exists():
-                return Outcome(read_record(folder / RECORD_FILE).status)
+                return _ended_before(read_record(folder / RECORD_FILE))
             for left_over in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
                 left_over.unlink(missing_ok=True)
             return _run(cell, folder, began, says)
@@ -131,6 +185,12 @@ def work(cell: Cell, experiment_folder: Path) -> Outcome:
         return Outcome("busy")
     except Exception as error:  # a fault of the folder itself: nothing could be written
         return Outcome("failed", _sentence(error), time.monotonic() - began, says=tuple(says))
+
+
+def _ended_before(record: Record) -> Outcome:
+    """What another process made of a cell."""
+    message = record.failure.message if record.failure else ""
+    return Outcome(record.status, message, None, record.compute.images_per_second, record.metrics.get("val/top1"))
 
 
 def _run(cell: Cell, folder: Path, began: float, says: list[str]) -> Outcome:

@@ -9,10 +9,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from experiments.records.record import atomic_write
+from experiments.records.state import StateError, read_json
 
 DATA_FILE = "data.json"
 SHOWN = 6
@@ -75,9 +77,9 @@ class DataDescription(_Part):
     title: str
     test_split: str
     """As in a run's record."""
-    train: dict[str, int]
+    train: Annotated[dict[str, int], Field(min_length=1)]
     """Images for training and validation by class, in the order of the labels."""
-    test: dict[str, int]
+    test: Annotated[dict[str, int], Field(min_length=1)]
     files: Files | None = None
     """``null`` for a set that is no folder of image files."""
     duplicates: Duplicates | None = None
@@ -153,9 +155,9 @@ def _passed_over(entries: list[PassedOver]) -> str:
 def read_descriptions(folder: Path) -> dict[str, DataDescription]:
     """The descriptions in an experiment's folder by the key of the data; none where there are none, or a damaged one."""
     try:
-        values = json.loads((folder / DATA_FILE).read_text(encoding="utf-8"))
-        return {key: DataDescription.model_validate(value) for key, value in values.items()}
-    except (OSError, ValueError, AttributeError, RecursionError, ValidationError):
+        known: dict[str, DataDescription] = read_json(folder / DATA_FILE, dict[str, DataDescription])
+        return known
+    except (FileNotFoundError, StateError):
         return {}
 
 

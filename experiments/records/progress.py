@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import IO, Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from experiments.records.record import Attempt
+from experiments.config.errors import UserError
+from experiments.records.record import Attempt, Count, put_in_place
+from experiments.records.state import StateError, read_json
 
 LOCK_FILE = "run.lock"
 PROGRESS_FILE = "progress.json"
 BEAT_SECONDS = 1.0
+
+
+class Progress(BaseModel):
+    """``progress.json``."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    step: Count = 0
+    steps: Count = 0
+    val_top1: float | None = None
+    images_per_second: float | None = None
+    attempt: Attempt
+    started: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT[\d:+.Z-]+$")] | None = None
+    earlier: list[Attempt] = []
 
 
 def now() -> str:
@@ -32,54 +50,113 @@ class Busy(Exception):
     """Another process works on this run."""
 
 
+class LockError(UserError):
+    """Whether somebody works on a run cannot be told. The message names the path and the fix."""
+
+
+class NoLocks(LockError):
+    """The file system has no file locks. The message is equal for all runs of an experiment."""
+
+
+_BUSY = (errno.EWOULDBLOCK, errno.EAGAIN)
+_WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a run's lock. The kernel frees it when its owner dies, however it dies.
+def locked(folder: Path) -> Iterator[NoLocks | None]:
+    """Hold a run's lock, which says who holds it. The kernel frees it when its owner dies, however it dies.
+
+    A file system without locks holds nobody up: what the user must know about it is handed over.
 
     Raises
     ------
     Busy
         If another process holds it.
+    LockError
+        If it cannot be had for another reason.
     """
-    with open(folder / LOCK_FILE, "a", encoding="utf-8") as file:
+    with _opened(folder, "a") as file:
+        without = None
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise Busy(folder.name) from error
-        yield
+            _lock(file, folder, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):  # on a full disk the lock holds and does not say whose it is
+                os.ftruncate(file.fileno(), 0)
+                os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        except NoLocks as error:
+            without = error
+        yield without
 
 
 def is_running(folder: Path) -> bool:
-    """Whether some process holds the run's lock."""
+    """Whether some process holds the run's lock.
+
+    Raises
+    ------
+    LockError
+        If that cannot be told.
+    """
     try:
-        with open(folder / LOCK_FILE, encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with _opened(folder, "r") as file:
+            _lock(file, folder, fcntl.LOCK_SH)
     except FileNotFoundError:
         return False
-    except OSError:
+    except Busy:
         return True
     return False
 
 
-def read_progress(folder: Path) -> dict[str, Any]:
-    """The last heartbeat of a run; empty where there is none."""
+def owner(folder: Path) -> str:
+    """Who holds, or held last, the run's lock, as ``process 12 on host``; empty where it does not say."""
     try:
-        values = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return (folder / LOCK_FILE).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _opened(folder: Path, mode: str) -> IO[str]:
+    try:
+        return open(folder / LOCK_FILE, mode, encoding="utf-8")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _refusal(folder, error) from error
+
+
+def _lock(file: IO[str], folder: Path, how: int) -> None:
+    """Lock a file at once, or say why not."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _BUSY:
+            raise Busy(folder.name) from error
+        if error.errno in _WITHOUT_LOCKS:
+            raise NoLocks(
+                f"{folder.parent}: this file system has no file locks ({error.strerror}), so that two commands may run the "
+                f"same cell. Give one command at a time, or set RUNS_DIR to another file system."
+            ) from error
+        raise _refusal(folder, error) from error
+
+
+def _refusal(folder: Path, error: OSError) -> LockError:
+    path = folder if error.errno == errno.ENOTDIR else folder / LOCK_FILE
+    return LockError(
+        f"{path}: the run's lock cannot be used ({error.strerror}). Move this file or folder away, or mend its permissions "
+        f"or the disk, then run the command again."
+    )
+
+
+def read_progress(folder: Path) -> dict[str, Any]:
+    """The last heartbeat of a run; empty where there is none, or a damaged one."""
+    try:
+        progress: Progress = read_json(folder / PROGRESS_FILE, Progress)
+    except (FileNotFoundError, StateError):
         return {}
-    return values if isinstance(values, dict) else {}
+    return progress.model_dump()
 
 
 def attempts_of(progress: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All attempts that a progress file tells of, the last one as it stood at its last beat; entries that are none are left
-    out."""
-    earlier = progress.get("earlier")
-    found = [*(earlier if isinstance(earlier, list) else []), progress.get("attempt")]
-    attempts = []
-    for entry in found:
-        with contextlib.suppress(ValidationError, TypeError):
-            attempts.append(Attempt.model_validate(entry).model_dump())
-    return attempts
+    """All attempts that a progress file tells of, the last one as it stood at its last beat."""
+    return [*progress["earlier"], progress["attempt"]] if progress else []
 
 
 def ended_attempts(progress: Mapping[str, Any], kept: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
@@ -189,5 +266,5 @@ class Heartbeat:
         temporary = self.folder / f".{PROGRESS_FILE}.{os.getpid()}.tmp"
         with contextlib.suppress(OSError):  # a full disk must not end the run that a heartbeat only reports on
             temporary.write_text(json.dumps(values), encoding="utf-8")
-            os.replace(temporary, self.folder / PROGRESS_FILE)
+            put_in_place(temporary, self.folder / PROGRESS_FILE)
         return attempt

@@ -12,14 +12,16 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from experiments.config.errors import UserError
+from experiments.records import state
 
 SCHEMA = 1
 """Version of the record's layout. Raised when a field changes meaning or is removed, never when one is added, nor when a
@@ -35,6 +37,10 @@ WEIGHTS_FILE = "model.safetensors"
 
 class RecordError(UserError):
     """A record that cannot be used. The message names the file, what is wrong with it, and what to do."""
+
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+"""A number of steps or images."""
 
 
 class Compute(BaseModel):
@@ -76,10 +82,10 @@ class Compute(BaseModel):
 class Attempt(BaseModel):
     """One stretch of work on a run, from a start or a resume to an end or an interruption."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
-    start_step: int
-    end_step: int
+    start_step: Count
+    end_step: Count
     device: str
     devices: int = 1
     """Processes that worked on it together, each with a device of its own."""
@@ -182,10 +188,26 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    except BaseException:
+        put_in_place(temporary, path)
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # a failed write names no file, and nobody knows the neighbour
         raise
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Give a finished file its name. A folder that has this name is nothing of ours: it is kept under another one."""
+    if path.is_dir() and not path.is_symlink():
+        set_aside(path)
+    os.replace(temporary, path)
+
+
+def set_aside(path: Path) -> Path:
+    """Move what lies in the place of a file to a new name beside it, and return that."""
+    aside = Path(tempfile.mkdtemp(prefix=f"{path.name}.aside-", dir=path.parent))
+    os.replace(path, aside)
+    return aside
 
 
 def unfinished(path: Path) -> Path:
@@ -212,20 +234,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         If another line is not a row. The message names file and line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        return state.read_evaluations(path)
     except FileNotFoundError:
         return []
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            rows.append({**row, "step": int(row["step"])})
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):
-                break
-            advice = "Delete the run folder and run the experiment again."
-            raise RecordError(f"{path}, line {number}: not an evaluation ({error}). {advice}") from error
-    return rows
+    except state.StateError as error:
+        raise RecordError(f"{error}. Delete the run folder and run the experiment again.") from error
 
 
 def read_record(path: Path) -> Record:
@@ -238,11 +251,11 @@ def read_record(path: Path) -> Record:
     """
     advice = "Delete its folder and run the experiment again, or restore the file."
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        values = state.read_json(path, Any)
+    except FileNotFoundError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path}: not valid JSON ({error}); the file is truncated or foreign. {advice}") from error
+    except state.StateError as error:
+        raise RecordError(f"{error}. {advice}") from error
     if not isinstance(values, dict) or "schema" not in values:
         raise RecordError(f"{path}: not a record of this project (no key `schema`). {advice}")
     schema = values.pop("schema")

@@ -77,7 +77,7 @@ class Progress(Observer):
         for sentence in outcome.says:
             if sentence not in self._said:
                 self._said.add(sentence)
-                self.console.print(Text(sentence, "yellow"), soft_wrap=True)
+                self.says(sentence)
         if outcome.status == "busy":
             return
         line = Text(f"[{self.ended_cells:>{len(str(self.total))}}/{self.total}] ", "dim")
@@ -86,12 +86,18 @@ class Progress(Observer):
         if outcome.status == "done":
             if start := read_progress(self.folder / str(cell.run_id)).get("attempt", {}).get("start_step"):
                 line.append(f"  went on from step {start}")
-            rate = f"{outcome.images_per_second or 0:,.0f} images/s"
-            line.append(f"  val {100 * (outcome.val_top1 or 0):.1f}%  {rate}  {duration(outcome.seconds)}")
+            top1, rate, seconds = outcome.val_top1, outcome.images_per_second, outcome.seconds
+            line.append("  val –" if top1 is None else f"  val {100 * top1:.1f}%")
+            line.append("  – images/s" if rate is None else f"  {rate:,.0f} images/s")
+            line.append("  –" if seconds is None else f"  {duration(seconds)}")
             line.append("" if self.console.is_terminal else self._left())  # which the live display shows
         elif outcome.message:
             line.append(f": {outcome.message}")
         self.console.print(line, soft_wrap=True)
+
+    def says(self, sentence: str) -> None:
+        """A line about the work as a whole."""
+        self.console.print(Text(sentence, "yellow"), soft_wrap=True)
 
     def _left(self) -> str:
         """Time left, from the pace of the cells that ended and the progress of those that run; empty until it can be known.

@@ -22,9 +22,23 @@ err = Console(stderr=True, highlight=False)
 """Results and what a program may read go to `out`; faults and progress to `err`. rich leaves colours out where there is no
 terminal, and where NO_COLOR is set."""
 
-MARKS = {"done": "[green]●[/]", "failed": "[red]✗[/]", "running": "[yellow]◐[/]", "missing": "[dim]·[/]"}
+MARKS = {
+    "done": "[green]●[/]",
+    "failed": "[red]✗[/]",
+    "running": "[yellow]◐[/]",
+    "missing": "[dim]·[/]",
+    "unknown": "[yellow]?[/]",
+}
 
-HEAT = {"done": "on dark_green", "failed": "on dark_red", "running": "on dark_goldenrod", "missing": ""}
+HEAT = {
+    "failed": "on dark_red",
+    "unknown": "on dark_goldenrod",
+    "running": "on dark_goldenrod",
+    "missing": "",
+    "done": "on dark_green",
+}
+"""Colours by status, first what needs attention first."""
+
 MAX_MARKS = 10
 """Seeds that are shown one by one; more are counted."""
 
@@ -68,13 +82,15 @@ def ledger_table(ledger: dict[str, Any], folder: Path | None = None) -> Renderab
         ]
         table.add_row(model, *row)
     counts = ledger["counts"]
-    legend = "  ".join(f"{MARKS[name]} {counts[name]} {name}" for name in MARKS)
+    legend = "  ".join(f"{MARKS[name]} {counts[name]} {name}" for name in MARKS if name in counts)
     parts: list[RenderableType] = [table, Text.from_markup(f"\n{counts['expected']} expected: {legend}")]
     parts += [
         Text.assemble(("failed ", "red"), f"{cell['run_id']}: {cell['reason']}")
         for cell in cells
         if cell["status"] == "failed"
     ]
+    unknown = dict.fromkeys(cell["reason"] for cell in cells if cell["status"] == "unknown")
+    parts += [Text.assemble(("unknown ", "yellow"), reason) for reason in unknown]
     parts += [Text(line, "dim") for line in other_settings(ledger, folder)]
     return Group(*parts)
 
@@ -85,7 +101,7 @@ def _setting(cell: Mapping[str, Any]) -> str:
 
 def _heat(statuses: list[str]) -> Text:
     """One cell of the map: marks of the seeds, or their count, on the colour of what needs attention first."""
-    worst = next((name for name in ("failed", "running", "missing", "done") if name in statuses), "missing")
+    worst = next((name for name in HEAT if name in statuses), "missing")
     if len(statuses) > MAX_MARKS:
         return Text(f" {statuses.count('done')}/{len(statuses)} ", HEAT[worst])
     shown = Text.from_markup("".join(MARKS[status] for status in statuses))

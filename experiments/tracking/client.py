@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, Literal
@@ -19,10 +22,15 @@ Mode = Literal["online", "offline", "disabled"]
 DEFAULT_PROJECT = "vit-bench"
 CONFIRM_TIMEOUT_SECONDS = 5
 SEND_INIT_TIMEOUT_SECONDS = 20.0
+ANSWER_SECONDS = 15.0
+SLOWEST_BYTES_PER_SECOND = 250_000
+"""The pace that an upload must keep; a line that is slower sends it another time."""
+SAID_AFTER_SECONDS = 4.0
 NO_ANSWER = "the service did not answer"
 KEY_REFUSED = "the service refused the key"
 
 _TAG_LENGTH, _NAME_LENGTH = 64, 128  # W&B refuses longer ones
+_temporary: Path | None = None
 _pointed: dict[str, str] = {}  # W&B folders that this module chose, to be told from those that the user chose
 
 
@@ -60,10 +68,24 @@ def choose_mode() -> tuple[Mode, str]:
 
 def wandb_module() -> Any:
     """The wandb package, told to be silent. Imported late: it costs a second, and a disabled mirror must not pay it."""
-    import wandb
+    with own_temporary_folder():  # two are made at the import, for the life of the process
+        import wandb
 
     wandb.setup(wandb.Settings(silent=True))
     return wandb
+
+
+@contextmanager
+def own_temporary_folder() -> Iterator[None]:
+    """Let the client's temporary files lie beside the runs, so that a killed process leaves none elsewhere."""
+    before = tempfile.tempdir
+    if _temporary is not None:
+        _temporary.mkdir(parents=True, exist_ok=True)
+        tempfile.tempdir = str(_temporary)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def one_line(error: BaseException) -> str:
@@ -80,6 +102,24 @@ def why(error: BaseException) -> str:
     if any(sign in text for sign in ("deadline", "timed out", "giving up", "connection refused", "no such host")):
         return NO_ANSWER
     return f"the service cannot be used ({one_line(error)})"
+
+
+def upload_seconds(*paths: Path) -> float:
+    """How long files may take to be taken by W&B: what a slow line needs, and some seconds for the answers."""
+    size = sum(path.stat().st_size for path in paths if path.is_file())
+    return ANSWER_SECONDS + size / SLOWEST_BYTES_PER_SECOND
+
+
+@contextmanager
+def long_wait_said(say: Callable[[str], None]) -> Iterator[None]:
+    """Say once that W&B is waited for, where that takes more than a few seconds."""
+    timer = threading.Timer(SAID_AFTER_SECONDS, say, ["W&B takes long to answer; the wait ends by itself."])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class KeyRefused(TrackingError):
@@ -137,6 +177,8 @@ def point_client_at(experiment_folder: Path) -> None:
 
     ``WANDB_CONFIG_DIR`` is left alone: the address of a self-hosted service and the user's choices are read from there.
     """
+    global _temporary
+    _temporary = experiment_folder.absolute() / ".wandb" / "tmp"
     for name, part in (("WANDB_DATA_DIR", "data"), ("WANDB_CACHE_DIR", "cache")):
         if os.environ.get(name) == _pointed.get(name):
             os.environ[name] = _pointed[name] = str(experiment_folder.absolute() / ".wandb" / part)
@@ -230,7 +272,8 @@ def close_run(run: Any, mirror: Mirror, folder: Path) -> None:
     if mirror.ended in ("done", "failed"):
         run.summary.update(mirror.summary)
         if mirror.ended == "done" and not run.offline:
-            objects.add(run, mirror, folder)
+            with own_temporary_folder():
+                objects.add(run, mirror, folder)
     else:
         run.mark_preempting()
     run.finish(exit_code=0 if mirror.ended == "done" else 1)

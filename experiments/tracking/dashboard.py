@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.records.record import atomic_write
+from experiments.records.state import StateError, read_json
 from experiments.tracking.client import destination, one_line, require_login, wandb_module
 from experiments.tracking.mirror import TrackingError
 
@@ -69,7 +70,7 @@ def save(experiment_folder: Path, views: Mapping[str, Any], report: Any) -> Save
     """
     where = f"{report.entity}/{report.project}"
     state = _read(experiment_folder)
-    ids: dict[str, str] = state.get(where, {})
+    ids = state.get(where, {})
     urls: dict[str, str] = {}
     try:
         for question, view in views.items():
@@ -113,12 +114,12 @@ def _id_of_report(report: Any) -> str:
     return str(found[0].id) if found else ""
 
 
-def _read(experiment_folder: Path) -> dict[str, Any]:
+def _read(experiment_folder: Path) -> dict[str, dict[str, str]]:
     try:
-        values = json.loads((experiment_folder / STATE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        known: dict[str, dict[str, str]] = read_json(experiment_folder / STATE_FILE, dict[str, dict[str, str]])
+        return known
+    except (FileNotFoundError, StateError):
         return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _write(experiment_folder: Path, state: Mapping[str, Any]) -> None:

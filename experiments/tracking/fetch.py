@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.config.errors import ConfigError
 from experiments.config.schema import Experiment
+from experiments.config.text import checked_name, printable
+from experiments.records.dataset import DATA_FILE
+from experiments.records.record import RecordError
+from experiments.records.reported import EXPERIMENT_FILE, LEDGER_FILE, read_report
 from experiments.tracking.client import NO_ANSWER, one_line, require_login, wandb_module, why
 from experiments.tracking.mirror import TrackingError
-from experiments.tracking.report import EXPERIMENT_FILE, LEDGER_FILE, SUMS_FILE, artifact_name
+from experiments.tracking.report import RUN_FILES, SUMS_FILE, artifact_name
 
 API_TIMEOUT_SECONDS = 30
 _SOURCE = re.compile(r"wandb:([A-Za-z0-9][\w.-]*)/([A-Za-z0-9][\w.-]*)")
@@ -73,6 +77,7 @@ def fetch(source: str, name: str, runs_folder: Path) -> Fetched:
     TrackingError
         If nobody is logged in, W&B does not answer, it has no such artifact, or a file is not what its checksum says.
     """
+    checked_name(name)
     entity, project = parse_source(source)
     target = runs_folder / ".downloaded" / entity / project / name
     require_login(runs_folder / ".downloaded")
@@ -81,17 +86,18 @@ def fetch(source: str, name: str, runs_folder: Path) -> Fetched:
     try:
         api = wandb_module().Api(timeout=API_TIMEOUT_SECONDS, overrides={"entity": entity, "project": project})
         artifact = api.artifact(f"{entity}/{project}/{artifact_name(name)}:latest", type="report")
+        _check_entries(artifact.manifest.entries)
         artifact.download(root=str(partial), skip_cache=True)
+    except TrackingError:
+        raise
     except Exception as error:
         raise _not_there(error, entity, project, name) from error
     verify(partial)
     try:
-        experiment = Experiment.model_validate_json((partial / "report" / EXPERIMENT_FILE).read_text(encoding="utf-8"))
-        ledger = json.loads((partial / "report" / LEDGER_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TrackingError(
-            f"FROM: the report was made by a version of this project that this one cannot read ({one_line(error)})."
-        ) from error
+        experiment, ledger = read_report(partial / "report", name, f"Send it again: make sync NAME={name}")
+    except RecordError as error:
+        raise TrackingError(f"FROM: {error}") from error
+    (partial / "runs").mkdir(exist_ok=True)  # a report of no finished run
     runs = partial / "runs" / name  # as below RUNS_DIR, so that messages name the same places as on the other machine
     (partial / "runs").rename(partial / name)
     runs.parent.mkdir()
@@ -111,25 +117,49 @@ def _not_there(error: Exception, entity: str, project: str, name: str) -> Tracki
     )
 
 
+def _check_entries(entries: Mapping[str, Any]) -> None:
+    """Refuse an artifact before anything of it is written, if a file of it has a place or a source of its own choice."""
+    names = [name for name, entry in entries.items() if entry.ref is not None or (name != SUMS_FILE and not _is_ours(name))]
+    _refuse("holds what no report of this project does", names)
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a report of this project has files of this name: below ``report`` and ``runs``, and nowhere else."""
+    place, *inner = name.split("/")
+    if place == "runs" and inner != [DATA_FILE] and (len(inner) != 2 or inner[1] not in RUN_FILES):
+        return False
+    plain = not any(part in ("", ".", "..") for part in inner) and "\\" not in name and printable(name) == name
+    return place in ("report", "runs") and bool(inner) and plain
+
+
+def _refuse(reason: str, names: Collection[str]) -> None:
+    if names:
+        shown = ", ".join(map(printable, sorted(names)[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        raise TrackingError(f"FROM: the download {reason}: {shown}. Try again, or send the report again.")
+
+
 def verify(folder: Path) -> None:
-    """Check every file of a download against ``SHA256SUMS``.
+    """Check the names of a download, and every file of it against ``SHA256SUMS``.
 
     Raises
     ------
     TrackingError
-        If a file is missing or not the one that was sent, or it is not this project's artifact.
+        If a file is missing, is not the one that was sent, is a link, or was not sent; if a name is given twice or leads
+        elsewhere; if it is not this project's artifact.
     """
     try:
-        lines = (folder / SUMS_FILE).read_text(encoding="utf-8").splitlines()
-        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        lines = [line.split("  ", 1) for line in (folder / SUMS_FILE).read_text(encoding="utf-8").splitlines()]
+        names = [name for _, name in lines]
     except (OSError, ValueError) as error:
         raise TrackingError(f"FROM: the artifact is not a report of this project ({one_line(error)}).") from error
-    wrong = [name for name in (f"report/{LEDGER_FILE}", f"report/{EXPERIMENT_FILE}") if name not in sums]
-    for name, digest in sums.items():
+    entries = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    there = {name for name, path in entries.items() if path.is_symlink() or not path.is_dir()}
+    odd = [name for name in names if not _is_ours(name) or names.count(name) > 1]
+    odd += [name for name, path in entries.items() if path.is_symlink()]
+    _refuse("holds what no report of this project does", [*odd, *(there - {SUMS_FILE, *names})])
+    wrong = [name for name in (f"report/{LEDGER_FILE}", f"report/{EXPERIMENT_FILE}") if name not in names]
+    for digest, name in lines:
         path = folder / name
-        inside = path.resolve().is_relative_to(folder.resolve())
-        if not inside or not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             wrong.append(name)
-    if wrong:
-        shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
-        raise TrackingError(f"FROM: the download is not what was sent: {shown}. Try again, or send the report again.")
+    _refuse("is not what was sent", wrong)

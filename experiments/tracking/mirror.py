@@ -7,16 +7,20 @@ and the environment are never in it.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+import re
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from experiments.config.errors import UserError
-from experiments.records.record import RECORD_FILE, atomic_write
+from experiments.records.record import RECORD_FILE, RecordError, atomic_write, read_record
+from experiments.records.state import StateError, read_json
 
 MIRROR_FILE = "wandb/mirror.json"
 
@@ -31,7 +35,7 @@ class TrackingError(UserError):
 class Mirror:
     """What is needed to make a run's W&B mirror again, and what W&B is known to hold of it."""
 
-    id: str
+    id: Annotated[str, Field(pattern=r"^[^/\\#?%:\x00-\x1f]+$")]
     experiment: str
     run_id: str
     config: dict[str, Any]
@@ -47,6 +51,8 @@ class Mirror:
     name: str = ""
     """The run's name for people; the run id where it is empty."""
     job_type: str = "train"
+    shown: dict[str, Any] | None = None
+    """Of a report: where and as which step the row of which content was meant to be shown."""
 
     def progress(self, rows: Sequence[Mapping[str, Any]], destination: str) -> dict[str, Any]:
         """What W&B would hold, and where, after everything up to now was sent."""
@@ -83,13 +89,50 @@ def load_mirror(folder: Path) -> Mirror | None:
     """
     path = folder / MIRROR_FILE
     try:
-        return Mirror(**json.loads(path.read_text(encoding="utf-8")))
+        found: Mirror = read_json(path, Mirror)
+        return found
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except StateError as error:
+        raise TrackingError(f"{path}: cannot be used ({error.reason})") from error
+
+
+def wandb_id(folder: Path, run_id: str) -> str:
+    """A run's id in W&B where no mirror tells it: of the client's last session, or a new one."""
+    wanted = re.compile(rf"-({re.escape(run_id[:100])}-[0-9a-f]{{8}})$")
+    sessions = sorted((folder / "wandb").glob("*run-*"), key=lambda session: session.name.partition("run-")[2])
+    known = [match[1] for session in sessions if (match := wanted.search(session.name))]
+    return known[-1] if known else f"{run_id[:100]}-{secrets.token_hex(4)}"
+
+
+def mirror_again(folder: Path) -> Mirror:
+    """Make the mirror of a run that ended from its record.
+
+    Raises
+    ------
+    TrackingError
+        If the run has not ended, or its record cannot be used.
+    """
+    if not (folder / RECORD_FILE).is_file():
         raise TrackingError(
-            f"{path}: cannot be used ({error}). Delete it: the run is then sent as a new W&B run."
-        ) from error
+            f"{folder / MIRROR_FILE} is lost; it is made again when the run goes on. Run the experiment again."
+        )
+    try:
+        record = read_record(folder / RECORD_FILE)
+    except RecordError as error:
+        raise TrackingError(str(error)) from error
+    config = record.model_dump(
+        mode="json", exclude={"schema_", "status", "metrics", "compute", "attempts", "started", "finished"}
+    )
+    trial = record.trial is not None
+    return Mirror(
+        id=wandb_id(folder, record.run_id),
+        experiment=record.experiment,
+        run_id=record.run_id,
+        config=flat(config),
+        tags=[record.data, record.family, record.track],
+        job_type="trial" if trial else "train",
+    )
 
 
 def weights_asked() -> bool:
@@ -134,16 +177,18 @@ def unsent(experiment_folder: Path) -> int:
     """Number of an experiment's runs that W&B is not known to hold."""
     count = 0
     for path in experiment_folder.glob(f"*/{MIRROR_FILE}"):
-        with contextlib.suppress(TrackingError):
+        try:
             mirror = load_mirror(path.parent.parent)
             count += mirror is not None and mirror.sent is None
+        except TrackingError:
+            count += 1
     return count
 
 
 def ended_by_record(folder: Path) -> tuple[Ending, dict[str, Any]] | None:
     """Ending and summary from a run's record, for a run that was killed between its record and the end of its mirror."""
     try:
-        values = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        values = read_json(folder / RECORD_FILE, dict[str, Any])
         return ("failed" if values["status"] == "failed" else "done"), summary_of(values)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, StateError, KeyError, TypeError, ValueError):
         return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import secrets
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,16 +19,23 @@ from typing import Any
 from experiments.records.dataset import DATA_FILE
 from experiments.records.folder import config_without_path, folder_name, without_path
 from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE
-from experiments.tracking.client import close_run, destination, one_line, open_to_send, require_login
+from experiments.records.reported import EXPERIMENT_FILE, read_report
+from experiments.tracking.client import (
+    close_run,
+    destination,
+    long_wait_said,
+    one_line,
+    open_to_send,
+    require_login,
+    upload_seconds,
+)
 from experiments.tracking.content import Rows
-from experiments.tracking.mirror import Mirror, TrackingError, load_mirror
+from experiments.tracking.mirror import Mirror, TrackingError, load_mirror, wandb_id
 from experiments.tracking.objects import table
 
-EXPERIMENT_FILE = "experiment.json"
-LEDGER_FILE = "ledger.json"
 SUMS_FILE = "SHA256SUMS"
 RUN_FILES = (RECORD_FILE, CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE)
-FINISH_TIMEOUT_SECONDS, UPLOAD_TIMEOUT_SECONDS = 30.0, 600
+FINISH_TIMEOUT_SECONDS = 15.0
 
 
 def artifact_name(experiment: str) -> str:
@@ -41,29 +48,28 @@ def contents(experiment_folder: Path, report_folder: Path) -> dict[str, bytes | 
 
     Raises
     ------
+    RecordError
+        If there is no report, or not one of this experiment.
     TrackingError
-        If there is no report.
+        If a run's configuration cannot be sent.
     """
-    try:
-        ledger = json.loads((report_folder / LEDGER_FILE).read_text(encoding="utf-8"))
-        experiment = json.loads((report_folder / EXPERIMENT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        advice = f"Make it: make report NAME={report_folder.name}"
-        raise TrackingError(f"{report_folder}: holds no whole report ({one_line(error)}). {advice}") from error
+    name = experiment_folder.name
+    asked, ledger = read_report(report_folder, name, f"Make it: make report NAME={name}")
+    experiment = asked.model_dump(mode="json")
     found: dict[str, bytes | Path] = {}
     for path in sorted(report_folder.rglob("*")):
         if path.is_file() and not path.name.startswith("."):
             found[f"report/{path.relative_to(report_folder).as_posix()}"] = path
     for data in experiment["data"].values():
         data["path"] = data["path"] and folder_name(data["path"])
-    experiment["args"] = without_path(experiment.get("args") or "")
+    experiment["args"] = without_path(asked.args)
     found[f"report/{EXPERIMENT_FILE}"] = json.dumps(experiment, indent=2, ensure_ascii=False).encode()
     if (experiment_folder / DATA_FILE).is_file():
         found[f"runs/{DATA_FILE}"] = experiment_folder / DATA_FILE
-    for cell in ledger["cells"]:
-        folder = experiment_folder / str(cell["run_id"])
+    for run_id in filter(None, (cell["run_id"] for cell in ledger["cells"])):
+        folder = experiment_folder / run_id
         for path in (folder / name for name in RUN_FILES):
-            if cell["run_id"] and (folder / RECORD_FILE).is_file() and path.is_file():
+            if (folder / RECORD_FILE).is_file() and path.is_file():
                 found[f"runs/{folder.name}/{path.name}"] = _sent_config(path) if path.name == CONFIG_FILE else path
     return found
 
@@ -99,8 +105,10 @@ def page(experiment_folder: Path) -> str | None:
     return mirror.url if mirror else None
 
 
-def send(experiment_folder: Path, report_folder: Path) -> bool:
+def send(experiment_folder: Path, report_folder: Path, say: Callable[[str], None] = lambda sentence: None) -> bool:
     """Send the report as it lies there. ``False`` where W&B holds just this content already.
+
+    `say` is told where the wait is long.
 
     Raises
     ------
@@ -117,44 +125,67 @@ def send(experiment_folder: Path, report_folder: Path) -> bool:
         return False
     folder = state_folder(experiment_folder)
     mirror.save(folder)
-    run = open_to_send(folder, mirror, finish_timeout=FINISH_TIMEOUT_SECONDS)
-    try:
-        if run.summary.get("digest") != digest:  # a send that was broken off after its row is not shown twice
-            run.log({"step": run.starting_step, **_shown(report_folder)}, step=run.starting_step)
-        _log_artifact(run, mirror.experiment, found | {SUMS_FILE: sums.encode()})
-        mirror.url = run.url
-        close_run(run, mirror, folder)
-    except Exception as error:
-        with suppress(Exception):  # the service may be gone; what matters is the first error
-            run.finish(exit_code=1)
-        raise TrackingError(f"W&B: the report was not sent in full ({one_line(error)}). Sync again.") from error
+    with long_wait_said(say):
+        run = open_to_send(folder, mirror, finish_timeout=FINISH_TIMEOUT_SECONDS)
+        try:
+            _show(run, mirror, folder, progress, report_folder)
+            _log_artifact(run, mirror.experiment, found | {SUMS_FILE: sums.encode()})
+            mirror.url = run.url
+            close_run(run, mirror, folder)
+        except Exception as error:
+            with suppress(Exception):  # the service may be gone; what matters is the first error
+                run.finish(exit_code=1)
+            raise TrackingError(f"W&B: the report was not sent in full ({one_line(error)}). Sync again.") from error
     mirror.sent = progress
     mirror.save(folder)
     return True
 
 
+def _show(run: Any, mirror: Mirror, folder: Path, progress: dict[str, Any], report_folder: Path) -> None:
+    """Log a content's row once, however often sending is broken off.
+
+    Its step is noted before the row is given away: whether W&B holds it is told by the step that W&B expects next. Where the
+    note is lost, the run's summary tells.
+    """
+    step = run.starting_step
+    meant = dict(mirror.shown or {})
+    if {key: meant.get(key) for key in progress} == progress:
+        step = int(meant["step"])
+    elif run.summary.get("digest") == progress["digest"]:
+        return
+    mirror.shown = progress | {"step": step}
+    mirror.save(folder)
+    if run.starting_step <= step:
+        run.log({"step": step, **_shown(report_folder)}, step=step)
+        run.summary["digest"] = progress["digest"]
+
+
 def _prepare(experiment_folder: Path, report_folder: Path, digest: str) -> Mirror:
     """The report run as it shall be; its id is made once."""
-    before = load_mirror(state_folder(experiment_folder))
-    experiment = json.loads((report_folder / EXPERIMENT_FILE).read_text(encoding="utf-8"))
-    ledger = json.loads((report_folder / LEDGER_FILE).read_text(encoding="utf-8"))
-    name = experiment["name"]
+    folder = state_folder(experiment_folder)
+    try:
+        before = load_mirror(folder)
+    except TrackingError:
+        before = None  # W&B tells what it holds of the run whose id the client's sessions name
+    name = experiment_folder.name
+    experiment, ledger = read_report(report_folder, name, f"Make it: make report NAME={name}")
     return Mirror(
-        id=before.id if before else f"report-{name[:90]}-{secrets.token_hex(4)}",
+        id=before.id if before else wandb_id(folder, artifact_name(name)),
         experiment=name,
         run_id=artifact_name(name),
         config={
             "experiment": name,
-            "question": experiment["question"],
-            "args": without_path(experiment.get("args") or ""),
-            "models": list(experiment["models"]),
+            "question": experiment.question,
+            "args": without_path(experiment.args),
+            "models": list(experiment.models),
         },
         tags=["report"],
-        notes=experiment["question"],
+        notes=experiment.question,
         summary={"digest": digest, **{f"cells/{key}": value for key, value in ledger["counts"].items()}},
         ended="done",
         sent=before.sent if before else None,
         url=before.url if before else None,
+        shown=before.shown if before else None,
         name=f"{name} · report",
         job_type="report",
     )
@@ -198,4 +229,5 @@ def _log_artifact(run: Any, experiment: str, found: dict[str, bytes | Path]) -> 
                 file.write(content)
         else:
             artifact.add_file(str(content), name=name, policy="immutable", skip_cache=True)
-    run.log_artifact(artifact).wait(timeout=UPLOAD_TIMEOUT_SECONDS)
+    paths = [content for content in found.values() if isinstance(content, Path)]
+    run.log_artifact(artifact).wait(timeout=math.ceil(upload_seconds(*paths)))

@@ -11,11 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from experiments.records.progress import Busy, locked
-from experiments.records.record import METRICS_FILE, RecordError, read_rows
+from experiments.records.record import METRICS_FILE, PREDICTIONS_FILE, WEIGHTS_FILE, RecordError, read_rows
 from experiments.tracking.client import (
     NO_ANSWER,
     KeyRefused,
@@ -24,13 +25,23 @@ from experiments.tracking.client import (
     close_run,
     confirmed,
     destination,
+    long_wait_said,
     one_line,
     open_to_send,
     require_login,
+    upload_seconds,
 )
-from experiments.tracking.mirror import MIRROR_FILE, Mirror, TrackingError, ended_by_record, load_mirror, ordered
+from experiments.tracking.mirror import (
+    MIRROR_FILE,
+    Mirror,
+    TrackingError,
+    ended_by_record,
+    load_mirror,
+    mirror_again,
+    ordered,
+    weights_asked,
+)
 
-FINISH_TIMEOUT_SECONDS = 120.0
 CONFIRM_TRIES = 5
 
 
@@ -48,7 +59,12 @@ class SyncReport:
     """Run ids that another process works on at this moment."""
 
 
-def sync(experiment_folder: Path, *, on_progress: Callable[[int, int, str], None] | None = None) -> SyncReport:
+def sync(
+    experiment_folder: Path,
+    *,
+    on_progress: Callable[[int, int, str], None] | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> SyncReport:
     """Send every run of an experiment that W&B has not seen in full. Doing it again sends nothing again.
 
     Parameters
@@ -57,6 +73,8 @@ def sync(experiment_folder: Path, *, on_progress: Callable[[int, int, str], None
         ``runs/<experiment>``.
     on_progress : callable, optional
         Called with the number of runs looked at, the number of all, and the run's id, before each run.
+    say : callable, optional
+        Takes sentences for the user: that a wait is long, and what was damaged and made again.
 
     Returns
     -------
@@ -67,7 +85,7 @@ def sync(experiment_folder: Path, *, on_progress: Callable[[int, int, str], None
     TrackingError
         If there are no runs, W&B is switched off, nobody is logged in, or the key is refused.
     """
-    folders = sorted(path.parent.parent for path in experiment_folder.glob(f"*/{MIRROR_FILE}"))
+    folders = sorted({path.parent for path in experiment_folder.glob("*/wandb") if path.is_dir()})
     if not folders:
         raise TrackingError(
             f"{experiment_folder}: no run here was logged for W&B, offline or online. Make some with "
@@ -75,14 +93,14 @@ def sync(experiment_folder: Path, *, on_progress: Callable[[int, int, str], None
         )
     require_login(experiment_folder)
     report = SyncReport()
-    unreachable = False
+    unreachable, say_once = False, lru_cache(say)
     for number, folder in enumerate(folders):
         if on_progress is not None:
             on_progress(number, len(folders), folder.name)
         try:
-            with locked(folder):
+            with locked(folder), long_wait_said(say_once):
                 # After an outage the runs that are up to date are still counted; the others need not wait one by one.
-                if _send(folder, may_connect=not unreachable):
+                if _send(folder, may_connect=not unreachable, say=say):
                     report.sent += 1
                 else:
                     report.already += 1
@@ -98,11 +116,15 @@ def sync(experiment_folder: Path, *, on_progress: Callable[[int, int, str], None
     return report
 
 
-def _send(folder: Path, *, may_connect: bool) -> bool:
+def _send(folder: Path, *, may_connect: bool, say: Callable[[str], None]) -> bool:
     """Send one run. ``False`` where W&B is known to hold it in full already."""
-    mirror = load_mirror(folder)
+    try:
+        mirror, damage = load_mirror(folder), f"{folder / MIRROR_FILE}: missing"
+    except TrackingError as error:
+        mirror, damage = None, str(error)
     if mirror is None:
-        raise TrackingError(f"{folder / MIRROR_FILE} has gone")
+        mirror = mirror_again(folder)
+        say(f"{damage}; made again from the run's record.")
     if mirror.ended not in ("done", "failed") and (known := ended_by_record(folder)):
         mirror.ended, mirror.summary = known
     try:
@@ -124,7 +146,8 @@ def _send(folder: Path, *, may_connect: bool) -> bool:
 
 def _emit(folder: Path, mirror: Mirror, rows: Sequence[dict[str, Any]]) -> tuple[str, Path]:
     """Emit what W&B lacks of a run; return the run's path in W&B and the client's session folder."""
-    run = open_to_send(folder, mirror, finish_timeout=FINISH_TIMEOUT_SECONDS)
+    sent = [folder / name for name in (METRICS_FILE, PREDICTIONS_FILE, *([WEIGHTS_FILE] if weights_asked() else []))]
+    run = open_to_send(folder, mirror, finish_timeout=upload_seconds(*sent))
     try:
         for row in rows:
             if row["step"] >= run.starting_step:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,17 @@ from typing import Any
 
 from experiments.tracking import client
 from experiments.tracking.client import Mode, choose_mode, one_line
-from experiments.tracking.mirror import Ending, Mirror, TrackingError, flat, load_mirror, ordered, summary_of, weights_asked
+from experiments.tracking.mirror import (
+    Ending,
+    Mirror,
+    TrackingError,
+    flat,
+    load_mirror,
+    ordered,
+    summary_of,
+    wandb_id,
+    weights_asked,
+)
 
 __all__ = ["Mode", "Tracker", "TrackingError", "choose_mode"]
 
@@ -128,10 +137,11 @@ class Tracker:
         """The mirror of earlier attempts with what is asked for now, or a new one."""
         try:
             before = load_mirror(self._folder)
-        except TrackingError:
+        except TrackingError as error:
             before = None
+            self.message = f"W&B: {error}; it was made again."
         mirror = Mirror(
-            id=before.id if before else f"{run_id[:100]}-{secrets.token_hex(4)}",
+            id=before.id if before else wandb_id(self._folder, run_id),
             experiment=experiment,
             run_id=run_id,
             config=json.loads(json.dumps(flat(config), default=str)),

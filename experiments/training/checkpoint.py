@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import tempfile
 import warnings as stdlib_warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import torch
 
-from experiments.records.record import CHECKPOINT_FILE, atomic_write
+from experiments.records.record import CHECKPOINT_FILE, atomic_write, set_aside
 
 SCHEMA = 1
 PREVIOUS_FILE = "previous.pt"
@@ -99,9 +98,7 @@ def load(folder: Path, device: torch.device) -> tuple[dict[str, Any] | None, lis
     for name in (CHECKPOINT_FILE, PREVIOUS_FILE):
         path = folder / name
         if path.is_dir():
-            aside = tempfile.mkdtemp(prefix=f"{name}.aside-", dir=folder)
-            os.replace(path, aside)
-            warnings.append(f"{path}: was a folder, no checkpoint; moved to {aside}.")
+            warnings.append(f"{path}: was a folder, no checkpoint; moved to {set_aside(path)}.")
             continue
         if not path.exists():
             continue

@@ -159,20 +159,23 @@ class MetricsLog:
     Raises
     ------
     experiments.records.record.RecordError
-        If the file is damaged and no checkpoint holds its rows.
+        If the file is damaged and the checkpoint, of an earlier version, does not hold its rows.
     """
 
     def __init__(self, folder: Path, step: int, kept: list[dict[str, Any]] | None = None) -> None:
         self.path = folder / METRICS_FILE
         self.warnings: list[str] = []
+        damage = ""
         try:
             on_disk = [row for row in read_rows(self.path) if row["step"] <= step]
-        except RecordError:
-            if kept is None:
+        except RecordError as error:
+            if kept is None and step > 0:
                 raise
-            on_disk = []
+            on_disk, damage = [], f"{error.__cause__}; the run begins at step 0 and makes it again."
         self.rows = on_disk if kept is None else list(kept)
-        if self.rows != on_disk:
+        if damage and step == 0:
+            self.warnings = [damage]
+        elif self.rows != on_disk:
             lost = sum(row not in on_disk for row in self.rows)
             self.warnings = [
                 f"{self.path}: {lost} of {len(self.rows)} evaluations were lost or changed; restored from the checkpoint."

@@ -19,9 +19,8 @@ DECLARED = {"pixels_without_influence", "parameters_without_gradient"}
 def examine(model: nn.Module, *, image_size: int, in_channels: int, num_classes: int) -> dict[str, Any]:
     """Check that a model gives logits, and that the parameters it trains and the pixels can matter.
 
-    Passes over random pixels are repeated as long as they reach something new: gradients of parameters as in training, of
-    pixels as in evaluation, where no batch statistics carry them around. What a gradient reached is moved in between, as
-    training would move it: behind a head that starts with zeros the gradient arrives in the second pass; behind two such
+    Passes over random pixels are repeated as long as they reach something new. What a gradient reached is moved in between,
+    as training would move it: behind a head that starts with zeros the gradient arrives in the second pass; behind two such
     layers in a row, which would never learn, it does not. Draws from torch's global generator.
 
     Parameters
@@ -48,25 +47,40 @@ def examine(model: nn.Module, *, image_size: int, in_channels: int, num_classes:
         raise ValueError("it has no parameter to train; choose another model")
     # Normalised over two single pixels every value is ±1: where maps get that small there is room for more images.
     batch_size = max(2, min(4, 2**12 // image_size**2))
-    labels = torch.arange(batch_size) % num_classes
-    reached, seen, fruitless = set[str](), torch.zeros(image_size, image_size, dtype=torch.bool), 0
+    used, reached, fruitless = set[str](), set[str](), 0
+    seen = torch.zeros(image_size, image_size, dtype=torch.bool)
     while (len(reached) < len(trained) or not seen.all()) and fruitless < 3:  # one may be chance: a ReLU that is off
-        images = torch.randn(batch_size, in_channels, image_size, image_size, requires_grad=True)
-        loss = cross_entropy(_logits(model.train(), images, num_classes), labels)
-        model.zero_grad()
-        if loss.requires_grad:
-            loss.backward()
-        now = {name for name, parameter in trained.items() if parameter.grad is not None and parameter.grad.any()}
-        loss = cross_entropy(_logits(model.eval(), images, num_classes), labels)
-        (slopes,) = torch.autograd.grad(loss, images, allow_unused=True) if loss.requires_grad else (None,)
-        visible = torch.zeros_like(seen) if slopes is None else (slopes != 0).any(0).any(0)
+        images = torch.randn(batch_size, in_channels, image_size, image_size)
+        _, grads = _gradients(model.train(), images, trained, num_classes)
+        used |= grads.keys()
+        now = {name for name, gradient in grads.items() if gradient.any()}
+        # In training a bias before batch normalisation has no gradient, and its statistics see what nothing else does.
+        slopes, grads = _gradients(model.eval(), images[: batch_size // 2], trained, num_classes)
+        now |= {name for name, gradient in grads.items() if name in used and gradient.any()}
+        visible = (slopes != 0).any(0).any(0)
         fruitless = 0 if now - reached or (visible & ~seen).any() else fruitless + 1
         reached, seen = reached | now, seen | visible
         _move(trained[name] for name in now)
+    if unused := [name for name in trained if name not in used]:
+        raise ValueError(f"its forward pass never uses {_listed(unused)}, which could not learn; choose another model")
     return _unreached(trained, reached, image_size) | _unseen(model, seen)
 
 
-def _logits(model: nn.Module, images: Tensor, num_classes: int) -> Tensor:
+def _gradients(
+    model: nn.Module, images: Tensor, trained: dict[str, nn.Parameter], num_classes: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Gradients of the loss by the images, and by those parameters that take part in it."""
+    images = images.clone().requires_grad_()
+    model.zero_grad()
+    loss = _loss(model, images, num_classes)
+    if loss.requires_grad:
+        loss.backward()
+    slopes = torch.zeros_like(images) if images.grad is None else images.grad
+    return slopes, {name: parameter.grad for name, parameter in trained.items() if parameter.grad is not None}
+
+
+def _loss(model: nn.Module, images: Tensor, num_classes: int) -> Tensor:
+    """Cross-entropy of a model's logits to classes that stand for labels, once the logits are what logits have to be."""
     size = f"images of {images.shape[-2]}×{images.shape[-1]} pixels"
     try:
         logits = model(images)
@@ -83,7 +97,7 @@ def _logits(model: nn.Module, images: Tensor, num_classes: int) -> Tensor:
         )
     if not logits.isfinite().all():
         raise ValueError(f"its logits of random {size} are not finite; choose another model or other `arguments`")
-    return logits
+    return cross_entropy(logits, torch.arange(len(images)) % num_classes)
 
 
 @torch.no_grad()
@@ -95,20 +109,17 @@ def _move(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def _unreached(trained: dict[str, nn.Parameter], reached: set[str], image_size: int) -> dict[str, Any]:
-    left = {name: parameter for name, parameter in trained.items() if name not in reached}
+    left = [name for name in trained if name not in reached]
     if not left:
         return {}
-    listed = ", ".join(list(left)[:4]) + (f" and {len(left) - 4} more" if len(left) > 4 else "")
-    if any(parameter.grad is None for parameter in left.values()):
-        raise ValueError(f"its forward pass never uses {listed}, which could not learn; choose another model")
-    share = sum(map(torch.numel, left.values())) / sum(map(torch.numel, trained.values()))
+    share = sum(trained[name].numel() for name in left) / sum(map(torch.numel, trained.values()))
     if share > MOST_LOST:
         raise ValueError(
-            f"at {image_size}×{image_size} pixels no gradient reaches {len(left)} of {len(trained)} parameters ({listed}), "
-            f"{100 * share:.1f}% of all values, which would stay as they are; use larger images, a smaller "
-            f"`geometry.patch_size` or `stem: small` where the family has one, or another model"
+            f"at {image_size}×{image_size} pixels no gradient reaches {len(left)} of {len(trained)} parameters "
+            f"({_listed(left)}), {100 * share:.1f}% of all values, which would stay as they are; use larger images, a "
+            f"smaller `geometry.patch_size` or `stem: small` where the family has one, or another model"
         )
-    return {"parameters_without_gradient": listed}
+    return {"parameters_without_gradient": _listed(left)}
 
 
 def _unseen(model: nn.Module, seen: Tensor) -> dict[str, Any]:
@@ -126,3 +137,7 @@ def _unseen(model: nn.Module, seen: Tensor) -> dict[str, Any]:
     if lost > MOST_LOST:
         raise ValueError(f"{unread} at {size}×{size}; use images of another size, or another model")
     return {"pixels_without_influence": round(lost, 4)}
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

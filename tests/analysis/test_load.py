@@ -12,6 +12,7 @@ import pytest
 
 from analysis.load import NothingDone, load, table_order
 from experiments.config import loading
+from experiments.config.cells import expand
 from experiments.config.paths import ROOT
 from experiments.config.schema import Experiment
 from experiments.grid import ledger
@@ -139,7 +140,7 @@ def tuned_runs(tmp_path: Path) -> tuple[Experiment, dict[str, Any], Path]:
     folder = tmp_path / "runs" / "vit_small_data_tuned"
     shutil.copytree(ROOT / "results" / "vit_small_data_tuned", folder)
     experiment = loading.load_experiment("vit_small_data_tuned")
-    cells = ledger.expand(experiment, ledger.read_splits(folder))
+    cells = expand(experiment, ledger.read_splits(folder))
     trials = [trial for cell in cells for trial in tuning.trials_of(cell)]
     return experiment, ledger.ledger(experiment, cells, folder, list({t.run_id: t for t in trials}.values())), folder
 

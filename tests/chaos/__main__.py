@@ -6,6 +6,7 @@ Everything runs in a temporary folder with the user's own command line. The exit
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -28,7 +29,7 @@ PROMISED_ZERO = {
         "half_records",
         "half_unpacked",
     ),
-    *("cells_not_run_once", "hung_or_crashed"),
+    *("cells_not_run_once", "hung_or_crashed", "orphans_left", "ends_without_a_checkpoint", "waited_without_end"),
     *("lost_evaluations_in_wandb", "doubled_evaluations_in_wandb", "not_resumed", "refused_without_the_file's_name"),
 }
 """Figures that must be 0, or an empty list."""
@@ -55,7 +56,14 @@ def attacks(place: Path) -> dict[str, Callable[[], Any]]:
         "sigterm": lambda: [
             kills.stop_times(place / "stops", grids.FULL, repeats=6, seed=2),
             kills.stop_times(place / "stops2", grids.FULL, repeats=2, seed=3, jobs=2, fresh=True),
+            *(
+                [kills.stop_times(place / "hangups", grids.FULL, repeats=2, seed=4, number=signal.SIGHUP)]
+                if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN  # as under nohup, which commands must heed
+                else []
+            ),
         ],
+        "orphans": lambda: kills.orphans(place / "orphans", grids.FULL),
+        "broken_locks": lambda: outside.broken_locks(place / "locks", grids.SMALL),
         "two_commands": lambda: kills.two_commands(place / "two", whole, grids.FULL),
         "full_disk": lambda: outside.full_disk(place / "disk", small, grids.SMALL, [0, 50_000, 400_000, 900_000, 1_500_000]),
         "configs": lambda: inputs.configs(place / "configs", 400),
@@ -99,6 +107,8 @@ def broken(figures: dict[str, Any]) -> list[str]:
         found.append("sigkill: no attempt went on from a checkpoint")
     if figures["full_disk"].get("told") != figures["full_disk"].get("fillings"):
         found.append("full_disk: a full disk was not told")
+    if figures.get("broken_locks", {}).get("told_with_the_path") != figures.get("broken_locks", {}).get("broken_locks"):
+        found.append("broken_locks: a broken lock was not told with its path")
     found += [
         f"sigterm: exit codes {entry['exit_codes']}"
         for entry in figures.get("sigterm", [])

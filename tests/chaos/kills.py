@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from experiments.records.progress import read_progress
 from tests.chaos import commands, grids
 
 
@@ -86,25 +90,55 @@ def kill_and_resume(
     }
 
 
-def stop_times(place: Path, overrides: tuple[str, ...], *, repeats: int, seed: int, **how: Any) -> dict[str, Any]:
-    """Seconds from SIGTERM in training to the end of the command, which says how to go on."""
+def stop_times(
+    place: Path,
+    overrides: tuple[str, ...],
+    *,
+    repeats: int,
+    seed: int,
+    number: signal.Signals = signal.SIGTERM,
+    **how: Any,
+) -> dict[str, Any]:
+    """Seconds from a stop signal in training to the end of the command, which says how to go on."""
     draws, seconds, codes, told = random.Random(seed), [], [], 0
-    for number in range(repeats):
-        here = place / f"stop{number}"
+    for attempt in range(repeats):
+        here = place / f"stop{attempt}"
         command = commands.start(here, overrides, **how)
         if not command.wait_until(lambda: any(step > 5 for step, _ in grids.beats(here).values())):  # noqa: B023
             raise RuntimeError((here / "printed.txt").read_text(encoding="utf-8"))
         time.sleep(draws.uniform(0, 0.5))
         began = time.monotonic()
-        command.send(signal.SIGTERM)
+        command.send(number)
         codes += command.wait()
         seconds.append(round(time.monotonic() - began, 2))
         told += "goes on from here" in (here / "printed.txt").read_text(encoding="utf-8")
     return how | {
+        "signal": number.name,
         "seconds": seconds,
         "longest_seconds": max(seconds),
         "exit_codes": codes,
         "told_how_to_go_on": told,
+    }
+
+
+def orphans(place: Path, overrides: tuple[str, ...], *, seconds: float = 60.0) -> dict[str, Any]:
+    """SIGKILL of a command alone, while its workers train: none of them stays, and their work is kept."""
+    command = commands.start(place, overrides, jobs=2, fresh=True)
+    if not command.wait_until(lambda: any(step > 5 for step, _ in grids.beats(place).values())):
+        raise RuntimeError((place / "printed.txt").read_text(encoding="utf-8"))
+    below = psutil.Process(command.pids[0]).children(recursive=True)
+    os.kill(command.pids[0], signal.SIGKILL)
+    command.wait()
+    began = time.monotonic()
+    _, left = psutil.wait_procs(below, timeout=seconds)
+    command.send(signal.SIGKILL)
+    begun = [read_progress(folder) for folder in grids.run_folders(place)]
+    reasons = [beat["attempt"]["reason"] for beat in begun if beat]
+    return {
+        "processes": len(below),
+        "orphans_left": len(left),
+        "seconds_to_the_last_end": round(time.monotonic() - began, 2),
+        "ends_without_a_checkpoint": sum(reason == "running" for reason in reasons),
     }
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -115,4 +117,30 @@ def _on_small_disks(place: Path, whole: Path, overrides: tuple[str, ...], free_b
         found = grids.compare(here, whole)
         counts["differing_files"] += len(found.differing_bits) + found.lost_runs
         subprocess.run(["umount", str(runs)], check=True)
+    return counts
+
+
+def broken_locks(place: Path, overrides: tuple[str, ...], seconds: float = 120.0) -> dict[str, Any]:
+    """A lock that is a folder, one that is a loop of links, and a run folder that is a file: told, and never waited for."""
+    place.mkdir(parents=True)
+    (code,) = commands.start(place, overrides).wait()  # to learn the names of the runs
+    counts = {"broken_locks": 0, "told_with_the_path": 0, "waited_without_end": 0, "tracebacks": int(code != 0)}
+    run = grids.run_folders(place)[0]
+    for kind in ("folder", "loop", "file"):
+        shutil.rmtree(run)
+        if kind == "file":
+            run.write_text("", encoding="utf-8")
+        else:
+            run.mkdir()
+            lock = run / "run.lock"
+            lock.mkdir() if kind == "folder" else lock.symlink_to(lock.name)
+        command = commands.start(place, overrides)
+        end = time.monotonic() + seconds
+        if command.wait_until(lambda: time.monotonic() > end):  # noqa: B023 - called at once
+            counts["waited_without_end"] += 1
+            command.kill()
+        printed = (place / "printed.txt").read_text(encoding="utf-8")
+        counts["broken_locks"] += 1
+        counts["told_with_the_path"] += f"{run if kind == 'file' else run / 'run.lock'}: the run's lock" in printed
+        counts["tracebacks"] += "Traceback" in printed
     return counts

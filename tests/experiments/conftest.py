@@ -35,6 +35,7 @@ def env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.Monk
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(tracker, "_outage", tracker._Outage())
     monkeypatch.setattr(wandb_client, "_pointed", {})
+    monkeypatch.setattr(wandb_client, "_temporary", None)
     yield monkeypatch
     if "wandb" in sys.modules:
         sys.modules["wandb"].teardown()

@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 
@@ -23,7 +25,7 @@ from experiments.grid import driver, local, worker
 from experiments.grid.ledger import ledger
 from experiments.grid.local import Observer
 from experiments.grid.worker import Outcome
-from experiments.records.progress import locked
+from experiments.records.progress import locked, read_progress
 from experiments.records.record import RecordError, read_record
 
 TINY = ["recipe.steps=4", "recipe.evaluations=2", "seeds=[0]", "train_fractions=[0.1]"]
@@ -197,6 +199,9 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "experiments", *arguments]
 
 
+STOPS = (signal.SIGTERM, signal.SIGINT)
+
+
 def wait_for(condition: object, seconds: float = 90.0) -> None:
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
@@ -204,13 +209,15 @@ def wait_for(condition: object, seconds: float = 90.0) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGHUP, *(pytest.param(n, marks=pytest.mark.slow) for n in STOPS)])
 def test_a_signal_stops_with_a_checkpoint_and_the_same_command_goes_on(
     tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overrides = ["recipe.steps=300", "recipe.evaluations=2", "seeds=[0]", "train_fractions=[0.1]", "models=[resnet_micro]"]
     arguments = ["run", "smoke", *overrides, "--jobs", "1"]
+    heeding = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests themselves may run under nohup
     process = subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    signal.signal(signal.SIGHUP, heeding)
 
     def training() -> bool:
         return any(json.loads(path.read_text())["step"] > 5 for path in (tmp_path / "runs_dir").rglob("progress.json"))
@@ -238,6 +245,68 @@ def test_a_command_outlives_the_shell_that_started_it(tmp_path: Path, jobs: str)
     wait_for(lambda: any(word in printed.read_text(encoding="utf-8") for word in ("Again ", "Stopped", "error")))
     assert "Stopped" not in printed.read_text(encoding="utf-8")
     assert list((tmp_path / "runs_dir").rglob("record.json"))
+
+
+LONG = ["recipe.steps=20000", "recipe.evaluations=2", "seeds=[0]", "train_fractions=[0.1]"]
+
+
+def test_workers_end_with_their_parent_idle_or_after_a_checkpoint(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-m", "tests.standins.held", tmp_path], cwd=ROOT)
+    try:
+        wait_for((tmp_path / "begun").exists)
+        below = psutil.Process(process.pid).children(recursive=True)
+        assert sum("spawn_main" in " ".join(child.cmdline()) for child in below) == 2
+    finally:
+        process.kill()
+        process.wait()
+    assert not psutil.wait_procs(below, timeout=30)[1]
+    assert (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.slow
+def test_no_process_outlives_a_command_that_is_killed(tmp_path: Path) -> None:
+    """One worker trains, with a process of W&B's client, the other idles in the pool's queue."""
+    busy = [*LONG, "models=[resnet_micro]", "reference=resnet_micro", "--jobs", "2"]
+    first = (
+        "import sys; from experiments.grid import local; local.resolve_jobs = lambda *_: 2; sys.argv[0] = 'experiments'; "
+    )
+    code = [sys.executable, "-c", first + "from experiments.__main__ import main; sys.exit(main())"]
+    given = os.environ | {"WANDB_MODE": "offline"}
+    process = subprocess.Popen([*code, "run", "smoke", *busy], cwd=ROOT, env=given, stdout=subprocess.DEVNULL)
+
+    def training() -> bool:
+        return any(json.loads(path.read_text())["step"] > 5 for path in tmp_path.rglob("progress.json"))
+
+    try:
+        wait_for(lambda: process.poll() is not None or training(), 300)
+        below = psutil.Process(process.pid).children(recursive=True)
+        assert sum("spawn_main" in " ".join(child.cmdline()) for child in below) == 2
+    finally:
+        process.kill()
+        process.wait()
+    assert not psutil.wait_procs(below, timeout=120)[1]
+    beat = read_progress(next(tmp_path.rglob("progress.json")).parent)
+    assert beat["attempt"]["reason"] == "interrupted"
+    assert list(tmp_path.rglob("last.pt"))
+
+
+def test_an_ignored_hang_up_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = threading.Event()
+    monkeypatch.setattr(worker, "_stop_asked", asked)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with worker.stop_signals_caught():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not asked.is_set()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert asked.is_set()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        asked.clear()
+        with worker.stop_signals_caught():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert asked.is_set()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.slow
@@ -331,7 +400,7 @@ def test_two_commands_on_one_grid_run_every_cell_once(tmp_path: Path) -> None:
         "from experiments.grid.local import Observer\n"
         f"e = loading.load_experiment('smoke', loading.parse_overrides({[*TINY, 'recipe.steps=60']!r}))\n"
         "class Say(Observer):\n"
-        "    def ended(self, cell, outcome): print(outcome.status, cell.run_id, round(outcome.seconds, 3))\n"
+        "    def ended(self, cell, outcome): print(outcome.status, cell.run_id, outcome.seconds)\n"
         "driver.launch(driver.plan(e), driver.experiment_folder(e), jobs='1', observer=Say())\n"
     )
     both = [

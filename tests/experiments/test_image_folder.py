@@ -290,6 +290,23 @@ def test_folders_that_were_read_whole_before_keep_their_split(
     assert split_hash(pool.ids[train], pool.ids[val], dataset.test.ids) == expected
 
 
+def test_many_faults_are_counted(tmp_path: Path) -> None:
+    root = put_classes(tmp_path / "photos", count=30)
+    for number in range(25):
+        (root / "cat" / f"{number}.png").write_bytes(b"no image")
+    (root / "dog" / "nowhere.png").symlink_to(tmp_path / "absent.png")
+    told = faults_of(folder_config(root)).splitlines()
+    assert len(told) == 21 and "nowhere.png" in told[0] and told[-1] == "… and 6 more faults."
+
+
+def test_headers_of_a_set_too_large_to_be_decoded_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "CACHE_BYTES", 1)
+    root = put_classes(tmp_path / "photos", count=10)
+    (root / "cat" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(ConfigError, match=r"broken\.png: not a readable image"):
+        described(root)
+
+
 # ------------------------------------------------------------------------------------------------------------ class names
 NAMES = (
     *("\u732b", "\u0642\u0637\u0629", "\U0001f431\u200d\U0001f469", "caf\u00e9", "re\u0301sume\u0301", "a  b", 'it\'s "q"'),
@@ -422,7 +439,7 @@ def test_a_folder_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "2 classes; 5 images for training and validation, 2 to 3 a class (median 2.5); 2 for the test, 1 a class. Test "
         "split: its own val/, used as test.",
     ]
-    monkeypatch.setattr(description, "_headers", None)  # opening a file again would fail
+    monkeypatch.setattr(description, "header", None)  # opening a file again would fail
     assert describe(dataset, "Photos", found) == found
 
 

@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,19 @@ import pytest
 import timm
 import torch
 import yaml
+from experiments.config.schema.cells import Cell
+from experiments.config.schema.errors import ConfigError
+from experiments.config.schema.identity import canonical_hash, hashed_values
+from experiments.config.schema.loading import load_part
+from experiments.config.schema.paths import ROOT
+from experiments.config.schema.schema import DataConfig, Execution, ModelConfig, Recipe
 from safetensors.torch import save_file
+from timm.layers import BatchNormAct2d
+from timm.models import MetaFormer, RepVit, ResNetV2, VisionTransformerDistilled
 from torch import Tensor, nn
 
 import vit_scratch
 from experiments.__main__ import main
-from experiments.config.cells import Cell
-from experiments.config.errors import ConfigError
-from experiments.config.identity import canonical_hash, hashed_values
-from experiments.config.loading import load_part
-from experiments.config.paths import ROOT
-from experiments.config.schema import DataConfig, Execution, ModelConfig, Recipe
 from experiments.records.record import read_record
 from experiments.training import models, pretrained
 from experiments.training.optim import adamw
@@ -148,6 +151,83 @@ def test_reference_model_starts_from_a_file(tmp_path: Path, base: dict[str, Any]
     else:
         changed = {n for n, t in source.state_dict().items() if t.shape != model.state_dict()[n].shape}
         assert changed == {"pos_embed", "head.weight", "head.bias"}
+
+
+SMALL = {"depths": (1, 1, 1, 1), "dims": (4, 8, 8, 8)}
+HEADS = {  # the architecture, small → the parameters of the layers that give the logits
+    "repvit": (
+        partial(RepVit, depth=SMALL["depths"], embed_dim=SMALL["dims"], distillation=True),
+        {"head.head.l.weight", "head.head.l.bias", "head.head_dist.l.weight", "head.head_dist.l.bias"},
+    ),
+    "caformer": (partial(MetaFormer, **SMALL, use_mlp_head=True), {"head.fc.fc2.weight", "head.fc.fc2.bias"}),
+    "deit": (
+        partial(VisionTransformerDistilled, img_size=32, embed_dim=12, depth=1),
+        {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"},
+    ),
+    "bit": (  # a convolution of 1 × 1
+        partial(ResNetV2, layers=[1, 1], channels=(32, 32), norm_layer=BatchNormAct2d),
+        {"head.fc.weight", "head.fc.bias"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_only_what_gives_the_logits_begins_with_zeros(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    architecture, zeros = HEADS[name]
+    monkeypatch.setattr(models, "_checked", {})
+    monkeypatch.setitem(models.BUILDERS, "timm", lambda c, image_size, in_channels, **classes: (architecture(**classes), {}))
+    source = architecture(num_classes=7).state_dict()
+    torch.save(source, tmp_path / "w.pt")
+    made = config(RESNET, init="pretrained", weights=str(tmp_path / "w.pt"))
+    model, _ = build(made, size=32, channels=3, classes=5)
+    for key, parameter in model.named_parameters():
+        assert not parameter.any() if key in zeros else torch.equal(parameter, source[key]), key
+    probe, _ = build(config(made.model_dump(), train="head"), size=32, channels=3, classes=5)
+    assert {key for key, parameter in probe.named_parameters() if parameter.requires_grad} == {
+        f"model.{key}" for key in zeros
+    }
+    assert models.check("mine", made, image_size=32, in_channels=3).geometry == {}
+
+
+def test_a_whole_head_of_zeros_would_have_been_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two zeros in a row: no gradient but in the last bias."""
+
+    def zeroed(made: ModelConfig, **sizes: int) -> tuple[nn.Module, dict[str, Any]]:
+        model = HEADS["caformer"][0](num_classes=sizes["num_classes"])
+        for parameter in model.head.fc.parameters():
+            nn.init.zeros_(parameter)
+        return model, {}
+
+    monkeypatch.setattr(models, "_checked", {})
+    monkeypatch.setitem(models.BUILDERS, "timm", zeroed)
+    with pytest.raises(ConfigError, match=r"mine\.yaml: at 32×32 pixels no gradient reaches \d+ of \d+ parameters \(stem"):
+        models.check("mine", config(RESNET), image_size=32, in_channels=3)
+
+
+def state_file(path: Path, name: str, **arguments: Any) -> str:
+    """Random weights of a timm model, in place of those that timm would publish."""
+    torch.manual_seed(0)
+    torch.save(timm.create_model(name, **arguments).state_dict(), path)
+    return str(path)
+
+
+def test_distilled_deit_at_another_size_says_what_was_resampled(tmp_path: Path) -> None:
+    name, arguments = "deit_tiny_distilled_patch16_224", {"depth": 1}
+    path = state_file(tmp_path / "w.pt", name, **arguments)
+    made = config(RESNET, name=name, arguments=arguments, init="pretrained", weights=path)
+    model, facts = build(made, size=64, channels=3, classes=5)
+    assert facts["resampled"] == "pos_embed" and model.pos_embed.shape == (1, 2 + 16, 192)
+    assert torch.equal(model.pos_embed[:, :2], torch.load(path, weights_only=True)["pos_embed"][:, :2])
+    assert "resampled" not in build(made, size=224, channels=3, classes=5)[1]
+
+
+def test_hiera_at_another_size_is_one_message(tmp_path: Path) -> None:
+    small = {"embed_dim": 16, "num_heads": 1, "stages": [1, 1, 1, 1]}
+    path = state_file(tmp_path / "w.pt", "hiera_tiny_224", **small)
+    made = config(RESNET, name="hiera_tiny_224", arguments=small, init="pretrained", weights=path)
+    shapes = "pos_embed has shape (1, 3136, 16), the model's (1, 256, 16)"
+    fault = f"configs/models/mine.yaml: `weights`: {path} does not fit the model: {shapes}."
+    assert faults_of(made, size=64, channels=3) == fault
 
 
 def test_weights_that_do_not_fit_are_told_apart(tmp_path: Path) -> None:

@@ -112,6 +112,29 @@ def test_a_pipe_is_told_the_time_left_with_the_first_cell(tmp_path: Path) -> Non
     assert "about 7 min 00 s left" in printed.getvalue()
 
 
+def test_what_is_unknown_of_a_cell_is_a_dash(tmp_path: Path) -> None:
+    cells, folder = tiny_cells()
+    printed = io.StringIO()
+    display.Progress(Console(file=printed, width=200), folder, total=8, done=0).ended(cells[0], Outcome("done"))
+    assert printed.getvalue().rstrip().endswith("  val –  – images/s  –")
+
+
+def test_a_status_that_cannot_be_told_is_shown_with_its_reason_once() -> None:
+    cell = {
+        "data": "d",
+        "varied": {},
+        "train_fraction": 1.0,
+        "model": "m",
+        "run_id": "r",
+        "status": "unknown",
+        "reason": "x",
+    }
+    counts = {"expected": 2, "done": 0, "failed": 0, "running": 0, "missing": 0, "unknown": 2}
+    printed = io.StringIO()
+    Console(file=printed, width=200).print(screens.ledger_table({"cells": [cell, cell], "counts": counts}))
+    assert "? 2 unknown" in printed.getvalue() and printed.getvalue().count("unknown x") == 1
+
+
 def test_progress_says_what_a_cell_is_doing() -> None:
     assert display.progress_columns({}, 100)[1:] == ("", "loading")
     attempt = {"start_step": 40}

@@ -465,3 +465,22 @@ def test_standin_saves_a_workspace_once(service: WandbService) -> None:
     (view,) = service.views.values()
     assert view["displayName"] == "accuracy"
     assert json.loads(view["spec"])
+
+
+def test_a_killed_process_leaves_nothing_in_the_temporary_folder(env: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    place, run = tmp_path / "tmp", tmp_path / "smoke" / "a-s0"
+    place.mkdir()
+    run.mkdir(parents=True)
+    code = (
+        "import os, signal, sys, pathlib\nfrom experiments.tracking import tracker\n"
+        "t = tracker.Tracker(pathlib.Path(sys.argv[1]), experiment='smoke', run_id='a-s0', config={})\n"
+        "t.log({'step': 1})\nprint(t.mode, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    given = os.environ | {"TMPDIR": str(place), "WANDB_MODE": "offline"}
+    done = subprocess.run([sys.executable, "-c", code, run], cwd=ROOT, env=given, stdout=subprocess.PIPE, text=True)
+    assert done.returncode == -signal.SIGKILL and done.stdout.strip() == "offline"
+    assert {path.name[-11:] for path in (run.parent / ".wandb" / "tmp").iterdir()} == {"wandb-media", "b-artifacts"}
+    end = time.monotonic() + 60
+    while (left := list(place.iterdir())) and time.monotonic() < end:  # the client's service sees that it is alone
+        time.sleep(0.1)
+    assert not left
