@@ -15,6 +15,7 @@ from experiments.config.identity import fraction_label
 from experiments.config.schema import Experiment
 from experiments.config.text import control_character, printable
 from experiments.records.record import RecordError
+from experiments.records.state import StateError, read_bytes
 
 EXPERIMENT_FILE = "experiment.json"
 LEDGER_FILE = "ledger.json"
@@ -76,16 +77,18 @@ def read_report(folder: Path, name: str, fix: str) -> tuple[Experiment, dict[str
     """
     path = folder / EXPERIMENT_FILE
     try:
-        experiment = Experiment.model_validate_json(path.read_bytes())
+        experiment = Experiment.model_validate_json(read_bytes(path))
         if experiment.name != name:
             raise ValueError(f"`name` is {experiment.name!r}, not {name!r}")
         cells = expand(experiment, {})
         path = folder / LEDGER_FILE
-        ledger = _Ledger.model_validate_json(path.read_bytes()).model_dump()
+        ledger = _Ledger.model_validate_json(read_bytes(path)).model_dump()
         if ledger["trials"] is None:
             del ledger["trials"]
         for fault in _foreign(ledger, experiment, [_place(vars(cell), cell.model_name, cell.data_name) for cell in cells]):
             raise ValueError(fault)
+    except StateError as error:
+        raise RecordError(f"{error}. {fix}") from error
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror}). {fix}") from error
     except ValidationError as error:

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from experiments.config.schema.errors import ConfigError
-from experiments.config.schema.schema import ModelConfig
 from torch import Tensor, nn
 
 from experiments.__main__ import main
-from experiments.config.schema import loading
-from experiments.grid.ledger import driver, worker
+from experiments.config import loading
+from experiments.config.errors import ConfigError
+from experiments.config.schema import ModelConfig
+from experiments.grid import driver, worker
 from experiments.records.record import read_record
 from experiments.training import model_check, models
 

@@ -14,12 +14,6 @@ import pytest
 import timm
 import torch
 import yaml
-from experiments.config.schema.cells import Cell
-from experiments.config.schema.errors import ConfigError
-from experiments.config.schema.identity import canonical_hash, hashed_values
-from experiments.config.schema.loading import load_part
-from experiments.config.schema.paths import ROOT
-from experiments.config.schema.schema import DataConfig, Execution, ModelConfig, Recipe
 from safetensors.torch import save_file
 from timm.layers import BatchNormAct2d
 from timm.models import MetaFormer, RepVit, ResNetV2, VisionTransformerDistilled
@@ -27,6 +21,12 @@ from torch import Tensor, nn
 
 import vit_scratch
 from experiments.__main__ import main
+from experiments.config.cells import Cell
+from experiments.config.errors import ConfigError
+from experiments.config.identity import canonical_hash, hashed_values
+from experiments.config.loading import load_part
+from experiments.config.paths import ROOT
+from experiments.config.schema import DataConfig, Execution, ModelConfig, Recipe
 from experiments.records.record import read_record
 from experiments.training import models, pretrained
 from experiments.training.optim import adamw

@@ -149,7 +149,8 @@ def test_a_resumed_cell_is_announced_when_it_ends(tmp_path: Path) -> None:
     progress = display.Progress(console, folder, total=2, done=0)
     run_folder = folder / str(cells[0].run_id)
     run_folder.mkdir(parents=True)
-    (run_folder / "progress.json").write_text(json.dumps({"step": 4, "steps": 4, "attempt": {"start_step": 2}}))
+    attempt = {"start_step": 2, "end_step": 4, "device": "cpu", "devices": 1, "seconds": 1.0, "reason": "completed"}
+    (run_folder / "progress.json").write_text(json.dumps({"step": 4, "steps": 4, "attempt": attempt}))
     progress.ended(cells[0], Outcome("done", seconds=1.0, images_per_second=10.0, val_top1=0.5))
     assert isinstance(console.file, io.StringIO)
     assert "went on from step 2" in console.file.getvalue()

@@ -20,7 +20,7 @@ from experiments.records import state
 from experiments.records.dataset import DATA_FILE, read_descriptions
 from experiments.records.progress import PROGRESS_FILE, ended_attempts, read_progress
 from experiments.records.record import METRICS_FILE, RECORD_FILE, read_record, read_rows
-from experiments.tracking import dashboard, mirror, report
+from experiments.tracking import dashboard, mirror
 from experiments.training.fit import MetricsLog
 from tests.experiments.test_training import Bench, equal_weights, killed_after
 
@@ -47,10 +47,6 @@ WHOLE: dict[str, tuple[Any, Callable[[Path], Any]]] = {
         lambda folder: (mirror.page_of(folder), mirror.unsent(folder.parent), mirror.load_mirror(folder)),
     ),
     dashboard.STATE_FILE: ({"e/p": {"report": "x"}}, dashboard._read),
-    report.LEDGER_FILE: (
-        {"cells": [{"run_id": "r"}], "counts": {"done": 1}},
-        lambda folder: report.contents(folder, folder),
-    ),
     RECORD_FILE: ({"schema": 1}, lambda folder: (mirror.ended_by_record(folder), read_record(folder / RECORD_FILE))),
 }
 NESTED = b"[" * 100_000
@@ -99,7 +95,6 @@ def test_damage_is_a_message_or_nothing(tmp_path_factory: pytest.TempPathFactory
     name, content = spoilt
     folder = tmp_path_factory.getbasetemp() / "spoilt" / "r"
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / report.EXPERIMENT_FILE).write_text('{"data": {}}')
     (folder / name).write_bytes(content)
     try:
         WHOLE[name][1](folder)
@@ -114,7 +109,6 @@ def test_damage_is_a_message_or_nothing(tmp_path_factory: pytest.TempPathFactory
 def test_what_is_no_file_is_neither_read_nor_waited_for(tmp_path: Path, name: str, place: str) -> None:
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / report.EXPERIMENT_FILE).write_text('{"data": {}}')
     make = {
         "folder": path.mkdir,
         "pipe": lambda: os.mkfifo(path),

@@ -364,7 +364,7 @@ def test_sync_sends_what_is_there_of_every_run(service: WandbService, env: pytes
         report = wandb_sync.sync(runs)
     assert (report.sent, report.already, report.running) == (5, 0, ["busy-s0"])
     (failure,) = report.failed
-    assert failure.startswith("broken-s0: ") and "metrics.jsonl, line 1" in failure
+    assert failure.startswith("broken-s0: ") and "metrics.jsonl: line 1" in failure
     assert {run.settings["displayName"]: run.state for run in service.runs.values()} == {
         "done-s0": "finished",
         "failed-s0": "failed",

@@ -156,7 +156,7 @@ def _edit(path: Path, *keys: str | int) -> Callable[[Any], None]:
         ("experiment.json", ("seeds",), "many", "seeds"),
         ("experiment.json", ("question",), "a\x1b[2Jb", "control character '\\x1b'"),
         ("experiment.json", ("vary",), {"recipe.nothing": [1]}, "unknown key `recipe.nothing`"),
-        ("ledger.json", ("cells",), "text", "`cells`: Input should be a valid list"),
+        ("ledger.json", ("cells",), "text", "`cells`: Input should be a valid array"),
         ("ledger.json", ("cells",), [], "cells` are not those of the grid: resnet_micro digits 0.1 0 is missing"),
         ("ledger.json", ("cells", 0, "model"), "nobody", "nobody digits 0.1 0 is none of them"),
         ("ledger.json", ("cells", 0, "seed"), True, "`cells.0.seed`"),
