@@ -226,9 +226,7 @@ def profile(
         row = measure(
             model,
             config,
-            image_size=image_size,
-            channels=channels,
-            batch_size=batch_size,
+            shape=(batch_size, channels, image_size),
             n_classes=classes,
             precision=precision,
             threads=threads,

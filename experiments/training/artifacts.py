@@ -83,10 +83,6 @@ def make_record(
     if predictions.logits is not None and predictions.labels is not None:
         test = classification_metrics(predictions.logits, predictions.labels)
     val = classification_metrics(predictions.val_logits, predictions.val_labels)
-    meter, samples = training.meter, training.step * cell.recipe.batch_size
-    rate = samples / meter.train_seconds if meter.train_seconds > 0 else None
-    passes = cost.FORWARD_AND_BACKWARD if cell.model.train == "all" else cost.FORWARD
-    of_one = rate / training.group.size if rate and facts.environment["precision"] == "bf16" else None
     return Record(
         **identity(cell),
         status="done",
@@ -97,35 +93,46 @@ def make_record(
         n_test=facts.n_test,
         test_split=facts.test_split,
         steps=training.step,
-        samples_seen=samples,
+        samples_seen=training.step * cell.recipe.batch_size,
         metrics={
             **{f"test/{name}": value for name, value in test.items()},
             **{f"val/{name}": value for name, value in val.items()},
             **{f"val_best/{name}": value for name, value in training.val_best.items()},
         },
-        compute=Compute(
-            n_params=sum(parameter.numel() for parameter in training.model.parameters()),
-            forward_gmacs=facts.gmacs,
-            train_pflops=cost.train_pflops(facts.gmacs, samples, passes),
-            images_per_second=rate,
-            train_seconds=meter.train_seconds,
-            evaluation_seconds=meter.evaluation_seconds,
-            compile_seconds=meter.compile_seconds if cell.recipe.compile != "off" else None,
-            device_hours=device_hours(attempts),
-            peak_memory_bytes=meter.peak_bytes,
-            reserved_memory_bytes=meter.reserved_bytes,
-            micro_batches=training.micro_batches,
-            mfu=cost.mfu(facts.gmacs, of_one, facts.environment["device"], passes) if of_one else None,
-            energy_joules=meter.energy_joules if training.group.size == 1 else None,
-            seconds_to_target=seconds_to_target(rows, cell.target_val_top1),
-            tuning_pflops=sum(trial.compute.train_pflops or 0 for trial in trials) if trials else None,
-            tuning_device_hours=sum(trial.compute.device_hours or 0 for trial in trials) if trials else None,
-        ),
+        compute=_compute(cell, facts, training, rows, trials, device_hours(attempts)),
         environment=facts.environment,
         geometry=facts.geometry,
         attempts=[Attempt(**attempt) for attempt in attempts],
         started=started,
         finished=now(),
+    )
+
+
+def _compute(
+    cell: Cell, facts: Facts, training: Training, rows: list[dict[str, Any]], trials: list[Record], hours: float
+) -> Compute:
+    """What a run cost."""
+    meter, samples = training.meter, training.step * cell.recipe.batch_size
+    rate = samples / meter.train_seconds if meter.train_seconds > 0 else None
+    passes = cost.FORWARD_AND_BACKWARD if cell.model.train == "all" else cost.FORWARD
+    of_one = rate / training.group.size if rate and facts.environment["precision"] == "bf16" else None
+    return Compute(
+        n_params=sum(parameter.numel() for parameter in training.model.parameters()),
+        forward_gmacs=facts.gmacs,
+        train_pflops=cost.train_pflops(facts.gmacs, samples, passes),
+        images_per_second=rate,
+        train_seconds=meter.train_seconds,
+        evaluation_seconds=meter.evaluation_seconds,
+        compile_seconds=meter.compile_seconds if cell.recipe.compile != "off" else None,
+        device_hours=hours,
+        peak_memory_bytes=meter.peak_bytes,
+        reserved_memory_bytes=meter.reserved_bytes,
+        micro_batches=training.micro_batches,
+        mfu=cost.mfu(facts.gmacs, of_one, facts.environment["device"], passes) if of_one else None,
+        energy_joules=meter.energy_joules if training.group.size == 1 else None,
+        seconds_to_target=seconds_to_target(rows, cell.target_val_top1),
+        tuning_pflops=sum(trial.compute.train_pflops or 0 for trial in trials) if trials else None,
+        tuning_device_hours=sum(trial.compute.device_hours or 0 for trial in trials) if trials else None,
     )
 
 

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -273,12 +274,6 @@ def fit(
         wish = observer.stop_requested() or (step != training.step and checkpoints.due(step))
         return group.agree(wish, 0 if checkpoints.known_to_all(step) else step)
 
-    def more_parts(error: BaseException, parts: int) -> int:
-        on_oom = execution.on_oom if group.size == 1 else "fail"
-        size, model = recipe.batch_size, training.model
-        training.micro_batches = memory.more_parts(error, parts, batch_size=size, on_oom=on_oom, model=model)
-        return training.micro_batches
-
     evaluate_at = evaluation_steps(recipe.steps, recipe.evaluations)
     while training.step < recipe.steps:
         boundary = next(step for step in evaluate_at if step > training.step)
@@ -292,7 +287,7 @@ def fit(
                 range(training.step, boundary),
                 replace(update, micro_batches=parts),
                 loss_sum=training.loss_sum,
-                more_parts=more_parts,
+                more_parts=partial(_more_parts, training, recipe.batch_size, execution.on_oom),
                 should_stop=pause_before,
             )
         observer.rests(training.step)
@@ -306,6 +301,13 @@ def fit(
         if training.step < recipe.steps and group.agree(checkpoints.due(training.step)):
             checkpoints.save()
     checkpoints.save(last=True)
+
+
+def _more_parts(training: Training, batch_size: int, on_oom: str, error: BaseException, parts: int) -> int:
+    """Cut the batches of a training into more parts after it ran out of memory; several processes do not."""
+    on_oom = on_oom if training.group.size == 1 else "fail"
+    training.micro_batches = memory.more_parts(error, parts, batch_size=batch_size, on_oom=on_oom, model=training.model)
+    return training.micro_batches
 
 
 def _update(recipe: Recipe, seed: int) -> Update:

@@ -108,8 +108,7 @@ def train_steps(
     loss_sum : Tensor of shape ()
         Sum of the losses, on the device; added to in place.
     more_parts : callable
-        Out of memory, takes the error and the number of parts that was tried, and returns the number for the same step's
-        second start, or raises.
+        Out of memory, takes the error and the parts that were tried, and returns how many are tried next, or raises.
     should_stop : callable
         Asked before each step; true ends the function.
 
@@ -131,9 +130,8 @@ def train_steps(
         def gradients(step: int = step, images: Tensor = images, labels: Tensor = labels) -> Tensor:
             _seed_device(images.device, integer_seed(update.seed, "model", step))
             optimizer.zero_grad(set_to_none=True)
-            return accumulate(
-                model, images, labels, parts, precision=update.precision, label_smoothing=update.label_smoothing
-            )
+            smoothing = update.label_smoothing
+            return accumulate(model, images, labels, parts, precision=update.precision, label_smoothing=smoothing)
 
         def smaller(error: BaseException) -> None:
             nonlocal parts
