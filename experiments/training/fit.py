@@ -250,6 +250,7 @@ def fit(
             peak=recipe.learning_rate,
             floor=recipe.min_learning_rate,
             warmup_fraction=recipe.warmup_fraction,
+            schedule=recipe.schedule,
         )
 
     def pause_before(step: int) -> bool:
