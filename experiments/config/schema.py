@@ -311,8 +311,8 @@ class Execution(_Strict):
     """Have torch take deterministic algorithms alone, so that a GPU too gives the same bits again."""
 
 
-class _Asked(Execution):
-    """What an experiment asks, as its file and the resolved experiment say it alike."""
+class Asked(Execution):
+    """The keys of an experiment, as its file and the resolved experiment have them alike: a further key is a line here."""
 
     question: str
     train_fractions: list[Annotated[float, Field(gt=0, le=1)]] = Field([1.0], min_length=1)
@@ -348,7 +348,7 @@ class _Asked(Execution):
         return faults
 
 
-class ExperimentFile(_Asked):
+class ExperimentFile(Asked):
     """The keys of a file in ``configs/experiments``; names are looked up afterwards."""
 
     models: list[str] = Field(min_length=1)
@@ -362,7 +362,7 @@ class ExperimentFile(_Asked):
         return self
 
 
-class Experiment(_Asked):
+class Experiment(Asked):
     """A named question with everything it refers to, resolved and valid."""
 
     name: str

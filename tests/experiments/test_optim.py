@@ -153,7 +153,7 @@ def test_adamw_is_that_of_torch_to_the_bit() -> None:
 
 
 def test_momentum_and_arguments_reach_an_optimiser() -> None:
-    """timm's `sgd`, with Nesterov's step by hand: v ← 0.8 v + g, w ← w − rate (g + 0.8 v); g includes the decay of weights."""
+    """timm's `sgd`, with Nesterov's step by hand: v ← 0.8 v + g, w ← w − rate (g + 0.8 v); g has the decay of weights."""
     model = small()
     by_hand = copy.deepcopy(model)
     found = trained(model, make_optimizer(model, a_recipe(optimizer="sgd", momentum=0.8, weight_decay=0.1)))
