@@ -298,9 +298,7 @@ def test_a_source_that_is_not_there_is_named_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("published", [True, False])
-def test_only_published_images_are_not_read_again(
-    published: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_published_images_are_not_read_again(published: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment, read = loading.load_experiment("smoke", {}), list[str]()
     cells = driver.plan(experiment)
     monkeypatch.setitem(datasets.SOURCES, "digits", datasets.Source(datasets.SOURCES["digits"].load, published))
