@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from experiments.config.errors import ConfigError
 from experiments.config.paths import ROOT, configs_dir
-from experiments.config.schema import DataConfig, Execution, Experiment, ExperimentFile, ModelConfig, Recipe
+from experiments.config.schema import Asked, DataConfig, Experiment, ExperimentFile, ModelConfig, Recipe
 from experiments.config.text import CONTROL, NAME, NAME_RULE, printable
 
 
@@ -366,21 +366,7 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
         data=data,
         recipe_name=file.recipe,
         recipe=recipes[0],
-        **file.model_dump(
-            include={
-                "question",
-                "train_fractions",
-                "seeds",
-                "reference",
-                "track",
-                "vary",
-                "target_val_top1",
-                "equivalence_margin",
-                *Execution.model_fields,
-            }
-        ),
-        expect=file.expect,
-        tuning=file.tuning,
+        **{key: getattr(file, key) for key in Asked.model_fields},
         notes=notes,
     )
     varied_by = next((place for key, (_, place) in own.items() if key.partition(".")[0] == "vary"), None)
