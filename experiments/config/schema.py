@@ -115,6 +115,10 @@ class DataConfig(_Strict):
     """How tables and figures call it."""
     source: str
     """One of `experiments.data.datasets.SOURCES`."""
+    name: Added[str | None] = None
+    """`torchvision`: one of `experiments.data.torchvision_sets.SETS`; `huggingface`: a dataset of the hub."""
+    columns: Added[dict[Literal["image", "label"], str]] = {}
+    """`huggingface`: names of the columns, where they cannot be told."""
     path: str | None = None
     """Folder of the images below `DATA_DIR`, or an absolute path. Never hashed."""
     image_size: int = Field(ge=4, le=1024)
@@ -147,6 +151,12 @@ class DataConfig(_Strict):
             raise ValueError(
                 f"`test_cut` is for digits, whose file is in the order of its writers; delete it for {self.source}"
             )
+        if self.source == "torchvision" and not self.name:
+            raise ValueError("`name` is missing: set it to a dataset of torchvision, such as SVHN")
+        if self.source == "huggingface" and not (self.name or self.path):
+            raise ValueError("`name` or `path` is missing: name a dataset of the hub, or a folder of parquet files")
+        if self.source == "arrays" and not self.path:
+            raise ValueError("`path` is missing: set `data.path` to an .npz file of images and labels")
         if self.source == "image_folder" and not self.path:
             raise ValueError(
                 "`path` is missing: set `data.path` to a folder that holds train/<class>/* and test/<class>/*, or <class>/* "

@@ -8,8 +8,9 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from experiments.config.errors import ConfigError
 from experiments.config.loading import nearest
 from experiments.config.paths import data_dir
 from experiments.config.schema import DataConfig
-from experiments.data import image_folder, pizza_steak_sushi
+from experiments.data import arrays, image_folder, pizza_steak_sushi
 from experiments.data.images import CUT, Dataset, Images
 from experiments.data.splits import cut_test
 
@@ -137,6 +138,11 @@ def _cifar(config: DataConfig, name: str, title: str, folder: str) -> Dataset:
     return Dataset(tuple(splits[0].classes), pool, test)
 
 
+def _from(module: str) -> Callable[[DataConfig], Dataset]:
+    """The `load` of a module that imports much, and is imported where it is needed."""
+    return lambda config: cast("Dataset", import_module(f"experiments.data.{module}").load(config))
+
+
 @dataclass(frozen=True)
 class Source:
     """Where images come from.
@@ -160,6 +166,9 @@ SOURCES = {
     "cifar100": Source(lambda config: _cifar(config, "CIFAR100", "CIFAR-100", "cifar-100-python"), published=True),
     **dict.fromkeys(pizza_steak_sushi.ARCHIVES, Source(pizza_steak_sushi.load, published=True)),
     "image_folder": Source(image_folder.load),
+    "arrays": Source(arrays.load),
+    "huggingface": Source(_from("hub")),
+    "torchvision": Source(_from("torchvision_sets"), published=True),
 }
 """What `data.source` may be. A further source is a function and a line here."""
 
