@@ -26,7 +26,7 @@ from torchvision import transforms
 
 from experiments.bench import costs
 from experiments.config.schema import DataConfig, Recipe
-from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
+from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches, normalised
 from experiments.data.images import Images
 from experiments.training import compilation, cost
 from experiments.training.fit import Training, fit
@@ -55,7 +55,7 @@ class Task:
 
     def normalise(self) -> Normalise:
         """The data's normalisation on the device."""
-        return Normalise(self.data.mean, self.data.std, self.device)
+        return normalised(self.data, self.device)
 
     def batches(self) -> TrainBatches:
         """The harness's batches."""

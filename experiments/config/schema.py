@@ -41,8 +41,15 @@ class Augmentation(_Strict):
     """Pixels of zero padding around the image before a random crop back to its size; 0 is no crop."""
     horizontal_flip: bool = False
     """Mirror left–right with probability ½."""
-    policy: Added[Literal["none", "trivial_augment"]] = "none"
-    """``trivial_augment``: one of 14 operations per image, of random strength (arXiv 2103.10158, wide space)."""
+    resized_crop: Added[float | None] = Field(None, gt=0, le=1)
+    """Least share of an image's area in a random crop that is resized to the whole (arXiv 1409.4842, section 6); 0.08 is
+    usual. None is no such crop."""
+    policy: Added[Literal["none", "trivial_augment", "rand_augment"]] = "none"
+    """``trivial_augment``: one of 14 operations per image, of random strength (arXiv 2103.10158, wide space).
+    ``rand_augment``: `policy_operations` of them one after the other, all of `policy_strength` (arXiv 1909.13719)."""
+    policy_operations: Added[int] = Field(2, ge=1, le=14)
+    policy_strength: Added[int] = Field(9, ge=0, le=30)
+    """From 0 to 30, where an operation is as strong as it gets."""
     erase: Added[float] = Field(0.0, ge=0, le=1)
     """Probability that a random rectangle of an image is set to the data's mean (arXiv 1708.04896)."""
     mixup: Added[float] = Field(0.0, ge=0, le=100)
@@ -53,6 +60,12 @@ class Augmentation(_Strict):
     """Probability that an image is mixed at all."""
     mix_until: Added[float] = Field(1.0, ge=0, le=1)
     """Share of the steps that mix, from the first on; 0.9 leaves the last tenth unmixed."""
+
+    @model_validator(mode="after")
+    def _one_crop(self) -> Augmentation:
+        if self.resized_crop is not None and self.crop_padding:
+            raise ValueError("`resized_crop` and `crop_padding` are two ways to crop; delete one of them")
+        return self
 
 
 class Recipe(_Strict):
@@ -123,6 +136,10 @@ class DataConfig(_Strict):
     """Folder of the images below `DATA_DIR`, or an absolute path. Never hashed."""
     image_size: int = Field(ge=4, le=1024)
     """Pixels of a side, the same for every model."""
+    store_size: Added[int | None] = Field(None, ge=4, le=2048)
+    """Pixels of a side that images are kept with, from which a `resized_crop` is cut; `image_size` by default."""
+    crop_fraction: Added[float] = Field(1.0, gt=0, le=1)
+    """Share of a kept image's side that is evaluated, around the centre; 0.875 is usual for photos."""
     channels: Literal[1, 3]
     mean: list[float] = Field(min_length=1, max_length=3)
     std: list[float] = Field(min_length=1, max_length=3)
@@ -130,6 +147,11 @@ class DataConfig(_Strict):
     test_cut: Added[Literal["random", "blocks"]] = "random"
     """Of digits, which come without a test set: a fifth of each class at random, or the last fifth in the order of the file,
     where images of one writer lie together; see `experiments.data.splits.cut_test`."""
+
+    @property
+    def stored_size(self) -> int:
+        """Pixels of a side that images are kept with."""
+        return self.store_size or self.image_size
 
     @field_validator("channels", mode="before")
     @classmethod
@@ -147,6 +169,10 @@ class DataConfig(_Strict):
                 raise ValueError(
                     f"`{name}` is of pixels in [0, 1]: each value must lie in [{least}, 1], got {values}; divide by 255"
                 )
+        if self.stored_size < self.image_size:
+            raise ValueError(f"`store_size` must be at least `image_size`, got {self.store_size} < {self.image_size}")
+        if self.crop_fraction < 1 and self.stored_size == self.image_size:
+            raise ValueError("`crop_fraction` needs a `store_size` above `image_size`, to crop from")
         if self.test_cut != "random" and self.source != "digits":
             raise ValueError(
                 f"`test_cut` is for digits, whose file is in the order of its writers; delete it for {self.source}"

@@ -225,7 +225,7 @@ def _load(config_json: str) -> Dataset:
         raise ConfigError(
             [f"`data.channels`: {config.title} has {channels}, got {config.channels}. Set data.channels={channels}."]
         )
-    pool, test = (_resized(images, config.image_size) for images in (dataset.pool, dataset.test))
+    pool, test = (_resized(images, config.stored_size) for images in (dataset.pool, dataset.test))
     return replace(dataset, pool=pool, test=test)
 
 

@@ -83,7 +83,7 @@ def _column(table: Any, config: DataConfig, kind: str) -> str:
 
 
 def _pixels(table: Any, column: str, config: DataConfig, split: str) -> NDArray[np.uint8]:
-    size, channels = config.image_size, config.channels
+    size, channels = config.stored_size, config.channels
     pixels = np.empty((len(table), channels, size, size), np.uint8)
     for at, image in enumerate(table[column]):
         pixels[at] = fitted(image, f"{config.title}: image {at} of {split}", size, channels)

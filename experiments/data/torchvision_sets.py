@@ -111,7 +111,7 @@ def _labels(part: Any, name: str) -> NDArray[np.int64]:
 
 def _images(part: Any, name: str, kind: dict[str, Any], config: DataConfig) -> Images:
     """The images of a part: decoded as any photos where they are files, else taken as torchvision gives them."""
-    labels, size, channels = _labels(part, name), config.image_size, config.channels
+    labels, size, channels = _labels(part, name), config.stored_size, config.channels
     split = "-".join(str(value) for value in kind.values()) or "all"
     pairs = next((getattr(part, key) for key in ("_samples", "imgs") if hasattr(part, key)), None)
     files = (

@@ -17,7 +17,7 @@ from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash
 from experiments.data import datasets
-from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
+from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches, normalised
 from experiments.data.images import Images, SealedTest
 from experiments.data.seeding import integer_seed
 from experiments.data.splits import nested_subset, split_hash
@@ -107,7 +107,7 @@ def run(cell: Cell, experiment_folder: Path, trials: list[Record] | None = None)
         for key in sorted(DECLARED & geometry.keys()):
             attempt.says(f"{cell.model_name} at {cell.data.image_size} pixels: {key.replace('_', ' ')}: {geometry[key]}")
         gmacs = forward_gmacs(cell, model, len(splits.class_names))
-        normalise = Normalise(cell.data.mean, cell.data.std, device)
+        normalise = normalised(cell.data, device)
         train = train_batches(cell, splits, normalise, device)
         val = evaluation_batches(splits.val, normalise, device)
         training, resolved = prepare(cell, model, train, attempt, device)
