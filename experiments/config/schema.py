@@ -94,6 +94,8 @@ class Recipe(_Strict):
     """Of optimisers that have one."""
     clip_grad_norm: float | None = Field(1.0, gt=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    ema: Added[float | None] = Field(None, gt=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is then what is evaluated and kept."""
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: Annotated[
         Added[Literal["off", "default", "reduce-overhead", "max-autotune"]],

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
@@ -124,10 +125,10 @@ def run(cell: Cell, experiment_folder: Path, trials: list[Record] | None = None)
             execution=cell.execution,
             observer=watch,
         )
-        predictions = predict(cell, training.model, splits, normalise, device, attempt.folder)
+        predictions = predict(cell, training.evaluated, splits, normalise, device, attempt.folder)
         if group.leads:
             artifacts.write_predictions(attempt.folder, predictions, splits.class_names)
-            artifacts.write_weights(attempt.folder, training.model)
+            artifacts.write_weights(attempt.folder, training.evaluated)
         attempt.done(watch.completed(facts, training, predictions, trials))
     return attempt.ended
 
@@ -178,6 +179,9 @@ def prepare(
     optimizer = make_optimizer(model, recipe)
     loss_sum = torch.zeros((), device=device)
     training = Training(str(cell.run_id), model, optimizer, cost.Meter(device), loss_sum, group=group)
+    if recipe.ema is not None:  # buffers too, as timm averages them
+        average = get_ema_multi_avg_fn(recipe.ema)
+        training.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
     training.micro_batches = parts_for(recipe.batch_size // group.size, cell.execution.micro_batch_size)
     for warning in training.restore(attempt.folder):
         attempt.says(warning)
@@ -190,6 +194,7 @@ def prepare(
         "compile_failure": step.failure,
         "memory_format": "channels_last" if layout == torch.channels_last else "contiguous",
         "processes": group.size,
+        **({} if recipe.ema is None else {"weights": f"moving average, decay {recipe.ema:g}"}),
         "data_path": train.source.name,
     }
 
