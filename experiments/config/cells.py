@@ -64,7 +64,10 @@ class Cell:
     @property
     def recipe_name(self) -> str:
         """Stem of the recipe's file."""
-        return self.asked.recipe_name
+        if self.track != "own":
+            return self.asked.recipe_name
+        recipes = self.asked.recipes
+        return recipes.get(self.model_name) or recipes[self.model.family]
 
     @property
     def execution(self) -> Execution:
@@ -83,13 +86,13 @@ class Cell:
 
     @property
     def track(self) -> str:
-        """``identical``: one recipe for all; ``tuned``: for each model the best of equally many trials."""
-        return "tuned" if self.tuning else "identical"
+        """``identical``: one recipe for all; ``tuned``: each model's best of equally many trials; ``own``: its authors'."""
+        return str(self.varied.get("track", "identical"))
 
     @cached_property
     def settings_hash(self) -> str:
         """Hash of everything but the model."""
-        return _once(settings_hash, self.recipe, self.data, self.tuning)
+        return _once(settings_hash, self.recipe, self.data, self.tuning, self.track)
 
     @cached_property
     def run_id(self) -> str | None:
@@ -134,7 +137,7 @@ def split_key(data: DataConfig, train_fraction: float, seed: int) -> str:
 def expand(experiment: Experiment, splits: Mapping[str, str]) -> list[Cell]:
     """All cells that are reported, in the order in which they run: seeds outermost, so that an early stop leaves whole rows.
 
-    On track B the identical recipe comes first, as the block that the tuned one is read against.
+    On tracks B and C the identical recipe comes first, as the block that the other one is read against.
 
     Parameters
     ----------
@@ -143,11 +146,12 @@ def expand(experiment: Experiment, splits: Mapping[str, str]) -> list[Cell]:
         Split hashes by `split_key`; those absent leave the cell without a run id.
     """
     tracks: list[tuple[dict[str, Any], Tuning | None]] = [(setting, None) for setting in varied_settings(experiment)]
-    if experiment.track == "tuned":
-        tracks = [({"track": "identical"}, None), ({"track": "tuned"}, experiment.tuning)]
+    if experiment.track != "identical":
+        tuning = experiment.tuning if experiment.track == "tuned" else None
+        tracks = [({"track": "identical"}, None), ({"track": experiment.track}, tuning)]
     cells = []
     for varied, tuning in tracks:
-        recipe, datasets = with_settings(experiment, {} if experiment.track == "tuned" else varied)
+        recipe, datasets = with_settings(experiment, {} if "track" in varied else varied)
         for (data_name, data), seed in product(datasets.items(), experiment.seeds):
             for fraction in sorted(experiment.train_fractions, reverse=True):
                 trial_split = splits.get(split_key(data, fraction, tuning.seed)) if tuning else None
@@ -157,7 +161,7 @@ def expand(experiment: Experiment, splits: Mapping[str, str]) -> list[Cell]:
                         model_name=model_name,
                         data_name=data_name,
                         data=data,
-                        recipe=recipe,
+                        recipe=experiment.own[model_name] if varied.get("track") == "own" else recipe,
                         train_fraction=fraction,
                         seed=seed,
                         varied=varied,

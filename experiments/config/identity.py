@@ -44,24 +44,26 @@ def hashed_values(part: BaseModel, exclude: Iterable[str] = ()) -> dict[str, Any
     return {name: plain(getattr(part, name)) for name in fields if name not in {*exclude, *unused}}
 
 
-def requested_settings(recipe: Recipe, data: DataConfig, tuning: Tuning | None = None) -> dict[str, Any]:
+def requested_settings(
+    recipe: Recipe, data: DataConfig, tuning: Tuning | None = None, track: str = "identical"
+) -> dict[str, Any]:
     """Everything but the model: what must be equal for all rows of a table.
 
     Neither path, title, seed, fraction nor device is part of it. On track B the search space and its budget stand for the
-    values that were searched.
+    values that were searched; on track C the recipe is the model's own.
     """
     settings = {
         "recipe": hashed_values(recipe, exclude=TUNED_FIELDS if tuning else ()),
         "data": hashed_values(data, exclude={"path", "title"}),
         "evaluation": {"checkpoint": "last", "test": "once, at the end"},
-        "track": "tuned" if tuning else "identical",
+        "track": "tuned" if tuning else track,
     }
     return settings | {"tuning": hashed_values(tuning)} if tuning else settings
 
 
-def settings_hash(recipe: Recipe, data: DataConfig, tuning: Tuning | None = None) -> str:
+def settings_hash(recipe: Recipe, data: DataConfig, tuning: Tuning | None = None, track: str = "identical") -> str:
     """Hash of `requested_settings`."""
-    return canonical_hash(requested_settings(recipe, data, tuning))
+    return canonical_hash(requested_settings(recipe, data, tuning, track))
 
 
 def fraction_label(fraction: float) -> str:

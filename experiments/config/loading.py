@@ -348,13 +348,15 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
 
     def load(kind: str, key: str, entry: str) -> Any:
         asked_by = own[key][1] if key in own else source
-        overrides = {} if key == "models" else inside(key)
+        overrides = inside(key) if key in ("recipe", "data") else {}
         return faults.attempt(partial(load_part, kind, entry, overrides, asked_by))
 
     models = {entry: load("models", "models", entry) for entry in named("models")}
     data = {entry: load("data", "data", entry) for entry in named("data")}
     recipes = [load("recipes", "recipe", entry) for entry in named("recipe")]
     known_models = {key: model for key, model in models.items() if model}
+    own_names = _own_recipes(file.recipes, known_models, source, faults) if file else {}
+    own_recipes = {entry: load("recipes", "recipes", entry) for entry in dict.fromkeys(own_names.values())}
     resized = changes.get("data.image_size", (None, ""))[1]
     faults.extend(_geometry_faults(known_models, [entry for entry in data.values() if entry], resized))
     if faults:
@@ -366,6 +368,7 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
         data=data,
         recipe_name=file.recipe,
         recipe=recipes[0],
+        own={model: _own(own_recipes[entry], recipes[0], file.equal_images) for model, entry in own_names.items()},
         **{key: getattr(file, key) for key in Asked.model_fields},
         notes=notes,
     )
@@ -375,6 +378,34 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
     if faults:
         raise ConfigError(faults)
     return experiment
+
+
+def _own_recipes(
+    recipes: Mapping[str, str], models: Mapping[str, ModelConfig], source: str, faults: list[str]
+) -> dict[str, str]:
+    """The file of each model's own recipe."""
+    if not recipes:
+        return {}
+    known = {*models, *(model.family for model in models.values())}
+    faults += [
+        f"{source}: `recipes` names {key!r}, which is neither one of `models` nor the family of one. {nearest(key, known)}"
+        for key in recipes
+        if key not in known
+    ]
+    faults += [
+        f"{source}: `recipes` names no recipe for {name} nor for its family, {model.family}. Add one."
+        for name, model in models.items()
+        if name not in recipes and model.family not in recipes
+    ]
+    found = {name: recipes.get(name, recipes.get(model.family, "")) for name, model in models.items()}
+    return {name: recipe for name, recipe in found.items() if recipe}
+
+
+def _own(own: Recipe, shared: Recipe, equal_images: bool) -> Recipe:
+    """A model's own recipe as it runs beside the shared one, which says how runs are computed and how long they are."""
+    steps = max(1, round(shared.steps * shared.batch_size / own.batch_size)) if equal_images else own.steps
+    changes = {"steps": steps, "evaluations": min(shared.evaluations, steps)}
+    return own.model_copy(update=changes | {"precision": shared.precision, "compile": shared.compile})
 
 
 def _fit_to_args(values: dict[str, Any], changes: dict[str, tuple[Any, str]], args: Mapping[str, Any]) -> list[str]:

@@ -356,9 +356,14 @@ class Asked(Execution):
     train_fractions: list[Annotated[float, Field(gt=0, le=1)]] = Field([1.0], min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2], min_length=1)
     reference: str
-    track: Literal["identical", "tuned"] = "identical"
-    """``tuned``: a second block of every table, in which each model has its own best of equally many trials."""
+    track: Literal["identical", "tuned", "own"] = "identical"
+    """``tuned``: a second block of every table, in which each model has its own best of equally many trials. ``own``: one in
+    which each model has the recipe that `recipes` names for it."""
     tuning: Tuning = Tuning()
+    recipes: dict[str, str] = {}
+    """`own`: a recipe's file by the name of a model or, for all that are not named, by family."""
+    equal_images: bool = True
+    """`own`: set each recipe's steps so that it sees as many images as the shared one does."""
     equivalence_margin: float = Field(0.005, gt=0, lt=1)
     """Differences of accuracy below it do not matter: models are called equivalent inside it. Never hashed."""
     target_val_top1: float | None = Field(None, gt=0, le=1)
@@ -373,8 +378,10 @@ class Asked(Execution):
             values = getattr(self, key)
             if isinstance(values, list) and len(set(values)) != len(values):
                 faults.append(f"`{key}` must not repeat a value, got {values}")
-        if self.track == "tuned" and self.vary:
-            faults.append("`vary` and `track: tuned` cannot be combined; make two experiments")
+        if self.track != "identical" and self.vary:
+            faults.append(f"`vary` and `track: {self.track}` cannot be combined; make two experiments")
+        if bool(self.recipes) != (self.track == "own"):
+            faults.append("`recipes` and `track: own` go together: set both, or none of them")
         if self.track == "tuned" and self.tuning.seed in self.seeds:
             faults.append(f"`tuning.seed` must not be one of `seeds`, got {self.tuning.seed}")
         if self.reference not in models:
@@ -408,6 +415,8 @@ class Experiment(Asked):
     data: dict[str, DataConfig] = Field(min_length=1)
     recipe_name: str
     recipe: Recipe
+    own: dict[str, Recipe] = {}
+    """Recipes of track C, by model."""
     notes: list[str] = Field([], exclude=True)
     """What was changed to fit the overrides, as sentences for the screen."""
     args: str = ""

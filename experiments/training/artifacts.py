@@ -205,7 +205,7 @@ def write_config(cell: Cell, folder: Path, facts: Facts) -> None:
         "experiment": cell.experiment,
         "command": cell.command,
         "cell": about,
-        "requested": requested_settings(cell.recipe, cell.data, cell.tuning),
+        "requested": requested_settings(cell.recipe, cell.data, cell.tuning, cell.track),
         "data": cell.data.model_dump(),
         "recipe": cell.recipe.model_dump(),
         "model": cell.model.model_dump(),

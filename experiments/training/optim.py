@@ -44,6 +44,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
     "wsd": _stable_then_decay,
     "step": _step,
+    "exponential": lambda progress: 0.97 ** (350 / 2.4 * progress),  # Tan & Le, arXiv 1905.11946, section 5.2
 }
 """What `recipe.schedule` may be. Each maps the progress after the warm-up, 0 to 1, to a rate from 1, the peak, to 0, the
 floor. A further schedule is a function and a line here."""
