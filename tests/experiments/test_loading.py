@@ -239,10 +239,8 @@ def test_an_expectation_speaks_of_a_metric_that_records_have():
 
 
 # ------------------------------------------------------------------------------------------------------- recipes of track C
-OWN = {
-    "track": "own",
-    "recipes": {"ViT": "digits_deit", "resnet_micro": "digits_sgd", "EfficientNet": "digits_efficientnet"},
-}
+RECIPES = {"ViT": "digits_deit", "resnet_micro": "digits_sgd", "EfficientNet": "digits_efficientnet"}
+OWN = {"track": "own", "recipes": RECIPES}
 
 
 def test_each_model_has_its_own_recipe_beside_the_shared_one() -> None:
