@@ -24,7 +24,7 @@ from experiments.__main__ import main
 from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash, hashed_values
-from experiments.config.loading import load_experiment, load_part
+from experiments.config.loading import load_experiment
 from experiments.config.paths import ROOT
 from experiments.config.schema import DataConfig, ModelConfig, Recipe
 from experiments.records.record import read_record
