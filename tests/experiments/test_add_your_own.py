@@ -1,4 +1,4 @@
-"""The README's "Add your own", carried out word for word in a copy of the repository: every change is seen where it should be."""
+"""The README's "Add your own", carried out word for word in a copy of the repository; each change is seen where it should be."""
 
 from __future__ import annotations
 
