@@ -19,6 +19,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from experiments.config.code import identity_of
 from experiments.config.errors import ConfigError
 from experiments.config.paths import ROOT, configs_dir
 from experiments.config.schema import Asked, DataConfig, Experiment, ExperimentFile, ModelConfig, Recipe
@@ -292,7 +293,13 @@ def load_part(
     model = types[kind]
     prefix = {"recipes": "recipe.", "data": "data.", "models": ""}[kind] if overrides else ""
     values, source = read_file(kind, name, asked_by)
-    return _validated(model, values, source, overrides or {}, prefix)
+    part = _validated(model, values, source, overrides or {}, prefix)
+    if getattr(part, "source", "") != "python":
+        return part
+    try:
+        return part.model_copy(update={"code": identity_of(part.name)})
+    except (ValueError, OSError) as error:
+        raise ConfigError([f"{source}: `{prefix}name`: {error}."]) from error
 
 
 def checked_settings(recipe: str, **changes: Any) -> dict[str, Any]:

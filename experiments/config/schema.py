@@ -115,6 +115,12 @@ class DataConfig(_Strict):
     """How tables and figures call it."""
     source: str
     """One of `experiments.data.datasets.SOURCES`."""
+    name: Added[str | None] = None
+    """`python`: what makes the images, ``my_data.py:load`` or ``package.module:load``."""
+    arguments: Added[dict[str, Any]] = {}
+    """`python`: further named arguments of it."""
+    code: Added[str | None] = None
+    """`python`: its code's identity, which loading sets."""
     path: str | None = None
     """Folder of the images below `DATA_DIR`, or an absolute path. Never hashed."""
     image_size: int = Field(ge=4, le=1024)
@@ -147,6 +153,8 @@ class DataConfig(_Strict):
             raise ValueError(
                 f"`test_cut` is for digits, whose file is in the order of its writers; delete it for {self.source}"
             )
+        if (self.source == "python") != bool(self.name) or (self.arguments and not self.name):
+            raise ValueError("`name` and `arguments` are for `source: python`, which needs `name: file.py:callable`")
         if self.source == "image_folder" and not self.path:
             raise ValueError(
                 "`path` is missing: set `data.path` to a folder that holds train/<class>/* and test/<class>/*, or <class>/* "
@@ -175,15 +183,16 @@ INIT_TITLES = {
 
 
 class ModelConfig(_Strict):
-    """A model: the project's own (`scratch`) or a reference (`timm`)."""
+    """A model: the project's own (`scratch`), a reference (`timm`) or the user's own (`python`)."""
 
     title: str
     """How tables and figures call it. A model that does not start from scratch has that added to its title."""
     family: str
     """Tables are grouped by it: ViT, ResNet, ConvNeXt, …"""
-    source: Literal["scratch", "timm"]
+    source: Literal["scratch", "timm", "python"]
     name: str
-    """`scratch`: a row of `vit_scratch.VARIANTS`; `timm`: a name that `timm.list_models()` knows."""
+    """`scratch`: a row of `vit_scratch.VARIANTS`; `timm`: a name that `timm.list_models()` knows; `python`: a class or
+    function, ``my_models.py:MyNet`` or ``package.module:build``."""
     geometry: Geometry = Geometry()
     arguments: dict[str, Any] = {}
     """Further named arguments of the model's constructor."""
@@ -195,6 +204,8 @@ class ModelConfig(_Strict):
     """`scratch`: whose names the file of weights has."""
     train: Added[Literal["all", "head"]] = "all"
     """``head``: a linear classifier on frozen features, which keep the behaviour of evaluation."""
+    code: Added[str | None] = None
+    """`python`: its code's identity, which loading sets."""
 
     @property
     def init_label(self) -> str:
@@ -225,7 +236,7 @@ class ModelConfig(_Strict):
         from_file = self.weights is not None and not self.weights.startswith("timm:")
         if self.source == "scratch" and from_file and self.layout is None:
             raise ValueError("`layout` is missing: say whose names the file has: timm, torchvision, hf or npz")
-        if self.layout is not None and (self.source == "timm" or not from_file):
+        if self.layout is not None and (self.source != "scratch" or not from_file):
             raise ValueError("`layout` is for files of weights of a scratch model; delete it")
         return self
 
@@ -233,6 +244,8 @@ class ModelConfig(_Strict):
     def _consistent(self) -> ModelConfig:
         if self.source == "scratch" and self.geometry.patch_size is None:
             raise ValueError("`geometry.patch_size` is missing: a scratch ViT needs it")
+        if self.source == "python" and self.geometry != Geometry():
+            raise ValueError("`geometry` is for models of this project and of timm; use `arguments`")
         if self.source == "scratch" and self.geometry.stem != "native":
             raise ValueError("`geometry.stem` is for convolutional models; delete it")
         clash = sorted({"image_size", "img_size", "num_classes", "in_chans", "in_channels"} & set(self.arguments))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.config.code import called
 from experiments.config.errors import ConfigError
 from experiments.config.loading import nearest
 from experiments.config.paths import data_dir
@@ -137,6 +138,29 @@ def _cifar(config: DataConfig, name: str, title: str, folder: str) -> Dataset:
     return Dataset(tuple(splits[0].classes), pool, test)
 
 
+def _python(config: DataConfig) -> Dataset:
+    """What a function of the user's own gives: class names, then pixels and labels to train on, and to test on or None."""
+    offered = {"image_size": config.image_size, "channels": config.channels, "path": config.path}
+    try:
+        names, train, test = called(str(config.name), config.code, offered, config.arguments)
+        parts = [_images(np.asarray(pixels), labels, "train") for pixels, labels in [train]]
+        parts += [_images(np.asarray(pixels), labels, "test") for pixels, labels in ([test] if test else [])]
+        names = tuple(str(name) for name in names)
+        if any(len(part) == 0 or part.labels.min() < 0 or part.labels.max() >= len(names) for part in parts):
+            raise ValueError(f"labels must lie in [0, {len(names)}), one for each class name")
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            [
+                f"{config.title}: `data.name`: {config.name} must give class names, (pixels uint8 (N, C, H, W), labels) and "
+                f"the same for the test set or None: {str(error).rstrip('.')}."
+            ]
+        ) from error
+    if test:
+        return Dataset(names, parts[0], parts[1])
+    pool, rest = cut_test(parts[0].labels, "random")
+    return Dataset(names, parts[0].take(pool), parts[0].take(rest), CUT)
+
+
 @dataclass(frozen=True)
 class Source:
     """Where images come from.
@@ -160,6 +184,7 @@ SOURCES = {
     "cifar100": Source(lambda config: _cifar(config, "CIFAR100", "CIFAR-100", "cifar-100-python"), published=True),
     **dict.fromkeys(pizza_steak_sushi.ARCHIVES, Source(pizza_steak_sushi.load, published=True)),
     "image_folder": Source(image_folder.load),
+    "python": Source(_python),
 }
 """What `data.source` may be. A further source is a function and a line here."""
 

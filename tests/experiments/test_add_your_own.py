@@ -1,4 +1,4 @@
-"""The README's "Add your own", carried out word for word in a copy of the repository; each change is seen where it should be."""
+"""The README's "Add your own", carried out word for word in a copy of the repository; each change shows where it should."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ FOLDERS = ("analysis", "baselines", "configs", "experiments", "vit_scratch")
 def changed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository with every block applied."""
     copy = tmp_path_factory.mktemp("repository")
-    tracked = subprocess.run(["git", "ls-files", *FOLDERS, "Makefile"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for name in tracked.stdout.splitlines():
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *FOLDERS, "Makefile"]
+    files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    for name in [name for name in files if (ROOT / name).is_file()]:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, copy / name)
     for name, text in BLOCKS:
