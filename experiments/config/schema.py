@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from experiments.config.text import NAME, NAME_RULE, control_character
+
+T = TypeVar("T")
+ADDED = object()
+Added = Annotated[T, ADDED]
+"""A field that came after the first published records. It is hashed only where it differs from its default, so that a new
+option renames no run that does not use it: write every new field of what is hashed as ``Added[...]``."""
 
 
 class _Strict(BaseModel):
@@ -35,17 +41,17 @@ class Augmentation(_Strict):
     """Pixels of zero padding around the image before a random crop back to its size; 0 is no crop."""
     horizontal_flip: bool = False
     """Mirror left–right with probability ½."""
-    policy: Literal["none", "trivial_augment"] = "none"
+    policy: Added[Literal["none", "trivial_augment"]] = "none"
     """``trivial_augment``: one of 14 operations per image, of random strength (arXiv 2103.10158, wide space)."""
-    erase: float = Field(0.0, ge=0, le=1)
+    erase: Added[float] = Field(0.0, ge=0, le=1)
     """Probability that a random rectangle of an image is set to the data's mean (arXiv 1708.04896)."""
-    mixup: float = Field(0.0, ge=0, le=100)
+    mixup: Added[float] = Field(0.0, ge=0, le=100)
     """α of the Beta distribution of Mixup (arXiv 1710.09412); 0 is no Mixup."""
-    cutmix: float = Field(0.0, ge=0, le=100)
+    cutmix: Added[float] = Field(0.0, ge=0, le=100)
     """α of the Beta distribution of CutMix (arXiv 1905.04899); 0 is no CutMix. With Mixup, each image has one of the two."""
-    mix_probability: float = Field(1.0, ge=0, le=1)
+    mix_probability: Added[float] = Field(1.0, ge=0, le=1)
     """Probability that an image is mixed at all."""
-    mix_until: float = Field(1.0, ge=0, le=1)
+    mix_until: Added[float] = Field(1.0, ge=0, le=1)
     """Share of the steps that mix, from the first on; 0.9 leaves the last tenth unmixed."""
 
 
@@ -56,21 +62,28 @@ class Recipe(_Strict):
     """Optimiser steps, equal at every train fraction."""
     batch_size: int = Field(ge=2, le=65_536)
     """Images per step, over all devices together; every batch is full."""
-    optimizer: Literal["adamw"] = "adamw"
+    optimizer: str = "adamw"
+    """One of `experiments.training.optim.OPTIMIZERS` or of ``timm.optim.list_optimizers()``."""
+    optimizer_arguments: Added[dict[str, Any]] = {}
+    """Further named arguments of the optimiser."""
     learning_rate: float = Field(gt=0, le=10)
     """Peak rate, after the warm-up."""
     min_learning_rate: float = Field(1e-5, ge=0)
-    """Rate at the last step of the cosine."""
+    """The lowest rate that the schedule goes down to."""
+    schedule: Added[str] = "cosine"
+    """The rate after the warm-up: one of `experiments.training.optim.SCHEDULES`."""
     warmup_fraction: float = Field(0.05, ge=0, lt=1)
     """Share of the steps with a linearly rising rate."""
     weight_decay: float = Field(0.05, ge=0)
-    """Decoupled decay; none on norms, biases, class token and position embedding."""
+    """Decoupled decay, where the optimiser has it so; none on norms, biases, class token and position embedding."""
     betas: list[float] = Field([0.9, 0.999], min_length=2, max_length=2)
+    momentum: Added[float] = Field(0.9, ge=0, lt=1)
+    """Of optimisers that have one."""
     clip_grad_norm: float | None = Field(1.0, gt=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: Annotated[
-        Literal["off", "default", "reduce-overhead", "max-autotune"],
+        Added[Literal["off", "default", "reduce-overhead", "max-autotune"]],
         BeforeValidator(lambda value: "off" if value is False else value),  # YAML reads a bare `off` as false
     ] = "off"
     """Mode of ``torch.compile`` for the training step."""
@@ -100,9 +113,14 @@ class DataConfig(_Strict):
 
     title: str
     """How tables and figures call it."""
-    source: Literal[
-        "digits", "fashion_mnist", "cifar10", "cifar100", "pizza_steak_sushi", "pizza_steak_sushi_20_percent", "image_folder"
-    ]
+    source: str
+    """One of `experiments.data.datasets.SOURCES`."""
+    name: Added[str | None] = None
+    """`python`: what makes the images, ``my_data.py:load`` or ``package.module:load``."""
+    arguments: Added[dict[str, Any]] = {}
+    """`python`: further named arguments of it."""
+    code: Added[str | None] = None
+    """`python`: its code's identity, which loading sets."""
     path: str | None = None
     """Folder of the images below `DATA_DIR`, or an absolute path. Never hashed."""
     image_size: int = Field(ge=4, le=1024)
@@ -111,7 +129,7 @@ class DataConfig(_Strict):
     mean: list[float] = Field(min_length=1, max_length=3)
     std: list[float] = Field(min_length=1, max_length=3)
     """Per-channel normalisation of pixels in [0, 1]; a standard deviation of less than 0.001 is none of 256 levels."""
-    test_cut: Literal["random", "blocks"] = "random"
+    test_cut: Added[Literal["random", "blocks"]] = "random"
     """Of digits, which come without a test set: a fifth of each class at random, or the last fifth in the order of the file,
     where images of one writer lie together; see `experiments.data.splits.cut_test`."""
 
@@ -135,6 +153,8 @@ class DataConfig(_Strict):
             raise ValueError(
                 f"`test_cut` is for digits, whose file is in the order of its writers; delete it for {self.source}"
             )
+        if (self.source == "python") != bool(self.name) or (self.arguments and not self.name):
+            raise ValueError("`name` and `arguments` are for `source: python`, which needs `name: file.py:callable`")
         if self.source == "image_folder" and not self.path:
             raise ValueError(
                 "`path` is missing: set `data.path` to a folder that holds train/<class>/* and test/<class>/*, or <class>/* "
@@ -163,26 +183,29 @@ INIT_TITLES = {
 
 
 class ModelConfig(_Strict):
-    """A model: the project's own (`scratch`) or a reference (`timm`)."""
+    """A model: the project's own (`scratch`), a reference (`timm`) or the user's own (`python`)."""
 
     title: str
     """How tables and figures call it. A model that does not start from scratch has that added to its title."""
     family: str
     """Tables are grouped by it: ViT, ResNet, ConvNeXt, …"""
-    source: Literal["scratch", "timm"]
+    source: Literal["scratch", "timm", "python"]
     name: str
-    """`scratch`: a row of `vit_scratch.VARIANTS`; `timm`: a name that `timm.list_models()` knows."""
+    """`scratch`: a row of `vit_scratch.VARIANTS`; `timm`: a name that `timm.list_models()` knows; `python`: a class or
+    function, ``my_models.py:MyNet`` or ``package.module:build``."""
     geometry: Geometry = Geometry()
     arguments: dict[str, Any] = {}
     """Further named arguments of the model's constructor."""
-    init: Literal["from_scratch", "pretrained"] = "from_scratch"
+    init: Added[Literal["from_scratch", "pretrained"]] = "from_scratch"
     """``pretrained``: all but the head begins with the values of `weights`, the head with zeros (paper, section 3.2)."""
-    weights: str | None = None
+    weights: Added[str | None] = None
     """A file below `DATA_DIR`, or an absolute path; ``timm:<name>`` takes those that timm publishes under a name."""
-    layout: Literal["timm", "torchvision", "hf", "npz"] | None = None
+    layout: Added[Literal["timm", "torchvision", "hf", "npz"] | None] = None
     """`scratch`: whose names the file of weights has."""
-    train: Literal["all", "head"] = "all"
+    train: Added[Literal["all", "head"]] = "all"
     """``head``: a linear classifier on frozen features, which keep the behaviour of evaluation."""
+    code: Added[str | None] = None
+    """`python`: its code's identity, which loading sets."""
 
     @property
     def init_label(self) -> str:
@@ -213,7 +236,7 @@ class ModelConfig(_Strict):
         from_file = self.weights is not None and not self.weights.startswith("timm:")
         if self.source == "scratch" and from_file and self.layout is None:
             raise ValueError("`layout` is missing: say whose names the file has: timm, torchvision, hf or npz")
-        if self.layout is not None and (self.source == "timm" or not from_file):
+        if self.layout is not None and (self.source != "scratch" or not from_file):
             raise ValueError("`layout` is for files of weights of a scratch model; delete it")
         return self
 
@@ -221,6 +244,8 @@ class ModelConfig(_Strict):
     def _consistent(self) -> ModelConfig:
         if self.source == "scratch" and self.geometry.patch_size is None:
             raise ValueError("`geometry.patch_size` is missing: a scratch ViT needs it")
+        if self.source == "python" and self.geometry != Geometry():
+            raise ValueError("`geometry` is for models of this project and of timm; use `arguments`")
         if self.source == "scratch" and self.geometry.stem != "native":
             raise ValueError("`geometry.stem` is for convolutional models; delete it")
         clash = sorted({"image_size", "img_size", "num_classes", "in_chans", "in_channels"} & set(self.arguments))
@@ -299,8 +324,8 @@ class Execution(_Strict):
     """Have torch take deterministic algorithms alone, so that a GPU too gives the same bits again."""
 
 
-class _Asked(Execution):
-    """What an experiment asks, as its file and the resolved experiment say it alike."""
+class Asked(Execution):
+    """The keys of an experiment, as its file and the resolved experiment have them alike: a further key is a line here."""
 
     question: str
     train_fractions: list[Annotated[float, Field(gt=0, le=1)]] = Field([1.0], min_length=1)
@@ -336,7 +361,7 @@ class _Asked(Execution):
         return faults
 
 
-class ExperimentFile(_Asked):
+class ExperimentFile(Asked):
     """The keys of a file in ``configs/experiments``; names are looked up afterwards."""
 
     models: list[str] = Field(min_length=1)
@@ -350,7 +375,7 @@ class ExperimentFile(_Asked):
         return self
 
 
-class Experiment(_Asked):
+class Experiment(Asked):
     """A named question with everything it refers to, resolved and valid."""
 
     name: str

@@ -6,7 +6,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.config.code import called
 from experiments.config.errors import ConfigError
+from experiments.config.loading import nearest
 from experiments.config.paths import data_dir
 from experiments.config.schema import DataConfig
 from experiments.data import image_folder, pizza_steak_sushi
@@ -136,14 +138,74 @@ def _cifar(config: DataConfig, name: str, title: str, folder: str) -> Dataset:
     return Dataset(tuple(splits[0].classes), pool, test)
 
 
-LOADERS: dict[str, Callable[[DataConfig], Dataset]] = {
-    "digits": _digits,
-    "fashion_mnist": _fashion_mnist,
-    "cifar10": lambda config: _cifar(config, "CIFAR10", "CIFAR-10", "cifar-10-batches-py"),
-    "cifar100": lambda config: _cifar(config, "CIFAR100", "CIFAR-100", "cifar-100-python"),
-    **dict.fromkeys(pizza_steak_sushi.ARCHIVES, pizza_steak_sushi.load),
-    "image_folder": image_folder.load,
+def _python(config: DataConfig) -> Dataset:
+    """What a function of the user's own gives: class names, then pixels and labels to train on, and to test on or None."""
+    offered = {"image_size": config.image_size, "channels": config.channels, "path": config.path}
+    try:
+        names, train, test = called(str(config.name), config.code, offered, config.arguments)
+        parts = [_images(np.asarray(pixels), labels, "train") for pixels, labels in [train]]
+        parts += [_images(np.asarray(pixels), labels, "test") for pixels, labels in ([test] if test else [])]
+        names = tuple(str(name) for name in names)
+        if any(len(part) == 0 or part.labels.min() < 0 or part.labels.max() >= len(names) for part in parts):
+            raise ValueError(f"labels must lie in [0, {len(names)}), one for each class name")
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            [
+                f"{config.title}: `data.name`: {config.name} must give class names, (pixels uint8 (N, C, H, W), labels) and "
+                f"the same for the test set or None: {str(error).rstrip('.')}."
+            ]
+        ) from error
+    if test:
+        return Dataset(names, parts[0], parts[1])
+    pool, rest = cut_test(parts[0].labels, "random")
+    return Dataset(names, parts[0].take(pool), parts[0].take(rest), CUT)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where images come from.
+
+    Attributes
+    ----------
+    load : callable
+        Takes the configuration and returns uint8 pixels of any size, labels and ids; all else is done here.
+    published : bool
+        Its images are the same for ever, so that they are not read again where no run is left to do.
+    """
+
+    load: Callable[[DataConfig], Dataset]
+    published: bool = False
+
+
+SOURCES = {
+    "digits": Source(_digits, published=True),
+    "fashion_mnist": Source(_fashion_mnist, published=True),
+    "cifar10": Source(lambda config: _cifar(config, "CIFAR10", "CIFAR-10", "cifar-10-batches-py"), published=True),
+    "cifar100": Source(lambda config: _cifar(config, "CIFAR100", "CIFAR-100", "cifar-100-python"), published=True),
+    **dict.fromkeys(pizza_steak_sushi.ARCHIVES, Source(pizza_steak_sushi.load, published=True)),
+    "image_folder": Source(image_folder.load),
+    "python": Source(_python),
 }
+"""What `data.source` may be. A further source is a function and a line here."""
+
+
+def _source(config: DataConfig) -> Source:
+    if config.source not in SOURCES:
+        raise ConfigError(
+            [f"{config.title}: `data.source`: no source is named {config.source!r}. {nearest(config.source, SOURCES)}"]
+        )
+    return SOURCES[config.source]
+
+
+def is_published(config: DataConfig) -> bool:
+    """Whether a dataset's images are the same for ever; those of a folder of the user's own may change.
+
+    Raises
+    ------
+    ConfigError
+        If there is no source of this name.
+    """
+    return _source(config).published
 
 
 def _resized(images: Images, size: int) -> Images:
@@ -160,7 +222,7 @@ def _resized(images: Images, size: int) -> Images:
 @lru_cache(maxsize=2)
 def _load(config_json: str) -> Dataset:
     config = DataConfig.model_validate_json(config_json)
-    dataset = LOADERS[config.source](config)
+    dataset = _source(config).load(config)
     channels = dataset.pool.pixels.shape[1]
     if channels != config.channels:
         raise ConfigError(

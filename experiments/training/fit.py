@@ -320,6 +320,7 @@ def _update(recipe: Recipe, seed: int) -> Update:
             peak=recipe.learning_rate,
             floor=recipe.min_learning_rate,
             warmup_fraction=recipe.warmup_fraction,
+            schedule=recipe.schedule,
         )
 
     return Update(rate, seed, recipe.precision, recipe.label_smoothing, recipe.clip_grad_norm)

@@ -30,7 +30,7 @@ from experiments.training.device import resolve_device, set_deterministic
 from experiments.training.fit import Training, fit, logits_of
 from experiments.training.memory import parts_for
 from experiments.training.model_check import DECLARED
-from experiments.training.optim import adamw
+from experiments.training.optim import make_optimizer
 from experiments.training.outcome import Outcome
 from experiments.training.provenance import facts_of
 from experiments.training.tuning import chosen
@@ -175,7 +175,7 @@ def prepare(
     layout = compilation.memory_format(model, device)
     model = distributed.synchronise_batch_norm(model, group, device).to(device)
     model.to(memory_format=layout)
-    optimizer = adamw(model, weight_decay=recipe.weight_decay, betas=(recipe.betas[0], recipe.betas[1]))
+    optimizer = make_optimizer(model, recipe)
     loss_sum = torch.zeros((), device=device)
     training = Training(str(cell.run_id), model, optimizer, cost.Meter(device), loss_sum, group=group)
     training.micro_batches = parts_for(recipe.batch_size // group.size, cell.execution.micro_batch_size)
