@@ -123,6 +123,20 @@ class Recipe(_Strict):
 
 
 # ------------------------------------------------------------------------------------------------------------------ data
+_NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
+    "image_folder": (
+        ("path",),
+        "set `data.path` to a folder that holds train/<class>/* and test/<class>/*, or <class>/* alone, as in "
+        'ARGS="data.path=/photos"',
+    ),
+    "arrays": (("path",), "set `data.path` to an .npz file of images and labels"),
+    "torchvision": (("name",), "set it to a dataset of torchvision, such as SVHN"),
+    "huggingface": (("name", "path"), "set one to a dataset of the hub or a folder of parquet files"),
+    "python": (("name",), "set it to what makes the images, as in my_data.py:load"),
+}
+_NAMED = ("torchvision", "huggingface", "python")
+
+
 class DataConfig(_Strict):
     """A dataset: where it comes from and the form in which every model sees it."""
 
@@ -131,9 +145,14 @@ class DataConfig(_Strict):
     source: str
     """One of `experiments.data.datasets.SOURCES`."""
     name: Added[str | None] = None
-    """`torchvision`: one of `experiments.data.torchvision_sets.SETS`; `huggingface`: a dataset of the hub."""
+    """`torchvision`: one of `experiments.data.torchvision_sets.SETS`; `huggingface`: a dataset of the hub; `python`: what
+    makes the images, ``my_data.py:load`` or ``package.module:load``."""
     columns: Added[dict[Literal["image", "label"], str]] = {}
     """`huggingface`: names of the columns, where they cannot be told."""
+    arguments: Added[dict[str, Any]] = {}
+    """`python`: further named arguments of it."""
+    code: Added[str | None] = None
+    """`python`: its code's identity, which loading sets."""
     path: str | None = None
     """Folder of the images below `DATA_DIR`, or an absolute path. Never hashed."""
     image_size: int = Field(ge=4, le=1024)
@@ -179,17 +198,12 @@ class DataConfig(_Strict):
             raise ValueError(
                 f"`test_cut` is for digits, whose file is in the order of its writers; delete it for {self.source}"
             )
-        if self.source == "torchvision" and not self.name:
-            raise ValueError("`name` is missing: set it to a dataset of torchvision, such as SVHN")
-        if self.source == "huggingface" and not (self.name or self.path):
-            raise ValueError("`name` or `path` is missing: name a dataset of the hub, or a folder of parquet files")
-        if self.source == "arrays" and not self.path:
-            raise ValueError("`path` is missing: set `data.path` to an .npz file of images and labels")
-        if self.source == "image_folder" and not self.path:
-            raise ValueError(
-                "`path` is missing: set `data.path` to a folder that holds train/<class>/* and test/<class>/*, or <class>/* "
-                'alone, as in ARGS="data.path=/photos"'
-            )
+        if self.source in _NEEDS and not any(getattr(self, key) for key in _NEEDS[self.source][0]):
+            keys, fix = _NEEDS[self.source]
+            raise ValueError(f"{' or '.join(f'`{key}`' for key in keys)} is missing: {fix}")
+        for key, sources in (("name", _NAMED), ("columns", ("huggingface",)), ("arguments", ("python",))):
+            if getattr(self, key) and self.source not in sources:
+                raise ValueError(f"`{key}` is for `source: {' or '.join(sources)}`; delete it for {self.source}")
         return self
 
 
@@ -213,15 +227,16 @@ INIT_TITLES = {
 
 
 class ModelConfig(_Strict):
-    """A model: the project's own (`scratch`) or a reference (`timm`)."""
+    """A model: the project's own (`scratch`), a reference (`timm`) or the user's own (`python`)."""
 
     title: str
     """How tables and figures call it. A model that does not start from scratch has that added to its title."""
     family: str
     """Tables are grouped by it: ViT, ResNet, ConvNeXt, …"""
-    source: Literal["scratch", "timm"]
+    source: Literal["scratch", "timm", "python"]
     name: str
-    """`scratch`: a row of `vit_scratch.VARIANTS`; `timm`: a name that `timm.list_models()` knows."""
+    """`scratch`: a row of `vit_scratch.VARIANTS`; `timm`: a name that `timm.list_models()` knows; `python`: a class or
+    function, ``my_models.py:MyNet`` or ``package.module:build``."""
     geometry: Geometry = Geometry()
     arguments: dict[str, Any] = {}
     """Further named arguments of the model's constructor."""
@@ -233,6 +248,8 @@ class ModelConfig(_Strict):
     """`scratch`: whose names the file of weights has."""
     train: Added[Literal["all", "head"]] = "all"
     """``head``: a linear classifier on frozen features, which keep the behaviour of evaluation."""
+    code: Added[str | None] = None
+    """`python`: its code's identity, which loading sets."""
 
     @property
     def init_label(self) -> str:
@@ -263,7 +280,7 @@ class ModelConfig(_Strict):
         from_file = self.weights is not None and not self.weights.startswith("timm:")
         if self.source == "scratch" and from_file and self.layout is None:
             raise ValueError("`layout` is missing: say whose names the file has: timm, torchvision, hf or npz")
-        if self.layout is not None and (self.source == "timm" or not from_file):
+        if self.layout is not None and (self.source != "scratch" or not from_file):
             raise ValueError("`layout` is for files of weights of a scratch model; delete it")
         return self
 
@@ -271,6 +288,8 @@ class ModelConfig(_Strict):
     def _consistent(self) -> ModelConfig:
         if self.source == "scratch" and self.geometry.patch_size is None:
             raise ValueError("`geometry.patch_size` is missing: a scratch ViT needs it")
+        if self.source == "python" and self.geometry != Geometry():
+            raise ValueError("`geometry` is for models of this project and of timm; use `arguments`")
         if self.source == "scratch" and self.geometry.stem != "native":
             raise ValueError("`geometry.stem` is for convolutional models; delete it")
         clash = sorted({"image_size", "img_size", "num_classes", "in_chans", "in_channels"} & set(self.arguments))

@@ -44,7 +44,7 @@ def load(config: DataConfig) -> Dataset:
     path = Path(config.path or "").expanduser()
     path = path if path.is_absolute() else data_dir() / path
     arrays = _read(path)
-    parts = {split: part for split in NAMES if (part := _part(arrays, split, path))}
+    parts = {split: found for split in NAMES if (found := _part(arrays, split, path))}
     if "train" not in parts:
         wanted, held = " or ".join(" and ".join(pair) for pair in NAMES["train"]), ", ".join(sorted(arrays)) or "nothing"
         raise ConfigError([f"{path}: no training images; it holds {held}. Name them {wanted}."])
@@ -69,12 +69,23 @@ def _part(arrays: Arrays, split: str, path: Path) -> Part | None:
     """The images and labels of a split, under whichever names they are."""
     for images, labels in NAMES[split]:
         if images in arrays and labels in arrays:
-            part = Part(_pixels(arrays[images], f"{path}: {images}"), _labels(arrays[labels], f"{path}: {labels}"))
-            if len(part.pixels) != len(part.labels):
-                counts = f"{len(part.pixels)} images and {len(part.labels)} labels"
-                raise ConfigError([f"{path}: {images} and {labels} hold {counts}. Store one label an image."])
-            return part
+            return part(arrays[images], arrays[labels], f"{path}: {images}", f"{path}: {labels}")
     return None
+
+
+def part(images: NDArray[Any], labels: NDArray[Any], name: str, name_of_labels: str = "") -> Part:
+    """A split, checked; the names are for messages.
+
+    Raises
+    ------
+    ConfigError
+        If an array is not of the kind, shape or range of images or of class labels.
+    """
+    found = Part(_pixels(images, name), _labels(labels, name_of_labels or f"{name} labels"))
+    if len(found.pixels) != len(found.labels):
+        counts = f"{len(found.pixels)} images and {len(found.labels)} labels"
+        raise ConfigError([f"{name}: {counts}. Give one label an image."])
+    return found
 
 
 def _pixels(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
@@ -131,11 +142,11 @@ def dataset_of(parts: Mapping[str, Part], class_names: tuple[str, ...], name: st
     if len(class_names) != len(classes):
         raise ConfigError([f"{name}: {len(class_names)} class names for {len(classes)} classes. Name each class once."])
     images: dict[str, Images] = {}
-    for split, part in parts.items():
-        if len(foreign := np.setdiff1d(part.labels, classes)):
+    for split, own in parts.items():
+        if len(foreign := np.setdiff1d(own.labels, classes)):
             raise ConfigError([f"{name}: {split} holds the label {foreign[0]}, which no training image has."])
-        labels = np.searchsorted(classes, part.labels).astype(np.int64)
-        images[split] = Images(part.pixels, labels, marked(split, part.pixels))
+        labels = np.searchsorted(classes, own.labels).astype(np.int64)
+        images[split] = Images(own.pixels, labels, marked(split, own.pixels))
     pool = joined([images[split] for split in ("train", "val") if split in images])
     if "test" in images:
         return Dataset(class_names, pool, images["test"], OWN)

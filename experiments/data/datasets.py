@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.config.code import called
 from experiments.config.errors import ConfigError
 from experiments.config.loading import nearest
 from experiments.config.paths import data_dir
@@ -155,6 +156,20 @@ def _from(module: str) -> Callable[[DataConfig], Dataset]:
     return lambda config: cast("Dataset", import_module(f"experiments.data.{module}").load(config))
 
 
+def _python(config: DataConfig) -> Dataset:
+    """What a function of the user's own gives: class names, then pixels and labels to train on, and to test on or None."""
+    offered = {"image_size": config.image_size, "channels": config.channels, "path": config.path}
+    name = f"{config.title}: `data.name`: {config.name}"
+    try:
+        class_names, *splits = called(str(config.name), config.code, offered, config.arguments)
+        pairs = {split: pair for split, pair in zip(("train", "test"), splits, strict=True) if pair is not None}
+        parts = {split: arrays.part(np.asarray(x), np.asarray(y), f"{name}: {split}") for split, (x, y) in pairs.items()}
+        return arrays.dataset_of(parts, tuple(map(str, class_names)), name)
+    except (ValueError, TypeError, KeyError) as error:
+        wanted = "class names, (images, labels) to train on, and the same to test on or None"
+        raise ConfigError([f"{name} must give {wanted}: {str(error).rstrip('.')}."]) from error
+
+
 @dataclass(frozen=True)
 class Source:
     """Where images come from.
@@ -182,6 +197,7 @@ SOURCES = {
     "arrays": Source(arrays.load),
     "huggingface": Source(_from("hub")),
     "torchvision": Source(_from("torchvision_sets"), published=True),
+    "python": Source(_python),
 }
 """What `data.source` may be. A further source is a function and a line here."""
 

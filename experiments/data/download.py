@@ -86,9 +86,12 @@ def _fetch(url: str, target: Path, blob_id: str, max_bytes: int) -> None:
     with requests.get(url, headers={"Accept-Encoding": "identity"}, stream=True, timeout=TIMEOUT_SECONDS) as answer:
         answer.raise_for_status()
         chunks = int(answer.headers.get("Content-Length") or 0) / _CHUNK or None
-        shown = {"console": console, "transient": True, "disable": not console.is_terminal}
+        parts = track(
+            answer.iter_content(_CHUNK), f"Downloading {target.name}", chunks,
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
         with atomic_write(target, "wb") as file:
-            for chunk in track(answer.iter_content(_CHUNK), f"Downloading {target.name}", chunks, **shown):
+            for chunk in parts:
                 have += file.write(chunk)
                 if have > max_bytes:
                     raise requests.HTTPError(f"sends more than {max_bytes} bytes")

@@ -11,6 +11,7 @@ from torch import nn
 
 import baselines
 import vit_scratch
+from experiments.config.code import called
 from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash
 from experiments.config.schema import ModelConfig
@@ -46,7 +47,19 @@ def _timm(config: ModelConfig, *, image_size: int, in_channels: int, num_classes
     )
 
 
-BUILDERS: dict[str, Callable[..., tuple[nn.Module, dict[str, Any]]]] = {"scratch": _scratch, "timm": _timm}
+def _python(config: ModelConfig, *, image_size: int, in_channels: int, num_classes: int) -> tuple[nn.Module, dict[str, Any]]:
+    sizes = {"image_size": image_size, "img_size": image_size, "in_channels": in_channels, "in_chans": in_channels}
+    model = called(config.name, config.code, sizes | {"num_classes": num_classes}, config.arguments)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{config.name} gives {type(model).__name__}, not a torch.nn.Module")
+    return model, dict(config.arguments)
+
+
+BUILDERS: dict[str, Callable[..., tuple[nn.Module, dict[str, Any]]]] = {
+    "scratch": _scratch,
+    "timm": _timm,
+    "python": _python,
+}
 
 
 def build(
