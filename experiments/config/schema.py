@@ -227,16 +227,16 @@ INIT_TITLES = {
 
 
 class ModelConfig(_Strict):
-    """A model: the project's own (`scratch`), a reference (`timm`) or the user's own (`python`)."""
+    """A model: the project's own (`scratch`), a reference (`timm`, `torchvision`) or the user's own (`python`)."""
 
     title: str
     """How tables and figures call it. A model that does not start from scratch has that added to its title."""
     family: str
     """Tables are grouped by it: ViT, ResNet, ConvNeXt, …"""
-    source: Literal["scratch", "timm", "python"]
+    source: Literal["scratch", "timm", "torchvision", "python"]
     name: str
-    """`scratch`: a row of `vit_scratch.VARIANTS`; `timm`: a name that `timm.list_models()` knows; `python`: a class or
-    function, ``my_models.py:MyNet`` or ``package.module:build``."""
+    """`scratch`: a row of `vit_scratch.VARIANTS`; `timm`: a name that `timm.list_models()` knows; `torchvision`: one of
+    its classifiers; `python`: a class or function, ``my_models.py:MyNet`` or ``package.module:build``."""
     geometry: Geometry = Geometry()
     arguments: dict[str, Any] = {}
     """Further named arguments of the model's constructor."""
@@ -288,11 +288,13 @@ class ModelConfig(_Strict):
     def _consistent(self) -> ModelConfig:
         if self.source == "scratch" and self.geometry.patch_size is None:
             raise ValueError("`geometry.patch_size` is missing: a scratch ViT needs it")
-        if self.source == "python" and self.geometry != Geometry():
+        if self.source in ("torchvision", "python") and self.geometry != Geometry():
             raise ValueError("`geometry` is for models of this project and of timm; use `arguments`")
         if self.source == "scratch" and self.geometry.stem != "native":
             raise ValueError("`geometry.stem` is for convolutional models; delete it")
-        clash = sorted({"image_size", "img_size", "num_classes", "in_chans", "in_channels"} & set(self.arguments))
+        clash = sorted(
+            {"image_size", "img_size", "num_classes", "in_chans", "in_channels", "channels"} & set(self.arguments)
+        )
         if clash:
             raise ValueError(f"`arguments` must not set {', '.join(clash)}: these belong to the data, for all models alike")
         return self

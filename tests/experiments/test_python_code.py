@@ -32,6 +32,19 @@ def broken(num_classes):
 
 def no_model(num_classes):
     return [num_classes]
+
+def unseeded(image_size, num_classes):
+    import numpy as np
+    model = MyNet(image_size, 1, num_classes)
+    model[1].weight.data += torch.from_numpy(np.random.rand(*model[1].weight.shape)).float()
+    return model
+
+def greedy(image_size, num_classes):
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    return MyNet(image_size, 1, num_classes)
+
+def two_outputs(image_size, num_classes):
+    return MyNet(image_size, 1, num_classes + 1)
 """
 DATA = """
 import numpy as np
@@ -133,6 +146,9 @@ def test_a_file_of_the_working_folder_and_a_packages_callable(
         ("mine.py:broken", "", "(RuntimeError: out of ideas)"),
         ("mine.py:no_model", "", "mine.py:no_model gives list, not a torch.nn.Module"),
         ("timm.models.nothing:Net", "", "ModuleNotFoundError"),
+        ("mine.py:unseeded", "", "mine.py:unseeded draws 1.weight from another generator than torch's"),
+        ("mine.py:greedy", "", "mine.py:greedy changes torch's number of threads"),
+        ("mine.py:two_outputs", "", "must give logits of shape (4, 10), it gives shape (4, 11)"),
     ],
 )
 def test_a_model_that_cannot_be_had_is_one_message(configs: Path, name: str, more: str, said: str) -> None:
