@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import columns
-from analysis.certificate import Certificate
+from analysis.fairness.certificate import Certificate
 from analysis.load import Results
-from analysis.numbers import UNKNOWN, percent
 from analysis.summary import Summary
+from analysis.text import UNKNOWN, percent
 from experiments.config.schema import INIT_TITLES, Experiment
 from experiments.records.dataset import test_split_title
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from analysis.numbers import decimals, known, number, significant
+from analysis.text import decimals, known, number, significant
 
 
 def percent_places(half_width: float) -> int:

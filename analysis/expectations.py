@@ -11,9 +11,9 @@ import pandas as pd
 from scipy import special
 
 from analysis.columns import COLUMNS
-from analysis.load import Results
-from analysis.numbers import known
-from analysis.pairing import Cell, Comparisons
+from analysis.load import Results, select
+from analysis.statistics.comparisons import Cell, Comparisons
+from analysis.text import known
 from experiments.config.schema import Expectation, Experiment
 
 _PERCENT = {"top1", *(column.source.rpartition("/")[2] for column in COLUMNS if column.factor == 100)}
@@ -50,10 +50,7 @@ def _check(
     outcomes: list[Outcome] = []
     texts = []
     for data, setting in results.groups:
-        runs = results.runs
-        at = runs[
-            (runs["data"] == data) & (runs["setting"] == setting) & (runs["train_fraction"] == expectation.train_fraction)
-        ]
+        at = select(results.runs, data=data, setting=setting, train_fraction=expectation.train_fraction)
         place = ", ".join(filter(None, [experiment.data[data].title if len(experiment.data) > 1 else "", setting]))
         for model in expectation.models:
             outcome, text = _observe(at, experiment, expectation, model, compared.get(data), setting)

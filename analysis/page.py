@@ -13,13 +13,13 @@ import vl_convert
 from markupsafe import Markup
 
 from analysis.captions import Facts
-from analysis.certificate import Certificate
+from analysis.fairness.certificate import Certificate
 from analysis.figures import Figure
 from analysis.load import Results
 from analysis.mistakes import Mistakes
-from analysis.numbers import UNKNOWN, number, percent
+from analysis.render import Block, Entry, Row, Table
 from analysis.summary import Summary
-from analysis.table import Block, Entry, Row, Table
+from analysis.text import UNKNOWN, number, percent
 from experiments.config.schema import Experiment
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from analysis import captions, figures, mistakes, page, render, tables, verdict
-from analysis.certificate import Unequal, certify
+from analysis.fairness.certificate import Unequal, certify
+from analysis.fairness.strangers import examine
 from analysis.load import load
-from analysis.strangers import examine
 from analysis.summary import summarise
 from experiments.config.schema import Experiment
 from experiments.records.record import atomic_write
@@ -83,7 +83,7 @@ def build(
     ------
     analysis.load.NothingDone
         If there is no usable run.
-    analysis.certificate.Unequal
+    analysis.fairness.certificate.Unequal
         If settings differ and `allow_unequal` is not given. Nothing is written then.
     """
     strangers = examine(ledger, folder, experiment)

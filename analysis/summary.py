@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import expectations, learning, stats
+from analysis import efficiency, expectations
 from analysis.columns import COLUMNS, OF_DEVICE
-from analysis.load import Results, identity, table_order
-from analysis.pairing import Comparisons, compare, scores
+from analysis.load import Results, identity, select, table_order
 from analysis.run_folder import devices
+from analysis.statistics.comparisons import Comparisons, compare, scores
+from analysis.statistics.intervals import MIN_SEEDS_FOR_MARKS, classify, holm, mean_std
 from experiments.config.schema import Experiment
 
 
@@ -35,7 +36,7 @@ class Summary:
         ``p_holm``, ``p_beyond`` (the margin), adjusted over all rows of (data, setting), and ``state``. Every mark and every
         word on who leads is read from here.
     efficiency, budgets, interactions : DataFrame
-        See `analysis.learning`.
+        See `analysis.efficiency`.
     compared : mapping of dataset to Comparisons
     expectations : list of Expected
         The claims made before the run, and whether they held.
@@ -60,11 +61,11 @@ def summarise(results: Results, experiment: Experiment) -> Summary:
     blocks = []
     mixed = {}
     for data, setting in results.groups:
-        runs = results.runs[(results.runs["data"] == data) & (results.runs["setting"] == setting)]
+        runs = select(results.runs, data=data, setting=setting)
         used = sorted({device for run_id in runs["run_id"] for device in devices(results.records[run_id])})
         if len(used) > 1:
             mixed[data, setting] = used
-        marks = pairs[(pairs["data"] == data) & (pairs["setting"] == setting)]
+        marks = select(pairs, data=data, setting=setting)
         blocks.append(_block(results, runs, experiment, data, setting, compared.get(data), marks))
     cells = pd.concat(blocks, ignore_index=True)
     for data, setting in mixed:
@@ -72,9 +73,9 @@ def summarise(results: Results, experiment: Experiment) -> Summary:
     return Summary(
         cells=cells,
         pairs=pairs,
-        efficiency=learning.summarise(results, experiment, compared, pairs),
-        budgets=learning.budgets(results, experiment, compared),
-        interactions=learning.interactions(results, experiment, compared),
+        efficiency=efficiency.summarise(results, experiment, compared, pairs),
+        budgets=efficiency.budgets(results, experiment, compared),
+        interactions=efficiency.interactions(results, experiment, compared),
         compared=compared,
         expectations=expectations.check(results, experiment, compared),
         mixed_devices=mixed,
@@ -86,7 +87,7 @@ def _pairs(experiment: Experiment, compared: Mapping[str, Comparisons]) -> pd.Da
     columns = ["data", "setting", "train_fraction", "a", "b", "delta", "p", "p_beyond", "p_holm", "state"]
     frames = []
     for data, comparisons in compared.items():
-        enough = [min(map(comparisons.n_seeds, pair)) >= stats.MIN_SEEDS_FOR_MARKS for pair in comparisons.pairs]
+        enough = [min(map(comparisons.n_seeds, pair)) >= MIN_SEEDS_FOR_MARKS for pair in comparisons.pairs]
         chosen = np.flatnonzero(comparisons.trusted & np.array(enough, dtype=bool))
         if not chosen.size:
             continue
@@ -97,8 +98,8 @@ def _pairs(experiment: Experiment, compared: Mapping[str, Comparisons]) -> pd.Da
         ).assign(delta=found.estimate, p=found.p, p_beyond=found.p_beyond(experiment.equivalence_margin))  # fmt: skip
         for _, family in frame.groupby("setting"):
             for name, adjusted in (("p", "p_holm"), ("p_beyond", "p_beyond")):
-                frame.loc[family.index, adjusted] = stats.holm(family[name].to_numpy(float))
-        frame["state"] = [stats.classify(p, beyond) for p, beyond in zip(frame["p_holm"], frame["p_beyond"], strict=True)]
+                frame.loc[family.index, adjusted] = holm(family[name].to_numpy(float))
+        frame["state"] = [classify(p, beyond) for p, beyond in zip(frame["p_holm"], frame["p_beyond"], strict=True)]
         frames.append(frame)
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
@@ -116,13 +117,13 @@ def _block(
     rows = []
     for model in table_order(experiment.models):
         for fraction in sorted(experiment.train_fractions, reverse=True):
-            at = runs[runs["train_fraction"] == fraction]
+            at = select(runs, train_fraction=fraction)
             rows.append(_cell(results, at, experiment, data, setting, model, fraction, comparisons))
     cells = pd.DataFrame(rows)
     cells["p_holm"], cells["state"] = math.nan, ""
     cells[["best", "bold", "tested"]] = False
     for fraction, block in cells.groupby("train_fraction"):
-        at = pairs[pairs["train_fraction"] == fraction]
+        at = select(pairs, train_fraction=fraction)
         states = {**at.set_index(["a", "b"])[["state", "p_holm"]].T, **at.set_index(["b", "a"])[["state", "p_holm"]].T}
         _mark(cells, block[block["model"].isin({*at["a"], *at["b"]})], states, experiment.reference)
     return cells
@@ -152,7 +153,7 @@ def _cell(
     comparisons: Comparisons | None,
 ) -> dict[str, Any]:
     """One row of `Summary.cells`. `at`: the runs of all models at this data, setting and fraction."""
-    own = at[at["model"] == model].sort_values("seed")
+    own = select(at, model=model).sort_values("seed")
     row: dict[str, Any] = {
         **identity(experiment, data, setting, model),
         "track": own["track"].iloc[0] if len(own) else experiment.track,
@@ -168,11 +169,11 @@ def _cell(
     for column in COLUMNS:
         row[column.key] = _mean_if_complete(own, column.source)
     row["ece_scaled_note"] = "; ".join(dict.fromkeys(filter(None, own["ece_scaled_note"])))
-    row["mean"], row["std"] = stats.mean_std(own["test/top1"]) if len(own) else (math.nan, math.nan)
+    row["mean"], row["std"] = mean_std(own["test/top1"]) if len(own) else (math.nan, math.nan)
     row |= dict.fromkeys(("low", "high", "delta", "delta_se", "delta_low", "delta_high", "p"), math.nan)
     nll = scores(results, own, "nll")
     row["nll_margin"] = _margin(nll) if nll is not None else math.nan
-    reference = at[at["model"] == experiment.reference]
+    reference = select(at, model=experiment.reference)
     row["n_paired"] = len(set(own["seed"]) & set(reference["seed"])) if model != experiment.reference else 0
     cell, rival = ((setting, name, fraction) for name in (model, experiment.reference))
     compared = comparisons is not None and cell in comparisons and rival in comparisons
@@ -223,14 +224,8 @@ def _note(results: Results, row: Mapping[str, Any], n_reference: int, compared: 
     """Why a cell is incomplete; empty for a complete one."""
     parts = []
     if row["n_seeds"] < row["n_expected"]:
-        cells = results.cells
-        lacking = cells[
-            (cells["data"] == row["data"])
-            & (cells["setting"] == row["setting"])
-            & (cells["model"] == row["model"])
-            & (cells["train_fraction"] == row["train_fraction"])
-            & (cells["status"] != "done")
-        ].sort_values("seed")
+        place = {key: row[key] for key in ("data", "setting", "model", "train_fraction")}
+        lacking = select(results.cells[results.cells["status"] != "done"], **place).sort_values("seed")
         by_reason: dict[str, list[str]] = {}
         for cell in lacking.itertuples():
             reason = f"{cell.status} ({_short(cell.reason)})" if isinstance(cell.reason, str) else str(cell.status)

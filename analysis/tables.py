@@ -9,14 +9,16 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import across, captions
+from analysis import captions
 from analysis.captions import Facts
 from analysis.columns import Column, accuracy_places, csv_columns, in_table, percent_places
-from analysis.efficiency import ratio_text
-from analysis.numbers import UNKNOWN, bracket, known, number, percent, plus_minus, significant
-from analysis.stats import MIN_DATASETS, friedman
+from analysis.load import select
+from analysis.render import Block, Entry, Notes, Row, Table
+from analysis.statistics import across_datasets
+from analysis.statistics.intervals import MIN_DATASETS, friedman
+from analysis.statistics.learning_curves import ratio_text
 from analysis.summary import Summary
-from analysis.table import Block, Entry, Notes, Row, Table
+from analysis.text import UNKNOWN, bracket, known, number, percent, plus_minus, significant
 from experiments.config.schema import Experiment
 
 OPTIONAL = ("datasets", "budgets", "interactions")
@@ -171,11 +173,8 @@ def data_efficiency(summary: Summary, experiment: Experiment, facts: Facts) -> T
     for heading, group in _groups(summary.efficiency):
         rows = []
         for r in group.itertuples():
-            cells = summary.cells[
-                (summary.cells["data"] == r.data)
-                & (summary.cells["setting"] == r.setting)
-                & (summary.cells["model"] == r.model)
-            ].set_index("train_fraction", drop=False)
+            cells = select(summary.cells, data=r.data, setting=r.setting, model=r.model)
+            cells = cells.set_index("train_fraction", drop=False)
             note = "; ".join(dict.fromkeys(filter(None, [r.note, *(_at(c) for c in cells.itertuples())])))
             points = [Entry(accuracy_text(c), bool(c.bold), c.mean) for c in cells.loc[fractions].itertuples()]
             places = percent_places(50 * (r.aulc_high - r.aulc_low))
@@ -309,7 +308,7 @@ def datasets(summary: Summary, facts: Facts) -> Table:
     """Models × datasets at the largest train fraction, a block per setting, and what holds across datasets."""
     notes = Notes()
     cells = summary.cells
-    largest = across.with_columns(cells[cells["train_fraction"] == cells["train_fraction"].max()])
+    largest = across_datasets.with_columns(cells[cells["train_fraction"] == cells["train_fraction"].max()])
     titles = dict(zip(largest["data"], largest["data_title"], strict=True))
     blocks = []
     for setting, group in largest.groupby("setting", sort=False):

@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import stats
 from analysis.columns import accuracy_places, percent_places
-from analysis.efficiency import ratio_text
-from analysis.load import Results
-from analysis.numbers import known, number, percent
-from analysis.pairing import Comparisons
+from analysis.load import Results, select
+from analysis.statistics.comparisons import Comparisons
+from analysis.statistics.intervals import MIN_SEEDS_FOR_MARKS
+from analysis.statistics.learning_curves import ratio_text
 from analysis.summary import Summary
+from analysis.text import known, number, percent
 from experiments.config.schema import Experiment
 
 EFFECT = 0.005
@@ -30,17 +30,16 @@ def sentences(results: Results, summary: Summary, experiment: Experiment) -> lis
     """
     found = []
     for data, setting in results.groups:
-        cells = summary.cells[(summary.cells["data"] == data) & (summary.cells["setting"] == setting)]
-        curves = summary.efficiency[(summary.efficiency["data"] == data) & (summary.efficiency["setting"] == setting)]
+        cells, curves = (select(frame, data=data, setting=setting) for frame in (summary.cells, summary.efficiency))
         place = [experiment.data[data].title] if len(experiment.data) > 1 else []
         place += [setting] if setting else []
         prefix = f"{', '.join(place)}: " if place else ""
         largest, smallest = max(experiment.train_fractions), min(experiment.train_fractions)
-        texts = [_leader(cells[cells["train_fraction"] == largest])]
+        texts = [_leader(select(cells, train_fraction=largest))]
         if smallest < largest:
-            texts.append(_leader(cells[cells["train_fraction"] == smallest]))
+            texts.append(_leader(select(cells, train_fraction=smallest)))
         for model in _protagonists(experiment):
-            curve = curves[curves["model"] == model]
+            curve = select(curves, model=model)
             texts += [_bound(curve, experiment), _images(curve, experiment)]
             texts += _changes(summary.interactions, data, setting, model, experiment)
             texts.append(_resolution(summary.compared.get(data), setting, model, experiment))
@@ -71,7 +70,7 @@ def _leader(block: pd.DataFrame) -> str:
         top = _row(present, present["mean"].idxmax())
         return (
             f"{where}, {top.model_title} has the highest mean accuracy, {_accuracy(top)}; that it leads is not tested, "
-            f"which takes {stats.MIN_SEEDS_FOR_MARKS} seeds of at least two models."
+            f"which takes {MIN_SEEDS_FOR_MARKS} seeds of at least two models."
         )
     best = _row(present, present["best"].idxmax())
     tied = present[present["bold"] & ~present["best"]]["model_title"].tolist()
@@ -143,12 +142,9 @@ def _changes(interactions: pd.DataFrame, data: str, setting: str, model: str, ex
     """How the gap to the reference changes from the fewest to all images, and from the first setting to this one."""
     if interactions.empty:
         return []
-    own = interactions[
-        (interactions["data"] == data) & (interactions["setting"] == setting) & (interactions["model"] == model)
-    ]
     ends = (min(experiment.train_fractions), max(experiment.train_fractions))
     texts = []
-    for row in own.itertuples():
+    for row in select(interactions, data=data, setting=setting, model=model).itertuples():
         if row.changed == "train_fraction" and (row.before, row.after) == ends:
             where = f"from {percent(ends[0])} to {percent(ends[1])} of the data"
         elif row.changed == "setting" and row.train_fraction == ends[1]:
@@ -171,7 +167,7 @@ def _resolution(comparisons: Comparisons | None, setting: str, model: str, exper
     names = " and ".join(experiment.models[name].title for name in (model, experiment.reference))
     n_seeds = min(map(comparisons.n_seeds, cells))
     if n_seeds < 2:
-        return f"Noise: one seed of {names} cannot tell a difference from chance; run at least {stats.MIN_SEEDS_FOR_MARKS}."
+        return f"Noise: one seed of {names} cannot tell a difference from chance; run at least {MIN_SEEDS_FOR_MARKS}."
     found = comparisons.gap(cells[0], cells[1])
     floor = number(100 * found.half_width[0], 1)
     low, high = found.seeds_needed(EFFECT, n_seeds)

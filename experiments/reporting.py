@@ -173,7 +173,7 @@ def report_from(source: str, name: str, *, allow_unequal: bool) -> None:
 
 def save_dashboard(experiment: Experiment, ledger: dict[str, Any], folder: Path, verdict: list[str]) -> Saved:
     """Build views and report, and save them."""
-    from analysis import dashboard as boards
+    from analysis import workspace as boards
     from experiments.tracking import dashboard as wandb_dashboard
 
     entity, project = wandb_dashboard.place(folder)

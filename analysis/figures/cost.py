@@ -12,6 +12,7 @@ import pandas as pd
 from analysis.figures import style
 from analysis.figures.curves import ACCURACY_AXIS
 from analysis.figures.style import Style
+from analysis.load import select
 
 if TYPE_CHECKING:
     from analysis.summary import Summary
@@ -153,8 +154,8 @@ def dominated(pairs: pd.DataFrame, cells: pd.DataFrame, column: str) -> set[str]
         The cost.
     """
     place = cells.iloc[0]
-    here = (pairs["data"] == place["data"]) & (pairs["setting"] == place["setting"])
-    marked = pairs[here & (pairs["train_fraction"] == place["train_fraction"]) & (pairs["state"] == "different")]
+    budget = {key: place[key] for key in ("data", "setting", "train_fraction")}
+    marked = select(pairs, state="different", **budget)
     differ = {frozenset(pair) for pair in zip(marked["a"], marked["b"], strict=True)}
     found = set()
     for _, cell in cells.iterrows():

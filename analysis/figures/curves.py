@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.figures import style
 from analysis.figures.style import Style
+from analysis.load import select
 
 if TYPE_CHECKING:
     from analysis.load import Results
@@ -37,9 +38,7 @@ def learning_curves(
         return None
     charts, arrows = [], []
     for title, group in split:
-        runs = results.runs[
-            (results.runs["data"] == group["data"].iloc[0]) & (results.runs["setting"] == group["setting"].iloc[0])
-        ]
+        runs = select(results.runs, data=group["data"].iloc[0], setting=group["setting"].iloc[0])
         band, line, means = _curve_layers(group, looks)
         layers = [band, line, _seed_dots(runs, looks), means]
         arrow = _multiplier(group, summary.efficiency, experiment)
@@ -158,8 +157,7 @@ def _multiplier(group: pd.DataFrame, efficiency: pd.DataFrame, experiment: Exper
     if candidates.empty:
         return None
     vit = candidates.sort_values("mean", kind="stable").iloc[-1]
-    same = (efficiency["data"] == vit["data"]) & (efficiency["setting"] == vit["setting"])
-    row = efficiency[same & (efficiency["model"] == vit["model"])].iloc[0]
+    row = select(efficiency, data=vit["data"], setting=vit["setting"], model=vit["model"]).iloc[0]
     if not np.isfinite(row["multiplier"]) or row["multiplier"] <= 1:
         return None
     titles = {name: model.title for name, model in experiment.models.items()}

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import pandas as pd
 
-from analysis import numbers
 from analysis.figures import style
 from analysis.figures.style import Style
+from analysis.text import bracket, decimals, known, number
 
 if TYPE_CHECKING:
     from analysis.summary import Summary
@@ -55,7 +55,7 @@ def _panel(group: pd.DataFrame, looks: Mapping[str, Style], reference: str, coun
     for fraction in sorted(group["train_fraction"].unique()):
         cells = group[group["train_fraction"] == fraction]
         n = cells["n"].iloc[0]
-        order.append(f"#{fraction}|{style.percent(fraction)}" + (f": {int(n):,} images" if numbers.known(n) else ""))
+        order.append(f"#{fraction}|{style.percent(fraction)}" + (f": {int(n):,} images" if known(n) else ""))
         for _, cell in cells.iterrows():
             look = looks[cell["model"]]
             order.append(f"{fraction}|{look.label}")
@@ -108,10 +108,10 @@ def _panel(group: pd.DataFrame, looks: Mapping[str, Style], reference: str, coun
 
 def _row(cell: pd.Series, look: Style, line: str) -> dict[str, Any]:
     low, high = 100 * cell["delta_low"], 100 * cell["delta_high"]
-    places = numbers.decimals((high - low) / 2, at_most=2)
-    text = numbers.number(100 * cell["delta"], places, signed=True)
-    if numbers.known(low):
-        text += f" {numbers.bracket(low, high, places, signed=True)}"
+    places = decimals((high - low) / 2, at_most=2)
+    text = number(100 * cell["delta"], places, signed=True)
+    if known(low):
+        text += f" {bracket(low, high, places, signed=True)}"
     return {
         "line": line,
         "model": look.label,

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from analysis import render
 from analysis.figures import style
 from analysis.load import load
-from analysis.table import Table
+from analysis.render import Table
 from experiments.config.schema import DataConfig
 from experiments.config.text import control_character, printable
 from experiments.records.record import RecordError, read_record

@@ -9,8 +9,8 @@ import pytest
 
 from analysis import tables
 from analysis.columns import OF_DEVICE
-from analysis.efficiency import aulc_weights
 from analysis.load import load
+from analysis.statistics.learning_curves import aulc_weights
 from analysis.summary import summarise
 from experiments.config.schema import Expectation
 from tests.analysis.conftest import DATA_MULTIPLIER, make_experiment, truth, write_experiment

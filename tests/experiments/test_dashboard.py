@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from analysis import dashboard
+from analysis import workspace
 from experiments.tracking import dashboard as wandb_dashboard
 from experiments.tracking import viewer
 from experiments.tracking.mirror import Mirror, TrackingError
@@ -66,8 +66,8 @@ def metrics_of(specification: Any) -> dict[str, set[str]]:
 
 
 # ----------------------------------------------------------------------------------------------------------- specifications
-def board(**changes: Any) -> dashboard.Board:
-    return dashboard.Board(make_experiment(args="seeds=[0,1,2]"), "team", "vit-bench", KNOWN)
+def board(**changes: Any) -> workspace.Board:
+    return workspace.Board(make_experiment(args="seeds=[0,1,2]"), "team", "vit-bench", KNOWN)
 
 
 def compare(name: str, specification: Any) -> None:
@@ -82,18 +82,18 @@ def compare(name: str, specification: Any) -> None:
 
 @pytest.mark.parametrize("question", ["accuracy", "data_efficiency", "compute"])
 def test_each_view_is_the_reviewed_one(question: str, env: pytest.MonkeyPatch) -> None:
-    view = dashboard.views(board())[question]
+    view = workspace.views(board())[question]
     compare(question, json.loads(view._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)))
 
 
 def test_the_report_is_the_reviewed_one(service: WandbService) -> None:
     tables = {name: f"# {name}\n\n| Model | x |\n|:--|--:|\n" for name in ("accuracy", "data_efficiency", "compute")}
-    made = dashboard.report(board(), tables, ["A leads.", "B follows."], ["learning_curves"])
+    made = workspace.report(board(), tables, ["A leads.", "B follows."], ["learning_curves"])
     compare("report", json.loads(made._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)))
 
 
 def test_a_metric_that_no_run_has_gets_no_panel() -> None:
-    texts = {name: repr(view.sections) for name, view in dashboard.views(board()).items()}
+    texts = {name: repr(view.sections) for name, view in workspace.views(board()).items()}
     assert "compute/images_per_second" in texts["compute"]
     assert "compute/energy_joules" not in texts["compute"] and "test/top5" not in texts["accuracy"]
 
@@ -136,7 +136,7 @@ def test_the_dashboard_is_saved_once_over_metrics_that_exist(
 def test_a_view_that_was_deleted_in_the_browser_is_made_anew(
     service: WandbService, env: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    made = dashboard.views(dashboard.Board(make_experiment(), "standin", "vit-bench", KNOWN))["accuracy"]
+    made = workspace.views(workspace.Board(make_experiment(), "standin", "vit-bench", KNOWN))["accuracy"]
     saved: list[str] = []
 
     def save(self: Any) -> Any:
@@ -152,10 +152,10 @@ def test_a_view_that_was_deleted_in_the_browser_is_made_anew(
 
 
 def test_a_service_that_is_down_is_one_message(service: WandbService, env: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    made = dashboard.Board(make_experiment(), "standin", "vit-bench", KNOWN)
+    made = workspace.Board(make_experiment(), "standin", "vit-bench", KNOWN)
     env.setattr(wandb_dashboard, "_id_of_view", lambda view: (_ for _ in ()).throw(RuntimeError("connection refused")))
     with pytest.raises(TrackingError, match="could not be saved in standin/vit-bench"):
-        wandb_dashboard.save(tmp_path, dashboard.views(made), dashboard.report(made, {}, [], []))
+        wandb_dashboard.save(tmp_path, workspace.views(made), workspace.report(made, {}, [], []))
 
 
 # ------------------------------------------------------------------------------------------------------- without an account

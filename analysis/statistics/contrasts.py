@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analysis import stats
-from analysis.stats import Estimates, Floats
+from analysis.statistics import intervals
+from analysis.statistics.intervals import Estimates, Floats
 
 Answers = tuple[Sequence[int], npt.NDArray[np.bool_]]
 """Seeds of a cell, and whether each run of them, in rows, answers each test image rightly."""
@@ -153,13 +153,13 @@ class Layout:
         Only contrasts of one sort are alike: an area under a learning curve has a prior of its own, since the seeds of one
         curve may act alike at all its budgets.
         """
-        return stats.learn(*self._seed_parts(weights), (self.n_seeds(weights) - 1).astype(float), weight, kinds)
+        return intervals.learn(*self._seed_parts(weights), (self.n_seeds(weights) - 1).astype(float), weight, kinds)
 
     def _seed_parts(self, weights: Floats) -> tuple[Floats, Floats, Floats]:
         """Variance over seeds, its residual part, at least that of one answer that differs, and what κ adds to it."""
         squares = weights**2
         counts = np.array([len(own) for own in self.seeds])
-        slope = stats.accuracy_slope((self.n_images * self.mean + 0.5) / (self.n_images + 1))
+        slope = intervals.accuracy_slope((self.n_images * self.mean + 0.5) / (self.n_images + 1))
         floor = squares @ (counts * self.n_images) ** -2.0
         seeds = np.maximum(_quadratic(weights, self.over_seeds), 0)
         residual = np.maximum(_quadratic(weights, self.residual), floor)

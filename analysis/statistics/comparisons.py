@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.contrasts import Layout
-from analysis.load import Results
-from analysis.stats import MAX_KAPPA_FOR_MARKS, Estimates, Floats, typical_kappa
+from analysis.load import Results, select
+from analysis.statistics.contrasts import Layout
+from analysis.statistics.intervals import MAX_KAPPA_FOR_MARKS, Estimates, Floats, typical_kappa
 
 Cell = tuple[str, str, float]
 """Setting, model and train fraction."""
@@ -139,7 +139,7 @@ def compare(results: Results, data: str) -> Comparisons | None:
     Cells count with all seeds that they have. Cells that were tested on other images than most are left out, which can only
     be where a report over unequal settings was asked for.
     """
-    runs = results.runs[results.runs["data"] == data]
+    runs = select(results.runs, data=data)
     if runs.empty:
         return None
     usual = runs["test_digest"].mode().iloc[0]

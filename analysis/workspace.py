@@ -18,7 +18,7 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 from analysis.columns import COLUMNS
-from analysis.numbers import percent
+from analysis.text import percent
 from experiments.config.schema import Experiment
 from experiments.records.record import Record
 
