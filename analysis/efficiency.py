@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise, product
 from typing import Any
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.load import Results, identity, select, table_order
+from analysis.groups import Group
+from analysis.load import select
 from analysis.statistics import learning_curves
 from analysis.statistics.comparisons import Cell, Comparisons, Term, typical
 from analysis.statistics.intervals import mean_std
-from experiments.config.schema import Experiment
 
 _BLANK: dict[str, Any] = {
     **dict.fromkeys(("aulc", "aulc_std", "aulc_low", "aulc_high"), math.nan),
@@ -28,59 +28,39 @@ _BLANK: dict[str, Any] = {
 }
 
 
-def summarise(
-    results: Results, experiment: Experiment, compared: Mapping[str, Comparisons], pairs: pd.DataFrame
-) -> pd.DataFrame:
+def summarise(groups: Sequence[Group], pairs: pd.DataFrame) -> pd.DataFrame:
     """Area under the learning curve, images needed, bound and crossover, one row per (data, setting, model).
 
     ``multiplier`` says how many times fewer images than all the model ahead at full data, ``multiplier_ahead``, needs for
     the other's accuracy there, ``multiplier_target``. ``bound`` is at least so many times by a direct comparison.
-    ``crossover`` is the data budget from which ``crossover_leader`` leads.
-
-    Parameters
-    ----------
-    results : Results
-    experiment : Experiment
-    compared : mapping of dataset to Comparisons
-    pairs : DataFrame
-        See `analysis.summary.Summary.pairs`.
-
-    Returns
-    -------
-    DataFrame
-        Accuracies are fractions. Values that the runs do not give are NaN or empty; ``note`` says why.
+    ``crossover`` is the data budget from which ``crossover_leader`` leads. Accuracies are fractions. Values that the runs
+    do not give are NaN or empty; ``note`` says why. `pairs`: see `analysis.summary.Summary`.
     """
-    return pd.DataFrame(
-        [
-            _row(results, experiment, data, setting, model, compared.get(data), pairs)
-            for data, setting in results.groups
-            for model in table_order(experiment.models)
-        ]
-    )
+    return pd.DataFrame([_row(group, model, group.here(pairs)) for group in groups for model in group.models])
 
 
-def budgets(results: Results, experiment: Experiment, compared: Mapping[str, Comparisons]) -> pd.DataFrame:
+def budgets(groups: Sequence[Group]) -> pd.DataFrame:
     """Every model at every budget against the reference at every budget: ``delta`` with its 95% interval and ``p``."""
     rows = []
-    for data, setting, model, comparisons in _rivals(results, experiment, compared):
-        sizes = _sizes(results, data, setting)
+    for group, model, comparisons in _rivals(groups):
+        sizes, reference = _sizes(group), group.experiment.reference
         cells = [
-            ((setting, model, own), (setting, experiment.reference, other))
-            for own, other in product(sorted(sizes), repeat=2)
+            (own, other)
+            for at, against in product(sorted(sizes), repeat=2)
+            if group.compared(own := (group.setting, model, at), other := (group.setting, reference, against))
         ]
-        cells = [(own, other) for own, other in cells if own in comparisons and other in comparisons]
         if not cells:
             continue
-        prior = learning_curves.across_budgets(comparisons, setting, sizes)
+        prior = learning_curves.across_budgets(comparisons, group.setting, sizes)
         across = comparisons.differences(prior, *({own: 1.0, other: -1.0} for own, other in cells))
         across = across.known_where(typical(prior[None]))
         for at, (own, other) in enumerate(cells):
             found = comparisons.gap(own, other) if own[2] == other[2] else across[at : at + 1]
             rows.append(
                 {
-                    **identity(experiment, data, setting, model),
-                    "reference": experiment.reference,
-                    "reference_title": experiment.models[experiment.reference].title,
+                    **group.identity(model),
+                    "reference": reference,
+                    "reference_title": group.experiment.models[reference].title,
                     **{"fraction": own[2], "n": sizes[own[2]], "reference_fraction": other[2]},
                     **{"reference_n": sizes[other[2]], "delta": found.estimate[0], "p": found.p[0]},
                     **{"low": found.low[0], "high": found.high[0]},
@@ -89,30 +69,29 @@ def budgets(results: Results, experiment: Experiment, compared: Mapping[str, Com
     return pd.DataFrame(rows)
 
 
-def interactions(results: Results, experiment: Experiment, compared: Mapping[str, Comparisons]) -> pd.DataFrame:
+def interactions(groups: Sequence[Group]) -> pd.DataFrame:
     """Differences in differences: how the gap to the reference changes, from one budget or one setting to another.
 
     One row per change, with ``gap_before`` and ``gap_after``, their difference ``change`` and its 95% interval.
     """
     rows = []
-    settings = [setting for _, setting in results.groups]
-    for data, setting, model, comparisons in _rivals(results, experiment, compared):
-        fractions = sorted(experiment.train_fractions)
+    for group, model, comparisons in _rivals(groups):
+        setting, first, fractions = group.setting, groups[0].setting, group.fractions
         changes = [("train_fraction", (setting, small), (setting, large)) for small, large in pairwise(fractions)]
         changes += [("train_fraction", (setting, fractions[0]), (setting, fractions[-1]))] * (len(fractions) > 2)
-        if setting != settings[0]:
-            changes += [("setting", (settings[0], fraction), (setting, fraction)) for fraction in fractions]
+        if setting != first:
+            changes += [("setting", (first, fraction), (setting, fraction)) for fraction in fractions]
         for what, before, after in changes:
             build = partial(_change, before=before, after=after)
-            change = build(model, experiment.reference)
-            if not all(cell in comparisons for cell in change):
+            change = build(model, group.experiment.reference)
+            if not group.compared(*change):
                 continue
             found = comparisons.differences(comparisons.prior(setting, build), change)
-            gaps = [comparisons.gap(*((place[0], name, place[1]) for name in (model, experiment.reference)))
+            gaps = [comparisons.gap(*((place[0], name, place[1]) for name in (model, group.experiment.reference)))
                     for place in (before, after)]  # fmt: skip
             rows.append(
                 {
-                    **identity(experiment, data, setting, model),
+                    **group.identity(model),
                     "changed": what,
                     **{"before": before[what == "train_fraction"], "after": after[what == "train_fraction"]},
                     **{"train_fraction": after[1], "gap_before": gaps[0].estimate[0], "gap_after": gaps[1].estimate[0]},
@@ -131,64 +110,52 @@ def _change(first: str, second: str, before: tuple[str, float], after: tuple[str
     }
 
 
-def _rivals(
-    results: Results, experiment: Experiment, compared: Mapping[str, Comparisons]
-) -> Iterator[tuple[str, str, str, Comparisons]]:
-    """Every model but the reference, in every dataset and setting that has runs."""
-    for data, setting in results.groups:
-        for model in table_order(experiment.models):
-            if model != experiment.reference and data in compared:
-                yield data, setting, model, compared[data]
+def _rivals(groups: Sequence[Group]) -> Iterator[tuple[Group, str, Comparisons]]:
+    """Every model but the reference, in every dataset that has runs."""
+    for group in groups:
+        for model in group.models:
+            if model != group.experiment.reference and group.comparisons:
+                yield group, model, group.comparisons
 
 
-def _sizes(results: Results, data: str, setting: str) -> dict[float, float]:
+def _sizes(group: Group) -> dict[float, float]:
     """Images per train fraction; empty where runs of one fraction differ, or more data are not more images."""
-    sizes = select(results.runs, data=data, setting=setting).groupby("train_fraction")["n"]
+    sizes = group.runs.groupby("train_fraction")["n"]
     first = sizes.first()
     whole = (sizes.nunique() == 1).all() and first.is_monotonic_increasing and first.is_unique
     return {float(str(fraction)): float(n) for fraction, n in first.items()} if whole else {}
 
 
-def _row(
-    results: Results,
-    experiment: Experiment,
-    data: str,
-    setting: str,
-    model: str,
-    comparisons: Comparisons | None,
-    pairs: pd.DataFrame,
-) -> dict[str, Any]:
-    runs = select(results.runs, data=data, setting=setting)
+def _row(group: Group, model: str, pairs: pd.DataFrame) -> dict[str, Any]:
+    """One row of `summarise`."""
+    runs, fractions, sizes, reference = group.runs, group.fractions, _sizes(group), group.experiment.reference
     own = select(runs, model=model)
-    whole = own.groupby("seed").filter(lambda seed: len(seed) == len(experiment.train_fractions))
+    whole = own.groupby("seed").filter(lambda seed: len(seed) == len(fractions))
     row: dict[str, Any] = {
-        **identity(experiment, data, setting, model),
-        "track": runs["track"].iloc[0] if len(runs) else experiment.track,
+        **group.identity(model),
+        "track": runs["track"].iloc[0] if len(runs) else group.experiment.track,
         "seeds": sorted(whole["seed"].unique().tolist()),
         "n_seeds": whole["seed"].nunique(),
-        "n_expected": len(experiment.seeds),
+        "n_expected": len(group.experiment.seeds),
         "run_ids": own["run_id"].tolist(),
         **_BLANK,
         "note": "",
     }
-    sizes = _sizes(results, data, setting)
     if len(runs) and not sizes:
         row["note"] = "runs of one train fraction differ in their number of images: no learning curve"
-    fractions = sorted(experiment.train_fractions)
-    curves = [[(setting, name, fraction) for fraction in fractions] for name in (model, experiment.reference)]
-    there = [comparisons is not None and all(cell in comparisons for cell in curve) for curve in curves]
-    if comparisons is None or not there[0] or len(fractions) < 2 or set(fractions) - set(sizes):
+    curve, other = ([(group.setting, name, fraction) for fraction in fractions] for name in (model, reference))
+    comparisons = group.compared(*curve)
+    if comparisons is None or len(fractions) < 2 or set(fractions) - set(sizes):
         return row
-    n = np.array([sizes[fraction] for fraction in fractions])
-    weights = learning_curves.aulc_weights(n)
+    weights = learning_curves.aulc_weights(np.array([sizes[fraction] for fraction in fractions]))
     shares = dict(zip(fractions, weights, strict=True))
-    level = comparisons.prior(setting, lambda a, _: {(setting, a, fraction): w for fraction, w in shares.items()})
-    area = comparisons.differences(level, dict(zip(curves[0], weights, strict=True)))
+    level = comparisons.prior(group.setting, lambda a, _: {(group.setting, a, at): w for at, w in shares.items()})
+    area = comparisons.differences(level, dict(zip(curve, weights, strict=True)))
     by_seed = whole.sort_values("train_fraction").groupby("seed")["test/top1"].apply(lambda top1: float(top1 @ weights))
     row["aulc_std"] = mean_std(by_seed)[1] if len(by_seed) else math.nan
     row |= {"aulc": area.estimate[0], "aulc_low": area.low[0], "aulc_high": area.high[0]}
-    if model != experiment.reference and there[1]:
-        row |= _against(comparisons, sizes, shares, curves, select(pairs, data=data))
+    if model != reference and group.compared(*other):
+        row |= _against(comparisons, sizes, shares, (curve, other), pairs)
     return row
 
 
@@ -196,7 +163,7 @@ def _against(
     comparisons: Comparisons,
     sizes: Mapping[float, float],
     shares: Mapping[float, float],
-    curves: list[list[Cell]],
+    curves: tuple[list[Cell], list[Cell]],
     pairs: pd.DataFrame,
 ) -> dict[str, Any]:
     """A model's learning curve against the reference's."""
@@ -216,13 +183,11 @@ def _against(
     found |= {"multiplier": ratio.estimate, "multiplier_low": ratio.low, "multiplier_high": ratio.high}
     found |= {"multiplier_target": ratio.target, "multiplier_ahead": ahead[0][1], "multiplier_text": ratio.text}
     found["multiplier_directed"] = ratio.directed
-    least = learning_curves.bound(comparisons, n, ahead, behind) if signs[-1] else None
-    if least:
+    if least := learning_curves.bound(comparisons, n, ahead, behind) if signs[-1] else None:
         found |= {"bound": least.factor, "bound_ahead": ahead[0][1], "bound_n_ahead": least.n_ahead}
         found |= {"bound_n_behind": least.n_behind, "bound_delta": least.delta}
         found |= {"bound_low": least.low, "bound_high": least.high}
-    crossing = learning_curves.crossover(comparisons, n, own, other, signs)
-    if crossing:
+    if crossing := learning_curves.crossover(comparisons, n, own, other, signs):
         found |= {"crossover": crossing.n, "crossover_low": crossing.low, "crossover_high": crossing.high}
         found |= {"crossover_leader": crossing.leader, "crossover_text": crossing.text}
     return found
@@ -230,7 +195,7 @@ def _against(
 
 def _sign(pairs: pd.DataFrame, first: Cell, second: Cell) -> int:
     """1 or −1 where two models are marked as different at one budget, else 0."""
-    at = select(pairs, setting=first[0], train_fraction=first[2], state="different")
+    at = select(pairs, train_fraction=first[2], state="different")
     for model, rival, sign in ((first[1], second[1], 1), (second[1], first[1], -1)):
         row = select(at, a=model, b=rival)
         if len(row):

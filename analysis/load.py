@@ -95,20 +95,6 @@ def table_order(models: Mapping[str, ModelConfig]) -> list[str]:
     return sorted(models, key=position)
 
 
-def identity(experiment: Experiment, data: str, setting: str, model: str) -> dict[str, Any]:
-    """Columns that say what a row of a table is about, with the titles that stand for the names."""
-    config = experiment.models[model]
-    return {
-        "data": data,
-        "data_title": experiment.data[data].title,
-        "setting": setting,
-        "model": model,
-        "model_title": config.title,
-        "family": config.family,
-        "source": config.source,
-    }
-
-
 def load(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, known_faults: Sequence[str] = ()) -> Results:
     """Read and check every run that the ledger calls done.
 

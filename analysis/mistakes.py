@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -10,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.load import Results, select, table_order
-from analysis.statistics.comparisons import paired, scores
-from experiments.config.schema import Experiment
+from analysis.groups import Group, paired, scores
+from analysis.load import Results, select
 
 
 @dataclass(frozen=True)
@@ -28,21 +28,22 @@ class Mistakes:
     """One row per pair of models ``a`` and ``b``, with the shares of `agreement` over their common seeds."""
 
 
-def analyse(results: Results, experiment: Experiment) -> list[Mistakes]:
+def analyse(groups: Sequence[Group]) -> list[Mistakes]:
     """Per-class accuracy of every model and agreement of every pair, where the test images are the same."""
     found = []
-    fraction = max(experiment.train_fractions)
-    for data, setting in results.groups:
-        at = select(results.runs, data=data, setting=setting, train_fraction=fraction)
-        models = [model for model in table_order(experiment.models) if (at["model"] == model).any()]
+    for group in groups:
+        results, fraction = group.results, group.fractions[-1]
+        at = select(group.runs, train_fraction=fraction)
+        models = [model for model in group.models if (at["model"] == model).any()]
         if not models:
             continue
-        own = {experiment.models[model].title: select(at, model=model) for model in models}
-        names = results.class_names[data]
+        own = {group.experiment.models[model].title: select(at, model=model) for model in models}
+        names = results.class_names[group.data]
         per_class = {title: _per_class(results, runs, len(names)) for title, runs in own.items()}
         frame = pd.DataFrame(per_class, index=pd.Index(names, name="class"))
         pairs = [{"a": a, "b": b, **_agreement(results, own[a], own[b])} for a, b in combinations(own, 2)]
-        found.append(Mistakes(experiment.data[data].title, setting, fraction, frame, pd.DataFrame(pairs)))
+        title = group.experiment.data[group.data].title
+        found.append(Mistakes(title, group.setting, fraction, frame, pd.DataFrame(pairs)))
     return found
 
 

@@ -97,7 +97,7 @@ def build(
     summary = summarise(results, experiment)
     facts = captions.gather(results, summary, experiment, certificate)
     made = tables.all_tables(summary, experiment, facts)
-    words = verdict.sentences(results, summary, experiment)
+    words = verdict.sentences(summary)
     faults = [*results.faults, *certificate.faults]
 
     texts = {f"{table.name}{suffix}": write(table) for table in made for suffix, write in FORMATS.items()}
@@ -113,7 +113,7 @@ def build(
             facts=facts,
             tables=made,
             figures=drawn,
-            mistakes=mistakes.analyse(results, experiment),
+            mistakes=mistakes.analyse(summary.groups),
             verdict=words,
             faults=faults,
             counts=dict(ledger["counts"]),
