@@ -23,10 +23,10 @@ from experiments.config.schema import DataConfig, Recipe
 from experiments.data import datasets
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
 from experiments.data.splits import nested_subset
-from experiments.grid import driver, worker
-from experiments.grid.local import Observer
+from experiments.grid import driver
+from experiments.grid.driver import Observer
 from experiments.records.record import Record, read_record
-from experiments.training import cost
+from experiments.training import cost, stop
 from experiments.training.fit import Training
 from experiments.training.run import build_model
 from experiments.training.steps import evaluate
@@ -60,7 +60,7 @@ def _apart() -> Iterator[Path]:
 
 def _records(cells: list[Cell], folder: Path) -> list[Record]:
     """The records of cells that have just run; a command that was told to stop meanwhile ends here."""
-    if worker.stop_requested():
+    if stop.requested():
         raise KeyboardInterrupt
     return [read_record(folder / str(cell.run_id) / "record.json") for cell in cells]
 
@@ -138,7 +138,7 @@ def side_by_side(engine_name: str, steps: int = 600, jobs: int = 2) -> dict[str,
             grid = ["train_fractions=[1.0]", f"recipe.steps={steps}", f"seeds={list(range(jobs))}"]
             experiment = loading.load_experiment("vit_small_data", loading.parse_overrides([*ONE_MODEL, *grid]))
             planned, folder = driver.plan(experiment), driver.experiment_folder(experiment)
-            driver.ENGINES[engine_name].execute(planned, folder, jobs=workers, observer=Observer())
+            driver.launch(planned, folder, jobs=str(workers), observer=Observer(), engine=engine_name)
             return _records(planned, folder)
 
     alone = float(np.mean([record.compute.images_per_second or 0.0 for record in rates(1)]))

@@ -28,11 +28,11 @@ from experiments.bench import costs
 from experiments.config.schema import DataConfig, Recipe
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
 from experiments.data.images import Images
-from experiments.records.progress import Heartbeat
 from experiments.training import compilation, cost
-from experiments.training.fit import MetricsLog, Training, fit
+from experiments.training.fit import Training, fit
 from experiments.training.optim import adamw
-from experiments.training.steps import train_steps
+from experiments.training.steps import Update, train_steps
+from experiments.training.watch import Written
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,8 @@ def _steps(task: Task, training: Training, batches: Callable[[int], tuple[Tensor
         training.optimizer,
         batches,
         range(recipe.steps),
-        rate=lambda step: recipe.learning_rate,
-        seed=0,
+        Update(lambda step: recipe.learning_rate, 0, recipe.precision, recipe.label_smoothing, recipe.clip_grad_norm),
         loss_sum=training.loss_sum,
-        precision=recipe.precision,
-        label_smoothing=recipe.label_smoothing,
-        clip_grad_norm=recipe.clip_grad_norm,
     )
 
 
@@ -139,20 +135,8 @@ def harness(task: Task) -> Callable[[], float]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             start = time.perf_counter()
-            heartbeat = Heartbeat(
-                folder, device="", steps=task.recipe.steps, batch_size=task.recipe.batch_size, start_step=0
-            )
-            fit(
-                training,
-                task.recipe,
-                batches,
-                val,
-                seed=0,
-                folder=folder,
-                log=MetricsLog(folder, 0),
-                on_row=lambda row: None,
-                heartbeat=heartbeat,
-            )
+            written = Written(folder, training, task.recipe)
+            fit(training, task.recipe, batches, val, seed=0, folder=folder, observer=written)
             cost.synchronise(task.device)
             return time.perf_counter() - start
 

@@ -29,8 +29,8 @@ from experiments.config.paths import ROOT
 from experiments.config.schema import ExperimentFile, ModelConfig, Recipe
 from experiments.data import datasets
 from experiments.data.archive import unpack
-from experiments.grid import worker
-from experiments.grid.worker import Outcome
+from experiments.training import run as procedure
+from experiments.training.outcome import Outcome
 from tests.chaos import pictures
 
 Verdict = tuple[str, str]
@@ -45,7 +45,7 @@ def no_cell_runs(started: list[str]) -> Iterator[None]:
         started.append(str(cell.run_id))
         return Outcome("interrupted")
 
-    with mock.patch.object(worker, "work", note):
+    with mock.patch.object(procedure, "run", note):
         yield
 
 

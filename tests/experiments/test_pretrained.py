@@ -30,7 +30,7 @@ from experiments.config.schema import DataConfig, Execution, ModelConfig, Recipe
 from experiments.records.record import read_record
 from experiments.training import models, pretrained
 from experiments.training.optim import adamw
-from experiments.training.steps import train_steps
+from experiments.training.steps import Update, train_steps
 
 MICRO = {"title": "ViT", "family": "ViT", "source": "scratch", "name": "micro", "geometry": {"patch_size": 2}}
 RESNET = {"title": "ResNet", "family": "ResNet", "source": "timm", "name": "test_resnet"}
@@ -299,7 +299,7 @@ def test_frozen_features_do_not_move(base: dict[str, Any]) -> None:
         return images, labels
 
     optimizer = adamw(model, weight_decay=0.05, betas=(0.9, 0.999))
-    train_steps(model, optimizer, batches, range(3), rate=lambda step: 0.1, seed=0, loss_sum=torch.zeros(()))
+    train_steps(model, optimizer, batches, range(3), Update(lambda step: 0.1), loss_sum=torch.zeros(()))
     assert not any(layer.training for layer in model.modules())
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     head = "fc" if base is RESNET else "head"
