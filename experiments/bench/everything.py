@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from experiments.bench import costs, gpu, sources
+from experiments.bench import costs, gpu
 from experiments.bench.steps import Task, costs_of, evaluations_of_stretch, measure
 from experiments.config.errors import ConfigError
 from experiments.config.loading import load_part
@@ -41,13 +41,10 @@ def write_bench(
 
     Parameters
     ----------
-    names : list of str
-        Stems of files in ``configs/models``.
-    data_name, recipe_name : str
-        Stems of files in ``configs/data`` and ``configs/recipes``.
-    steps : int
-        Optimiser steps of one timed stretch.
-    repeats : int
+    names, data_name, recipe_name
+        Stems of files in ``configs``.
+    steps, repeats : int
+        Optimiser steps of one timed stretch, and stretches.
     grid_cells : int
         Trivial cells of the grid that is timed.
     settings : dict
@@ -122,7 +119,7 @@ def _around(task: Task, grid_cells: int) -> dict[str, Any]:
     around: dict[str, Any] = {
         "startup_seconds": costs.startup_seconds(),
         "first_batch_seconds": costs.first_batch_seconds(task.data, task.recipe, task.device),
-        "data_images_per_second": sources.images_per_second(task.device),
+        "data_images_per_second": costs.data_images_per_second(task.device),
         **costs.cell_seconds(grid_cells),
     }
     if task.device.type == "cpu" and local.usable_cores() > 1:

@@ -61,14 +61,7 @@ def vit_base(device: torch.device) -> dict[str, Any]:
     labels = torch.randint(1000, (256,), device=device)
     forward = compilation.compiled(model.to(device), "max-autotune", images, precision="bf16")
     step = bare_step(forward.forward, images, labels, precision="bf16")
-    seconds = []
-    for number in range(60):
-        cost.synchronise(device)
-        start = time.perf_counter()
-        step()
-        cost.synchronise(device)
-        if number >= 10:
-            seconds.append(time.perf_counter() - start)
+    seconds = [_seconds(step, device) for _ in range(60)][10:]
     rate = len(images) / float(np.median(seconds))
     return {
         "images_per_second": rate,
@@ -76,3 +69,11 @@ def vit_base(device: torch.device) -> dict[str, Any]:
         "compile": forward.mode,
         "kernel_shares": kernel_shares(step, device),
     }
+
+
+def _seconds(step: Callable[[], None], device: torch.device) -> float:
+    cost.synchronise(device)
+    start = time.perf_counter()
+    step()
+    cost.synchronise(device)
+    return time.perf_counter() - start
