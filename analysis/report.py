@@ -22,32 +22,21 @@ FORMATS = {".md": render.markdown, ".tex": render.latex, ".csv": render.csv}
 
 @dataclass(frozen=True)
 class Report:
-    """What was made.
-
-    Attributes
-    ----------
-    folder : Path
-    paths : list of Path
-        Every file that was written.
-    accuracy_text : str
-        The accuracy table for a terminal: plain text without markup.
-    verdict : list of str
-        The result in sentences.
-    faults : list of str
-        Records that could not be used, or only in part.
-    strangers : list of str
-        Run folders of other settings or other grids, which were left out.
-    equal : bool
-        Whether the certificate found all settings equal.
-    """
+    """What was made."""
 
     folder: Path
     paths: list[Path]
+    """Every file that was written."""
     accuracy_text: str
+    """The accuracy table for a terminal: plain text without markup."""
     verdict: list[str]
+    """The result in sentences."""
     faults: list[str]
+    """Records that could not be used, or only in part."""
     strangers: list[str]
+    """Run folders of other settings or other grids, which were left out."""
     equal: bool
+    """Whether the certificate found all settings equal."""
 
     @property
     def html(self) -> Path:

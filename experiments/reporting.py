@@ -103,7 +103,7 @@ def say_report(
 
 
 def say_waiting(sentence: str) -> None:
-    """What the user is told while W&B is waited for."""
+    """Say what the command waits for."""
     err.print(sentence, style="yellow", markup=False, soft_wrap=True)
 
 
@@ -124,7 +124,7 @@ def send_report(name: str) -> None:
 
 
 def mirror_report(experiment: Experiment, ledger: dict[str, Any], folder: Path) -> None:
-    """Send the report where the runs are online; what hinders that never spoils the run."""
+    """Send the report where the runs are online; a failure to send never fails the run."""
     from experiments.tracking.mirror import TrackingError, unsent
     from experiments.tracking.report import send
 

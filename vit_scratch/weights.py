@@ -213,7 +213,7 @@ def _tensors(source: Source, label: str) -> dict[str, Tensor]:
     odd = [name for name, value in found.items() if not isinstance(value, Tensor) and not hasattr(value, "__array__")]
     if odd:
         kinds = _listed(f"{name!r} ({type(found[name]).__name__})" for name in odd)
-        raise ValueError(f"{label} holds entries that are no tensors: {kinds}; pass the state dict that is inside")
+        raise ValueError(f"{label} holds entries that are not tensors: {kinds}; pass the state dict that is inside")
     return {
         str(name): value.detach().cpu() if isinstance(value, Tensor) else torch.tensor(np.asarray(value))
         for name, value in found.items()

@@ -33,25 +33,17 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure that was drawn.
-
-    Attributes
-    ----------
-    name : str
-        Stem of its files.
-    title, caption : str
-        Plain text.
-    spec : dict
-        Vega-Lite specification with its data inside.
-    files : dict of str to bytes
-        What it is saved as: ``.svg``, ``.pdf`` and ``.png``.
-    """
+    """One figure that was drawn."""
 
     name: str
+    """Stem of its files."""
     title: str
     caption: str
+    """Plain text, as the title."""
     spec: dict[str, Any]
+    """Vega-Lite specification with its data inside."""
     files: dict[str, bytes]
+    """What it is saved as: ``.svg``, ``.pdf`` and ``.png``."""
 
 
 def draw(results: Results, summary: Summary, experiment: Experiment) -> list[Figure]:
@@ -66,11 +58,8 @@ def draw(results: Results, summary: Summary, experiment: Experiment) -> list[Fig
     experiment : experiments.config.schema.Experiment
         Names the reference.
 
-    Returns
-    -------
-    list of Figure
-        In the order of `TITLES`. A figure is left out where its numbers are unknown, or where there is one fraction only
-        (learning curves, budgets).
+    In the order of `TITLES`. A figure is left out where its numbers are unknown, or where there is one fraction only
+    (learning curves, budgets).
     """
     summary = replace(summary, cells=summary.cells[summary.cells["n_seeds"] > 0])
     looks = style.styles(summary.cells)

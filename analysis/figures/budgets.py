@@ -25,10 +25,7 @@ SIDES = (28, 36)
 def budgets(summary: Summary, looks: Mapping[str, Style]) -> tuple[Any, str] | None:
     """Difference in top-1 accuracy to the reference for every pair of numbers of images, a square each.
 
-    Returns
-    -------
-    (chart, caption) or None
-        None where nothing could be compared, or there is one number of images only.
+    None where nothing could be compared, or there is one number of images only.
     """
     if summary.budgets.empty:  # without a column
         return None

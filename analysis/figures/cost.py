@@ -34,10 +34,7 @@ def accuracy_against(column: str, summary: Summary, looks: Mapping[str, Style]) 
     column : {"train_pflops", "device_hours"}
         Column of the summary's cells.
 
-    Returns
-    -------
-    (chart, caption) or None
-        None where the cost of every model is unknown. A model of unknown cost is left out and named in the caption.
+    None where the cost of every model is unknown. A model of unknown cost is left out and named in the caption.
     """
     split, left_out = [], []
     for title, group in style.panels(summary.cells):

@@ -27,10 +27,7 @@ def learning_curves(
 ) -> tuple[Any, str] | None:
     """Top-1 accuracy against labelled images: mean, 95% interval, a dot per seed, the data multiplier as an arrow.
 
-    Returns
-    -------
-    (chart, caption) or None
-        None where no panel has two fractions.
+    None where no panel has two fractions.
     """
     cells = summary.cells[summary.cells["n"].notna()]
     split = [(title, group) for title, group in style.panels(cells) if group["train_fraction"].nunique() > 1]
@@ -198,10 +195,7 @@ def training_curves(
 ) -> tuple[Any, str] | None:
     """Validation accuracy against the optimiser step at full data: mean over seeds, band from the lowest to the highest.
 
-    Returns
-    -------
-    (chart, caption) or None
-        None where no run logged validation accuracy.
+    None where no run logged validation accuracy.
     """
     split = []
     for title, group in style.panels(summary.cells):

@@ -30,13 +30,7 @@ PAIRS = 15
 
 
 def calibration(results: Results, summary: Summary, looks: Mapping[str, Style]) -> tuple[Any, str]:
-    """Reliability diagram of every model at full data.
-
-    Returns
-    -------
-    (chart, caption) or None
-        (chart, caption)
-    """
+    """Reliability diagram of every model at full data."""
     split, errors = [], []
     for title, group in style.panels(summary.cells):
         rows = []
@@ -134,10 +128,7 @@ def confusion(
 
     Up to `MOST_CLASSES` classes: two row-normalised matrices. Above: the `PAIRS` most confused pairs as bars.
 
-    Returns
-    -------
-    (chart, caption) or None
-        None where neither model has a run.
+    None where neither model has a run.
     """
     rows, kinds = [], set()
     for title, group in style.panels(summary.cells):

@@ -23,10 +23,7 @@ SYMBOLS = {"different": "circle", "equivalent": "diamond", "inconclusive": "circ
 def forest(summary: Summary, experiment: Experiment, looks: Mapping[str, Style]) -> tuple[Any, str] | None:
     """Forest plot: difference in top-1 accuracy to the reference with its 95% interval, by fraction and model.
 
-    Returns
-    -------
-    (chart, caption) or None
-        None where no model could be compared with the reference.
+    None where no model could be compared with the reference.
     """
     cells = summary.cells[summary.cells["delta"].notna() & (summary.cells["model"] != experiment.reference)]
     if cells.empty:

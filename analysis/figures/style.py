@@ -90,10 +90,7 @@ def styles(cells: pd.DataFrame) -> dict[str, Style]:
     cells : DataFrame
         With columns ``model``, ``model_title``, ``family`` and ``source``; the first rows of models set their order.
 
-    Returns
-    -------
-    dict of str to Style
-        By the model's name, in the order of the tables.
+    By the model's name, in the order of the tables.
     """
     models = cells[["model", "model_title", "family", "source"]].drop_duplicates("model")
     ours = models["source"] == "scratch"
@@ -202,10 +199,7 @@ def tooltip(**titles: str | tuple[str, str]) -> list[alt.Tooltip]:
 def panels(cells: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Split cells by data set and setting.
 
-    Returns
-    -------
-    list of (title, DataFrame)
-        In order of appearance. A title names only what differs between panels, and is empty where there is one panel.
+    In order of appearance. A title names only what differs between panels, and is empty where there is one panel.
     """
     many_data, many_settings = cells["data"].nunique() > 1, cells["setting"].nunique() > 1
     found = []

@@ -15,27 +15,19 @@ COLUMNS = ("across_delta", "across_low", "across_high", "across_tau", "predictio
 
 @dataclass(frozen=True)
 class Pooled:
-    """A difference over datasets, as a fraction; NaN below two datasets.
-
-    Attributes
-    ----------
-    mean, low, high : float
-        Mean true difference over datasets like these, with its 95% interval.
-    tau : float
-        Standard deviation of true differences between datasets.
-    prediction_low, prediction_high : float
-        95% interval of the true difference on a further dataset.
-    k : int
-        Datasets that count.
-    """
+    """A difference over datasets, as a fraction; NaN below two datasets."""
 
     mean: float
     low: float
     high: float
+    """Mean true difference over datasets like these, with its 95% interval."""
     tau: float
+    """Standard deviation of true differences between datasets."""
     prediction_low: float
     prediction_high: float
+    """95% interval of the true difference on a further dataset."""
     k: int
+    """Datasets that count."""
 
 
 def pooled(delta: npt.ArrayLike, se: npt.ArrayLike) -> Pooled:

@@ -20,25 +20,17 @@ Term = Mapping[Cell, float]
 
 @dataclass(frozen=True)
 class Comparisons:
-    """All cells of one dataset, and what they show about seeds.
-
-    Attributes
-    ----------
-    layout : Layout
-        Its keys are cells.
-    pairs : list of (Cell, Cell)
-        Every two models of one setting at one budget: the family of the marks, setting by setting.
-    of_accuracies, of_pairs : arrays of shape (K, H) and (pairs, H)
-        Priors of the seeds' part, which may differ from kind to kind, see `_sorts`.
-    of_differences : array of shape (H,)
-        The same of all pairs alike.
-    """
+    """All cells of one dataset, and what they show about seeds."""
 
     layout: Layout
+    """Its keys are cells."""
     pairs: list[tuple[Cell, Cell]]
+    """Every two models of one setting at one budget: the family of the marks, setting by setting."""
     of_accuracies: Floats
     of_pairs: Floats
+    """Priors of the seeds' part, (K, H) of accuracies and (pairs, H); they may differ from kind to kind, see `_sorts`."""
     of_differences: Floats
+    """The prior of all pairs alike, (H,)."""
 
     @classmethod
     def of(cls, layout: Layout) -> Comparisons:

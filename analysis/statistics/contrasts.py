@@ -28,20 +28,6 @@ Answers = tuple[Sequence[int], npt.NDArray[np.bool_]]
 class Layout:
     """Cells that were tested on the same images, ready for any contrast.
 
-    Attributes
-    ----------
-    index : mapping of key to int
-        Place of each cell.
-    seeds : list of frozenset of int
-    n_images : int
-    mean : array of shape (K,)
-        Accuracies.
-    over_seeds, residual : arrays of shape (K, K)
-        Covariances of the means between seeds, and their part that is chance from image to image. For equal seeds in all
-        cells ``c·over_seeds·c`` is MS_seeds/(S·N) of the contrast c, ``c·residual·c`` MS_residual/(S·N).
-    over_images : array of shape (K, K)
-        Sums of products over test images: ``c·over_images·c`` is MS_images·(N − 1)/S.
-
     References
     ----------
     Hillis, Berbaum and Metz (2008), Recent developments in the Dorfman–Berbaum–Metz procedure for multireader ROC study
@@ -49,12 +35,18 @@ class Layout:
     """
 
     index: Mapping[Any, int]
+    """Place of each cell."""
     seeds: list[frozenset[int]]
     n_images: int
     mean: Floats
+    """Accuracies, (K,)."""
     over_seeds: Floats
+    """Covariances of the means between seeds, (K, K). For equal seeds in all cells ``c·over_seeds·c`` is MS_seeds/(S·N) of
+    the contrast c."""
     over_images: Floats
+    """Sums of products over test images, (K, K): ``c·over_images·c`` is MS_images·(N − 1)/S."""
     residual: Floats
+    """The part of `over_seeds` that is chance from image to image, (K, K): ``c·residual·c`` is MS_residual/(S·N)."""
 
     @classmethod
     def of(cls, answers: Mapping[Any, Answers]) -> Layout:

@@ -137,30 +137,22 @@ class Estimates:
 
     An estimate is normal around the true value with variance ``rest + κ · shift``; intervals and p-values are of the mixture
     over the posterior of κ, a Behrens–Fisher distribution with one moderated variance.
-
-    Attributes
-    ----------
-    estimate : array
-        As the tables print it.
-    centre : array
-        The estimate with pseudo-images, around which intervals lie.
-    residual, rest, shift : arrays
-        Parts of the variance: chance from image to image between seeds; the same and the spread over test images; what κ = 1
-        adds to them.
-    smallest, largest : arrays
-        The values that the contrast can take.
-    posterior : array of shape (G, T)
-        Of κ; NaN with one seed.
     """
 
     estimate: Floats
+    """As the tables print it."""
     centre: Floats
+    """The estimate with pseudo-images, around which intervals lie."""
     residual: Floats
     rest: Floats
     shift: Floats
+    """Parts of the variance: chance from image to image between seeds; the same and the spread over test images; what κ
+    = 1 adds to them."""
     smallest: Floats
     largest: Floats
+    """The values that the contrast can take."""
     posterior: Floats
+    """Of shape (G, T). Of κ; NaN with one seed."""
 
     @classmethod
     def of(

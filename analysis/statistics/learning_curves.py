@@ -25,25 +25,17 @@ POINTS = 64
 
 @dataclass(frozen=True)
 class Multiplier:
-    """How many times more images the model behind was given than the model ahead needs for its accuracy.
-
-    Attributes
-    ----------
-    estimate : float
-        NaN where the budgets only bound it; `text` says how.
-    low, high : float
-        95% limits: NaN and infinity where a limit lies outside the measured budgets; both NaN with one seed.
-    target : float
-        The accuracy, of the model behind at full data.
-    text : str
-        Such as ``4.2× [3.1, 5.6]`` or ``> 10×``.
-    """
+    """How many times more images the model behind was given than the model ahead needs for its accuracy."""
 
     estimate: float
+    """NaN where the budgets only bound it; `text` says how."""
     low: float
     high: float
+    """95% limits: NaN and infinity where a limit lies outside the measured budgets; both NaN with one seed."""
     target: float
+    """The accuracy, of the model behind at full data."""
     text: str
+    """Such as ``4.2× [3.1, 5.6]`` or ``> 10×``."""
 
     @property
     def directed(self) -> bool:

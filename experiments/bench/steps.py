@@ -122,7 +122,7 @@ def bare(task: Task) -> Callable[[], float]:
 def harness(task: Task) -> Callable[[], float]:
     """This harness end to end: order, augmentation, schedule, evaluation, metrics and heartbeat."""
     batches, val = task.batches(), EvaluationBatches(task.val, task.normalise(), device=task.device)
-    training = task.training()  # one for all stretches, as in the other ways: what a start costs is told per cell
+    training = task.training()  # one for all stretches, as in the other ways: the cost of a start is measured per cell
 
     def stretch() -> float:
         training.step = training.loss_from = 0

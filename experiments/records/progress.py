@@ -51,7 +51,7 @@ class Busy(Exception):
 
 
 class LockError(UserError):
-    """Whether somebody works on a run cannot be told. The message names the path and the fix."""
+    """The lock does not say whether a process works on a run. The message names the path and the fix."""
 
 
 class NoLocks(LockError):
@@ -93,7 +93,7 @@ def is_running(folder: Path) -> bool:
     Raises
     ------
     LockError
-        If that cannot be told.
+        If the lock does not say.
     """
     try:
         with _opened(folder, "r") as file:
@@ -140,7 +140,7 @@ def _lock(file: IO[str], folder: Path, how: int) -> None:
 def _refusal(folder: Path, error: OSError) -> LockError:
     path = folder if error.errno == errno.ENOTDIR else folder / LOCK_FILE
     return LockError(
-        f"{path}: the run's lock cannot be used ({error.strerror}). Move this file or folder away, or mend its permissions "
+        f"{path}: the run's lock cannot be used ({error.strerror}). Move this file or folder away, or fix its permissions "
         f"or the disk, then run the command again."
     )
 

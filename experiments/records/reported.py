@@ -59,7 +59,7 @@ def count(cells: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def read_report(folder: Path, name: str, fix: str) -> tuple[Experiment, dict[str, Any]]:
-    """The experiment and the ledger of a report, checked by type, names and place in the grid; the counts are made anew.
+    """The experiment and the ledger of a report, checked by type, names and place in the grid; the states are counted again.
 
     Parameters
     ----------

@@ -42,7 +42,7 @@ class StateError(UserError):
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's content, if it is a regular file of a size that can be meant.
+    """A file's content, if it is a regular file of a sensible size.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def read_bytes(path: Path) -> bytes:
             if not stat.S_ISREG(facts.st_mode):
                 raise StateError(path, "is not a regular file")
             if facts.st_size > LARGEST_BYTES:
-                raise StateError(path, f"is too large ({facts.st_size:,} bytes; at most {LARGEST_BYTES:,} can be meant)")
+                raise StateError(path, f"is too large ({facts.st_size:,} bytes; at most {LARGEST_BYTES:,} are expected)")
             return file.read()
     except FileNotFoundError:
         raise

@@ -278,7 +278,7 @@ def test_unreadable_files_are_named(suffix, tmp_path):
 def test_sources_that_hold_no_weights(tmp_path):
     with pytest.raises(ValueError, match=r"are read from \.safetensors, \.npz, \.pt, \.pth, not from '\.h5'"):
         weights.load(scratch(), tmp_path / "weights.h5", "timm")
-    with pytest.raises(ValueError, match=r"the source holds entries that are no tensors: 'model' \(dict\)"):
+    with pytest.raises(ValueError, match=r"the source holds entries that are not tensors: 'model' \(dict\)"):
         weights.load(scratch(), {"model": weights.export(scratch(), "timm")}, "timm")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ValueError, match=r"list\.pt holds no named tensors, got list \[1, 2\]"):
