@@ -52,17 +52,10 @@ def build(
     allow_unequal: bool = False,
     links: Mapping[str, str] | None = None,
 ) -> Report:
-    """Turn an experiment's records into its report.
+    """Turn an experiment's records, the run folders in `folder`, into its report in the folder `out`.
 
     Parameters
     ----------
-    ledger : mapping
-        Cells of the grid and what became of them, as in ``ledger.json``.
-    folder : Path
-        Folder of the experiment's run folders.
-    experiment : Experiment
-    out : Path
-        Folder to write into; made where absent.
     allow_unequal : bool
         Make the tables although settings differ, with a warning in each of them.
     links : mapping of str to str, optional

@@ -333,10 +333,7 @@ def datasets(summary: Summary, facts: Facts) -> Table:
 
 def _across(row: Any) -> list[Entry]:
     """Average rank, pooled difference and prediction interval, in points."""
-    places = percent_places(50 * (row.across_high - row.across_low))
-    delta = number(100 * row.across_delta, places, signed=True)
-    if known(row.across_low):
-        delta += f" {bracket(100 * row.across_low, 100 * row.across_high, places, signed=True)}"
+    delta = _points(row.across_delta, row.across_low, row.across_high)
     low, high = 100 * row.prediction_low, 100 * row.prediction_high
     ahead = bracket(low, high, percent_places((high - low) / 2), signed=True)
     return [Entry(number(row.rank, 1), value=row.rank), Entry(delta, value=row.across_delta), Entry(ahead, value=low)]

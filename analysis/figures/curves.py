@@ -13,6 +13,7 @@ import pandas as pd
 from analysis.figures import style
 from analysis.figures.style import Style
 from analysis.load import select
+from analysis.text import percent
 
 if TYPE_CHECKING:
     from analysis.load import Results
@@ -89,7 +90,7 @@ def _images_axis(group: pd.DataFrame) -> alt.X:
     """Logarithmic axis with a tick at each number of images, labelled by the number and the fraction."""
     sizes = group[["n", "train_fraction"]].drop_duplicates("n").sort_values("n")
     fractions = ", ".join(
-        f"'{n:.0f}': '{style.percent(fraction)}'" for n, fraction in zip(sizes["n"], sizes["train_fraction"], strict=True)
+        f"'{n:.0f}': '{percent(fraction)}'" for n, fraction in zip(sizes["n"], sizes["train_fraction"], strict=True)
     )
     return alt.X(
         "n:Q",
@@ -238,7 +239,7 @@ def training_curves(
 def _amount(cells: pd.DataFrame) -> str:
     """The fraction that stands for full data, in words."""
     fractions = cells["train_fraction"].unique()
-    return "all training data" if set(fractions) == {1.0} else f"{style.percent(max(fractions))} of the training data"
+    return "all training data" if set(fractions) == {1.0} else f"{percent(max(fractions))} of the training data"
 
 
 def _training_rows(results: Results, cell: pd.Series, looks: Mapping[str, Style]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.figures import style
 from analysis.figures.style import Style
-from analysis.text import bracket, decimals, known, number
+from analysis.text import bracket, decimals, known, number, percent
 
 if TYPE_CHECKING:
     from analysis.summary import Summary
@@ -52,7 +52,7 @@ def _panel(group: pd.DataFrame, looks: Mapping[str, Style], reference: str, coun
     for fraction in sorted(group["train_fraction"].unique()):
         cells = group[group["train_fraction"] == fraction]
         n = cells["n"].iloc[0]
-        order.append(f"#{fraction}|{style.percent(fraction)}" + (f": {int(n):,} images" if known(n) else ""))
+        order.append(f"#{fraction}|{percent(fraction)}" + (f": {int(n):,} images" if known(n) else ""))
         for _, cell in cells.iterrows():
             look = looks[cell["model"]]
             order.append(f"{fraction}|{look.label}")

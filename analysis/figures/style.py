@@ -16,7 +16,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from analysis.text import bracket
+from analysis.text import bracket, percent
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe–Ito without its yellow, which is too faint for lines on white."""
@@ -225,11 +225,6 @@ def arrange(charts: Sequence[tuple[str, Any]]) -> Any:
     if len(charts) == 1:
         return charts[0][1]
     return alt.concat(*(chart.properties(title=title) for title, chart in charts), columns=2)
-
-
-def percent(fraction: float) -> str:
-    """A fraction as it is read: ``0.1`` is ``10%``."""
-    return f"{100 * fraction:g}%"
 
 
 def interval(low: float, high: float) -> str:
