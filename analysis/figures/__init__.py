@@ -47,19 +47,9 @@ class Figure:
 
 
 def draw(results: Results, summary: Summary, experiment: Experiment) -> list[Figure]:
-    """Draw every figure that the results allow. Nothing is written.
+    """Draw every figure that the results allow, in the order of `TITLES`. Nothing is written.
 
-    Parameters
-    ----------
-    results : analysis.load.Results
-        Runs, predictions and training curves.
-    summary : analysis.summary.Summary
-        Means, intervals and paired differences.
-    experiment : experiments.config.schema.Experiment
-        Names the reference.
-
-    In the order of `TITLES`. A figure is left out where its numbers are unknown, or where there is one fraction only
-    (learning curves, budgets).
+    A figure is left out where its numbers are unknown, or where there is one fraction only (learning curves, budgets).
     """
     summary = replace(summary, cells=summary.cells[summary.cells["n_seeds"] > 0])
     looks = style.styles(summary.cells)

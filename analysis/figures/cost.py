@@ -27,12 +27,7 @@ CONVENTIONS = {
 
 
 def accuracy_against(column: str, summary: Summary, looks: Mapping[str, Style]) -> tuple[Any, str] | None:
-    """Top-1 accuracy at full data against one measure of training cost, with the Pareto step.
-
-    Parameters
-    ----------
-    column : {"train_pflops", "device_hours"}
-        Column of the summary's cells.
+    """Top-1 accuracy at full data against a cost, a column of the summary's cells in `AXES`, with the Pareto step.
 
     None where the cost of every model is unknown. A model of unknown cost is left out and named in the caption.
     """
@@ -139,17 +134,7 @@ def _step(cells: pd.DataFrame, column: str, end: float) -> list[dict[str, float]
 
 
 def dominated(pairs: pd.DataFrame, cells: pd.DataFrame, column: str) -> set[str]:
-    """Models that another one beats at no greater cost, by the marks of the tables.
-
-    Parameters
-    ----------
-    pairs : DataFrame
-        See `analysis.summary.Summary.pairs`.
-    cells : DataFrame
-        One row per model of one panel.
-    column : str
-        The cost.
-    """
+    """Models of one panel, a row each, that another beats at no greater cost (`column`), by the marks of the tables."""
     place = cells.iloc[0]
     budget = {key: place[key] for key in ("data", "setting", "train_fraction")}
     marked = select(pairs, state="different", **budget)

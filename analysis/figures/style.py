@@ -83,15 +83,7 @@ class Style:
 
 
 def styles(cells: pd.DataFrame) -> dict[str, Style]:
-    """Give each model its style.
-
-    Parameters
-    ----------
-    cells : DataFrame
-        With columns ``model``, ``model_title``, ``family`` and ``source``; the first rows of models set their order.
-
-    By the model's name, in the order of the tables.
-    """
+    """Give each model its style, by name, in the order in which models appear in `cells`."""
     models = cells[["model", "model_title", "family", "source"]].drop_duplicates("model")
     ours = models["source"] == "scratch"
     families = list(dict.fromkeys([*models.loc[ours, "family"], *models["family"]]))

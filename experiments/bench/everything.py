@@ -37,22 +37,9 @@ def write_bench(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Measure models on one recipe in the three ways of `measure`, then what is around the steps.
 
-    ``bench.json`` is written after the first part, and again after the second.
-
-    Parameters
-    ----------
-    names, data_name, recipe_name
-        Stems of files in ``configs``.
-    steps, repeats : int
-        Optimiser steps of one timed stretch, and stretches.
-    grid_cells : int
-        Trivial cells of the grid that is timed.
-    settings : dict
-        Fields of the recipe to replace, such as ``precision``, ``compile`` and ``batch_size``.
-    target : Path
-        Folder of the report.
-    on_part : callable
-        Told in words what is measured next.
+    ``bench.json`` in the folder `target` is written after the first part, and again after the second. Names are stems of
+    files in ``configs``; `settings` replaces fields of the recipe, such as ``precision``, ``compile`` and ``batch_size``;
+    `on_part` is called with what is measured next.
 
     Raises
     ------
