@@ -61,7 +61,7 @@ def _panel(column: str, pairs: pd.DataFrame, cells: pd.DataFrame, looks: Mapping
     places = _side_by_side(cells[column], (high / low) ** (GAP / width))
     rows = [
         {
-            "model": looks[cell["model"]].label,
+            **style.shared(cell, looks),
             "cost": cell[column],
             "place": place,
             "mean": 100 * cell["mean"],
@@ -69,11 +69,8 @@ def _panel(column: str, pairs: pd.DataFrame, cells: pd.DataFrame, looks: Mapping
             "low": 100 * np.clip(cell["low"], 0, 1),
             "high": 100 * np.clip(cell["high"], 0, 1),
             "interval": style.interval(cell["low"], cell["high"]),
-            "n": cell["n"],
-            "seeds": cell["n_seeds"],
             "state": "dominated" if cell["model"] in beaten else "not dominated",
             "size": 110 if cell["source"] == "scratch" else 65,
-            "runs": ", ".join(cell["run_ids"]),
         }
         for (_, cell), place in zip(cells.iterrows(), places, strict=True)
     ]

@@ -56,12 +56,9 @@ def _curve_layers(group: pd.DataFrame, looks: Mapping[str, Style]) -> tuple[Any,
     """Band, line and means of the models of one panel."""
     rows = [
         {
-            "model": looks[cell["model"]].label,
-            "n": cell["n"],
+            **style.shared(cell, looks),
             "mean": 100 * cell["mean"],
             "interval": style.interval(cell["low"], cell["high"]),
-            "seeds": cell["n_seeds"],
-            "runs": ", ".join(cell["run_ids"]),
         }
         for _, cell in group.iterrows()
     ]

@@ -42,10 +42,6 @@ def forest(summary: Summary, experiment: Experiment, looks: Mapping[str, Style])
     return style.arrange(charts), caption
 
 
-def _state(cell: pd.Series) -> str:
-    return str(cell["state"]) or "under 3 seeds"
-
-
 def _panel(group: pd.DataFrame, looks: Mapping[str, Style], reference: str, count: int, margin: float) -> Any:
     """One data set and setting: a heading per fraction, below it one line per model."""
     order, rows = [], []
@@ -54,9 +50,8 @@ def _panel(group: pd.DataFrame, looks: Mapping[str, Style], reference: str, coun
         n = cells["n"].iloc[0]
         order.append(f"#{fraction}|{percent(fraction)}" + (f": {int(n):,} images" if known(n) else ""))
         for _, cell in cells.iterrows():
-            look = looks[cell["model"]]
-            order.append(f"{fraction}|{look.label}")
-            rows.append(_row(cell, look, order[-1]))
+            order.append(f"{fraction}|{looks[cell['model']].label}")
+            rows.append(_row(cell, looks, order[-1]))
     y = alt.Y(
         "line:N",
         title=None,
@@ -103,7 +98,7 @@ def _panel(group: pd.DataFrame, looks: Mapping[str, Style], reference: str, coun
     return alt.layer(band, zero, bars, marks, text).properties(width=width, height=ROW_HEIGHT * len(order))
 
 
-def _row(cell: pd.Series, look: Style, line: str) -> dict[str, Any]:
+def _row(cell: pd.Series, looks: Mapping[str, Style], line: str) -> dict[str, Any]:
     low, high = 100 * cell["delta_low"], 100 * cell["delta_high"]
     places = decimals((high - low) / 2, at_most=2)
     text = number(100 * cell["delta"], places, signed=True)
@@ -111,13 +106,10 @@ def _row(cell: pd.Series, look: Style, line: str) -> dict[str, Any]:
         text += f" {bracket(low, high, places, signed=True)}"
     return {
         "line": line,
-        "model": look.label,
-        "n": cell["n"],
-        "seeds": cell["n_seeds"],
+        **style.shared(cell, looks),
         "delta": 100 * cell["delta"],
         "low": low,
         "high": high,
         "text": text,
-        "state": _state(cell),
-        "runs": ", ".join(cell["run_ids"]),
+        "state": str(cell["state"]) or "under 3 seeds",
     }

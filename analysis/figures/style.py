@@ -82,6 +82,12 @@ class Style:
         return {"model": self.label, "dash": self.dash, "width": self.width}
 
 
+def shared(cell: pd.Series, looks: Mapping[str, Style]) -> dict[str, Any]:
+    """Fields that the rows of data of every figure take from a cell of the summary, for their colour and tooltips."""
+    label, runs = looks[cell["model"]].label, ", ".join(cell["run_ids"])
+    return {"model": label, "n": cell["n"], "seeds": cell["n_seeds"], "runs": runs}
+
+
 def styles(cells: pd.DataFrame) -> dict[str, Style]:
     """Give each model its style, by name, in the order in which models appear in `cells`."""
     models = cells[["model", "model_title", "family", "source"]].drop_duplicates("model")
