@@ -108,15 +108,20 @@ def copied_or_foreign(runs: Mapping[str, Loaded]) -> dict[str, str]:
         found, runs, "its test logits are", of=lambda run: (run.record.data, run.answers),
         place=lambda run: (run.record.seed, run.record.split_hash),
     )  # fmt: skip
-    _name_odd(found, runs, "of its split have other validation images", lambda r: r.record.split_hash, lambda r: r.val_ids)
+    _name_odd(
+        found, runs, "of its split have other validation images", of=lambda run: run.record.split_hash,
+        value=lambda run: run.val_ids,
+    )  # fmt: skip
     # What was named above is left out first, or one copy would take the honest runs of its images with it.
     drawn = {run_id: run for run_id, run in runs.items() if run_id not in found and (run.record.n_val or 0) >= MANY}
     _name_equal(
         found, drawn, "its validation images are", of=lambda run: (run.record.data, run.val_ids),
         place=lambda run: run.record.seed,
     )  # fmt: skip
-    table = lambda run: (run.record.data, run.row["setting"])  # noqa: E731
-    _name_odd(found, runs, "of its data have other `class_names`", table, lambda run: run.class_names)
+    _name_odd(
+        found, runs, "of its data have other `class_names`", of=lambda run: (run.record.data, run.row["setting"]),
+        value=lambda run: run.class_names,
+    )  # fmt: skip
     return found
 
 
