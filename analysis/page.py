@@ -17,7 +17,7 @@ from analysis.captions import Facts
 from analysis.fairness.certificate import Certificate
 from analysis.figures import Figure
 from analysis.load import Results
-from analysis.mistakes import Mistakes
+from analysis.mistakes import Mistakes, analyse
 from analysis.render import Block, Entry, Row, Table
 from analysis.summary import Summary
 from analysis.text import UNKNOWN, number, percent
@@ -37,7 +37,6 @@ class Content:
     facts: Facts
     tables: list[Table]
     figures: list[Figure]
-    mistakes: list[Mistakes]
     verdict: list[str]
     faults: list[str]
     counts: dict[str, int]
@@ -66,7 +65,7 @@ def render(content: Content) -> str:
         descriptions=list(content.results.descriptions.values()),
         tables=content.tables,
         figures=content.figures,
-        mistakes=[table for mistakes in content.mistakes for table in mistake_tables(mistakes)],
+        mistakes=[table for mistakes in analyse(content.summary.groups) for table in mistake_tables(mistakes)],
         certificate=content.certificate.content,
         differences=[str(difference) for difference in content.certificate.differences],
         certificate_json=json.dumps(content.certificate.content, indent=2, ensure_ascii=False),

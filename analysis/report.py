@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis import captions, figures, mistakes, page, render, tables, verdict
+from analysis import captions, figures, page, render, tables, verdict
 from analysis.fairness.certificate import Unequal, certify
 from analysis.fairness.strangers import examine
 from analysis.load import load
@@ -63,10 +63,8 @@ def build(
 
     Raises
     ------
-    analysis.load.NothingDone
-        If there is no usable run.
-    analysis.fairness.certificate.Unequal
-        If settings differ and `allow_unequal` is not given. Nothing is written then.
+    NothingDone, Unequal
+        If there is no usable run; if settings differ and `allow_unequal` is not given. Nothing is written then.
     """
     strangers = examine(ledger, folder, experiment)
     if strangers.differences and not allow_unequal:
@@ -95,7 +93,6 @@ def build(
             facts=facts,
             tables=made,
             figures=drawn,
-            mistakes=mistakes.analyse(summary.groups),
             verdict=words,
             faults=faults,
             counts=dict(ledger["counts"]),

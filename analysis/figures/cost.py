@@ -58,7 +58,7 @@ def _panel(column: str, pairs: pd.DataFrame, cells: pd.DataFrame, looks: Mapping
     shown = list(looks.values())
     beaten = dominated(pairs, cells, column)
     low, high = cells[column].min() / 1.35, cells[column].max() * 1.35
-    places = _side_by_side(cells[column], (high / low) ** (GAP / width))
+    places = side_by_side(cells[column], (high / low) ** (GAP / width))
     rows = [
         {
             **style.shared(cell, looks),
@@ -82,7 +82,7 @@ def _panel(column: str, pairs: pd.DataFrame, cells: pd.DataFrame, looks: Mapping
     )
     y = alt.Y("mean:Q", title=ACCURACY_AXIS, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
     step = (
-        alt.Chart(style.inline(_step(cells, column, high)))
+        alt.Chart(style.inline(pareto_step(cells, column, high)))
         .mark_line(interpolate="step-after", color="#999999", strokeWidth=1, strokeDash=[3, 2])
         .encode(x=x, y=y)
     )
@@ -112,7 +112,7 @@ def _panel(column: str, pairs: pd.DataFrame, cells: pd.DataFrame, looks: Mapping
     return alt.layer(step, bars, marks).properties(width=width, height=style.HEIGHT)
 
 
-def _side_by_side(costs: pd.Series, gap: float) -> list[float]:
+def side_by_side(costs: pd.Series, gap: float) -> list[float]:
     """Places of models along the axis: those of equal cost stand around it, a factor `gap` from one to the next."""
     places = []
     for index, value in costs.items():
@@ -121,7 +121,7 @@ def _side_by_side(costs: pd.Series, gap: float) -> list[float]:
     return places
 
 
-def _step(cells: pd.DataFrame, column: str, end: float) -> list[dict[str, float]]:
+def pareto_step(cells: pd.DataFrame, column: str, end: float) -> list[dict[str, float]]:
     """Corners of the staircase of the best mean accuracy at each cost, drawn on to the right edge."""
     corners: list[dict[str, float]] = []
     for _, cell in cells.sort_values([column, "mean"], ascending=[True, False]).iterrows():

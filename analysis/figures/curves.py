@@ -62,7 +62,7 @@ def _curve_layers(group: pd.DataFrame, looks: Mapping[str, Style]) -> tuple[Any,
         }
         for _, cell in group.iterrows()
     ]
-    lines = [row for model, cells in group.groupby("model", sort=False) for row in _line(cells, looks[str(model)])]
+    lines = [row for model, cells in group.groupby("model", sort=False) for row in curve_points(cells, looks[str(model)])]
     x, y = _images_axis(group), alt.Y("mean:Q", title=ACCURACY_AXIS, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
     tip = style.tooltip(
         model="Model", n=("Images", ",d"), seeds=("Seeds", "d"), mean=("Top-1 (%)", ".2f"), interval="95% interval (%)",
@@ -102,7 +102,7 @@ def _images_axis(group: pd.DataFrame) -> alt.X:
     )
 
 
-def _line(cells: pd.DataFrame, look: Style, steps: int = 12) -> list[dict[str, Any]]:
+def curve_points(cells: pd.DataFrame, look: Style, steps: int = 12) -> list[dict[str, Any]]:
     """One model's mean and interval, straight in log error against log n between the fractions.
 
     The data multiplier is read from such a curve, so the arrow ends on it. Errors are floored at half a test image.

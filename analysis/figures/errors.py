@@ -36,7 +36,7 @@ def calibration(results: Results, summary: Summary, looks: Mapping[str, Style]) 
         rows = []
         for _, cell in style.full_data(group).iterrows():
             look = looks[cell["model"]]
-            bins = _pooled_bins(results, cell["run_ids"])
+            bins = pooled_bins(results, cell["run_ids"])
             rows += _bin_rows(bins, look, cell["n_seeds"])
             error = (bins["images"] * (bins["accuracy"] - bins["confidence"]).abs()).sum() / bins["images"].sum()
             errors.append(f"{look.label} {100 * error:.1f}%")
@@ -68,7 +68,7 @@ def calibration(results: Results, summary: Summary, looks: Mapping[str, Style]) 
     return style.arrange(charts), caption
 
 
-def _pooled_bins(results: Results, run_ids: Sequence[str]) -> pd.DataFrame:
+def pooled_bins(results: Results, run_ids: Sequence[str]) -> pd.DataFrame:
     """Reliability of several runs as if all their predictions were of one: columns images, confidence, accuracy."""
     images, confidence, accuracy = np.zeros((3, BINS))
     for run_id in run_ids:

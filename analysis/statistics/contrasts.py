@@ -114,7 +114,7 @@ class Layout:
         weights : array of shape (G, K)
             Differences sum to 0, accuracies to 1.
         prior : array of shape (H,) or (G, H)
-            What the table shows about seeds, see `stats.learn`.
+            What the table shows about seeds, see `intervals.learn`.
         estimate : array of shape (G,), optional
             The value itself where the weights are derivatives of a function of the accuracies.
 
@@ -133,14 +133,14 @@ class Layout:
         centre = (self.n_images * value + added * middle) / total
         spread = _quadratic(weights, self.over_images) + added * reach**2
         spread += self.n_images * (value - middle) ** 2 * added / total
-        seeds, residual, shift = self._seed_parts(weights)
-        images = np.maximum(spread / ((total - 1) * total) - residual, 0)
+        over_seeds = self._seed_parts(weights)
+        images = np.maximum(spread / ((total - 1) * total) - over_seeds[1], 0)
         span = np.where(is_level, 0.0, -reach), np.where(is_level, 1.0, reach)
         df = (self.n_seeds(weights) - 1).astype(float)
-        return Estimates.of(value, centre, seeds, residual, images, shift, span, df, prior)
+        return Estimates.of(value, centre, over_seeds, images, span, df, prior)
 
     def prior(self, weights: Floats, weight: float = 1.0, kinds: Sequence[npt.NDArray[np.intp]] = ()) -> Floats:
-        """What these comparisons show together about seeds, see `stats.learn`.
+        """What these comparisons show together about seeds, see `intervals.learn`.
 
         Only contrasts of one sort are alike: an area under a learning curve has a prior of its own, since the seeds of one
         curve may act alike at all its budgets.

@@ -22,20 +22,20 @@ def one(value):
 
 def known_kappa(centre=0.01, residual=2e-5, images=3e-5, shift=0.1, at=60):
     """An estimate whose κ is known for sure: the value of the grid at `at`."""
-    posterior = np.eye(intervals._KAPPA.size)[[at]]
+    posterior = np.eye(intervals.KAPPA.size)[[at]]
     return Estimates(one(centre), one(centre), one(residual), one(residual + images), one(shift), one(-1), one(1), posterior)
 
 
 def few_seeds(seeds, df, prior=FLAT, shift=0.1, residual=1e-5):
     """An estimate of .01 with no spread over images but that between seeds."""
-    parts = one(0.01), one(0.01), one(seeds), one(residual), one(0), one(shift)
-    return Estimates.of(*parts, (one(-1), one(1)), one(df), prior)
+    over_seeds = one(seeds), one(residual), one(shift)
+    return Estimates.of(one(0.01), one(0.01), over_seeds, one(0), (one(-1), one(1)), one(df), prior)
 
 
 # -------------------------------------------------------------------------------------------------------------- the mixture
 def test_with_kappa_known_everything_is_normal():
     found = known_kappa()
-    sd = np.sqrt(5e-5 + 0.1 * intervals._KAPPA[60])
+    sd = np.sqrt(5e-5 + 0.1 * intervals.KAPPA[60])
     assert found.se[0] == pytest.approx(sd)
     assert found.half_width[0] == pytest.approx(1.959964 * sd, rel=1e-6)
     assert (found.low[0], found.high[0]) == pytest.approx((0.01 - 1.959964 * sd, 0.01 + 1.959964 * sd), rel=1e-6)
@@ -132,7 +132,7 @@ def test_seeds_needed_by_hand():
     # (1.959964 + .841621)² = 7.848879; an effect of .02 leaves .0004/7.848879 = 5.0963e-5, less 3e-5 for images: 2.0963e-5.
     # Over 4 seeds they add 2e-5 + .1 κ, as one seed 4 times as much.
     found = known_kappa()
-    expected = np.ceil((2e-5 + 0.1 * intervals._KAPPA[60]) * 4 / 2.0963e-5)
+    expected = np.ceil((2e-5 + 0.1 * intervals.KAPPA[60]) * 4 / 2.0963e-5)
     assert found.seeds_needed(0.02, 4) == (expected, expected)
     assert known_kappa(residual=0, shift=1e-9).seeds_needed(0.02, 4) == (3, 3)
 
