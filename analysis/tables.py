@@ -291,7 +291,7 @@ def compute(summary: Summary, facts: Facts) -> Table:
         for r in group.itertuples():
             entries = [_filled(column, r, notes=notes) for column in in_table("compute")]
             if with_target:
-                entries.append(Entry(_target_text(r), value=r.seconds_to_target))
+                entries.append(Entry(target_text(r), value=r.seconds_to_target))
             entries.append(_top1(r))
             marks = ", ".join(filter(None, [notes.mark(r.note), mixed if devices else ""]))
             rows.append(Row(r.family, [_name(r, marks), *entries]))
@@ -303,7 +303,7 @@ def compute(summary: Summary, facts: Facts) -> Table:
     return Table("compute", "Compute", caption, columns, blocks, notes.texts(), frame, facts.banner)
 
 
-def _target_text(row: Any) -> str:
+def target_text(row: Any) -> str:
     """Median seconds to the validation target, or a bound of them, with the share of runs that reached it."""
     if math.isnan(row.reached_target):
         return UNKNOWN
@@ -330,7 +330,7 @@ def datasets(summary: Summary, facts: Facts) -> Table:
             entries = [_top1(by_data[data]) for data in titles]
             rows.append(Row(first.family, [_name(first, notes.mark("; ".join(note))), *entries, *_across(first)]))
         blocks.append(Block(str(setting) or amount, rows))
-    caption = captions.datasets(facts, _friedman(largest))
+    caption = captions.datasets(facts, friedman_sentences(largest))
     frame = _csv(largest, "datasets", facts.banner)
     delta = f"Δ across datasets vs {facts.reference} [95% CI] ↑"
     columns = ["Model", *(f"{title} ↑" for title in titles.values()), "Average rank ↓", delta, "for a new dataset [95% PI]"]
@@ -345,7 +345,7 @@ def _across(row: Any) -> list[Entry]:
     return [Entry(number(row.rank, 1), value=row.rank), Entry(delta, value=row.across_delta), Entry(ahead, value=low)]
 
 
-def _friedman(largest: pd.DataFrame) -> str:
+def friedman_sentences(largest: pd.DataFrame) -> str:
     """The Friedman test over datasets, a sentence per setting, from 6 datasets and 3 models on, where no cell is empty."""
     sentences = []
     for setting, block in largest.groupby("setting", sort=False):

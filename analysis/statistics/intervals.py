@@ -165,7 +165,7 @@ class Estimates:
         df: Floats,
         prior: Floats,
     ) -> Estimates:
-        """Combine the variance over seeds, of `df` degrees of freedom, its residual part and its shift with a prior of `learn`."""
+        """Combine a variance over seeds of `df` degrees of freedom, its residual part and shift with a prior of `learn`."""
         seeds, residual, shift = over_seeds
         likelihood = _likelihood(seeds, residual, shift, df)
         weights = (prior / (likelihood @ _PRIORS.T)) @ _PRIORS * likelihood

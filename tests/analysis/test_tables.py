@@ -247,9 +247,9 @@ def test_friedman_counts_datasets_and_not_settings():
         frame = pd.DataFrame(keys, columns=["data", "setting", "model"])
         return frame.assign(mean=frame["model"].map({"a": 0.7, "b": 0.8, "c": 0.9}))
 
-    assert tables._friedman(largest(3)) == "", "3 datasets × 2 tracks are not 6 datasets"
+    assert tables.friedman_sentences(largest(3)) == "", "3 datasets × 2 tracks are not 6 datasets"
     # Ranks 1, 2, 3 on all of six datasets: χ² = 12 with 2 degrees of freedom, p = exp(−6).
-    assert tables._friedman(largest(6)) == (
+    assert tables.friedman_sentences(largest(6)) == (
         "Friedman test of equal ranks over 6 datasets (identical): p = 0.0025. "
         "Friedman test of equal ranks over 6 datasets (tuned): p = 0.0025. "
     )
