@@ -61,14 +61,7 @@ def count(cells: list[dict[str, Any]]) -> dict[str, int]:
 def read_report(folder: Path, name: str, fix: str) -> tuple[Experiment, dict[str, Any]]:
     """The experiment and the ledger of a report, checked by type, names and place in the grid; the states are counted again.
 
-    Parameters
-    ----------
-    folder : Path
-        Holds both files.
-    name : str
-        The experiment that it must be.
-    fix : str
-        What the message tells the user to do.
+    `name` is the experiment that the files in `folder` must be of; `fix` says what to do and ends every message.
 
     Raises
     ------

@@ -42,15 +42,7 @@ class StateError(UserError):
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's content, if it is a regular file of a sensible size.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
-    StateError
-        If it cannot be read.
-    """
+    """A file's content, if it is a regular file of a sensible size; raises FileNotFoundError or StateError."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe in its place is not waited for
             facts = os.fstat(file.fileno())
@@ -66,22 +58,14 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_json(path: Path, shape: Any, *, finite: bool = True) -> Any:
-    """A JSON file as a value of a type.
+    """A JSON file as a value of a type that pydantic can check: ``dict[str, str]``, a dataclass, a model.
 
-    Parameters
-    ----------
-    path : Path
-    shape : type
-        What pydantic can check: ``dict[str, str]``, a dataclass, a model.
-    finite : bool, default True
-        Refuse ``NaN`` and infinities; a reader that names the field of each may take them.
+    `finite` refuses ``NaN`` and infinities; a reader that names the field of each may take them.
 
     Raises
     ------
-    FileNotFoundError
-        If there is none.
-    StateError
-        If it cannot be read, is not JSON, or not of this type.
+    FileNotFoundError, StateError
+        If there is none; if it cannot be read, is not JSON, or not of this type.
     """
     content = read_bytes(path)
     try:
@@ -99,18 +83,12 @@ def read_json(path: Path, shape: Any, *, finite: bool = True) -> Any:
 def read_evaluations(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
     """Rows of a ``metrics.jsonl``, as they were written.
 
-    Parameters
-    ----------
-    path : Path
-    whole : bool, default False
-        Refuse a last line that a kill cut short, which is else left out.
+    `whole` refuses a last line that a kill cut short, which is otherwise left out.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no file.
-    StateError
-        If it cannot be read, or a line is not an evaluation. The message names the line.
+    FileNotFoundError, StateError
+        If there is no file; if it cannot be read, or a line is not an evaluation. The message names the line.
     """
     lines = read_bytes(path).rstrip(b"\n").split(b"\n")
     rows = []
