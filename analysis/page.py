@@ -53,28 +53,23 @@ def render(content: Content) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template = environment.get_template("report.html.j2")
-    return template.render(
-        experiment=content.experiment,
-        reference=content.facts.reference,
-        banner=content.facts.banner,
-        verdict=content.verdict,
-        expectations=content.summary.expectations,
-        faults=content.faults,
-        counts=content.counts,
-        descriptions=list(content.results.descriptions.values()),
-        tables=content.tables,
-        figures=content.figures,
-        mistakes=[table for mistakes in analyse(content.summary.groups) for table in mistake_tables(mistakes)],
-        certificate=content.certificate.content,
-        differences=[str(difference) for difference in content.certificate.differences],
-        certificate_json=json.dumps(content.certificate.content, indent=2, ensure_ascii=False),
-        ledger=ledger_rows(content),
-        style=_trusted((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        script=_trusted((TEMPLATES / "report.js").read_text(encoding="utf-8")),
-        vega=_trusted(vega_bundle()) if content.figures else "",
-        script_json=script_json,
-    )
+    proof = content.certificate.content
+    shown = vars(content) | {
+        "reference": content.facts.reference,
+        "banner": content.facts.banner,
+        "expectations": content.summary.expectations,
+        "descriptions": list(content.results.descriptions.values()),
+        "mistakes": [table for mistakes in analyse(content.summary.groups) for table in mistake_tables(mistakes)],
+        "certificate": proof,
+        "differences": [str(difference) for difference in content.certificate.differences],
+        "certificate_json": json.dumps(proof, indent=2, ensure_ascii=False),
+        "ledger": ledger_rows(content),
+        "style": _trusted((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        "script": _trusted((TEMPLATES / "report.js").read_text(encoding="utf-8")),
+        "vega": _trusted(vega_bundle()) if content.figures else "",
+        "script_json": script_json,
+    }
+    return environment.get_template("report.html.j2").render(shown)
 
 
 def _trusted(text: str) -> Markup:
