@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from analysis.load import NothingDone, load, table_order
+from analysis.load import NothingDone, load, select, table_order
 from experiments.config import loading
 from experiments.config.cells import expand
 from experiments.config.paths import ROOT
@@ -22,6 +23,12 @@ from experiments.training import tuning
 
 def _load(synthetic_runs):
     return load(synthetic_runs.ledger, synthetic_runs.folder, synthetic_runs.experiment)
+
+
+def test_rows_are_selected_by_all_that_is_given():
+    frame = pd.DataFrame({"data": ["a", "a", "b"], "setting": ["", "x", ""], "n": [1, 2, 3]})
+    assert select(frame, data="a", setting="")["n"].tolist() == [1] and select(frame, setting="")["n"].tolist() == [1, 3]
+    assert select(frame, data="c").empty and select(frame.iloc[:0], data="a").empty and len(select(frame)) == 3
 
 
 def test_every_run_is_a_row_in_table_order(synthetic_runs):

@@ -82,6 +82,14 @@ def test_every_metric_is_computed_again(synthetic_runs: SyntheticRuns, split: st
     assert run_id in fault and f"metrics.{key}` is" in fault
 
 
+def test_an_accuracy_is_a_count_of_images_and_has_no_tolerance(synthetic_runs: SyntheticRuns) -> None:
+    run_id = synthetic_runs.run_id("vit")
+    top1 = read_record(synthetic_runs.folder / run_id / "record.json").metrics["test/top1"] or 0.0
+    synthetic_runs.edit_record(run_id, metrics={"test/top1": top1 + 5e-5})
+    (fault,) = _load(synthetic_runs).faults
+    assert run_id in fault and "metrics.test/top1` is" in fault
+
+
 @pytest.mark.parametrize("text", ["a\x1b[2J", "a\nb", "a\x00", "a\u202eb", "a\u2066b", "\x85"])
 def test_control_characters_are_refused_and_spelled_out(synthetic_runs: SyntheticRuns, text: str) -> None:
     shapes = synthetic_runs.experiment.data["shapes"].model_dump()
