@@ -205,7 +205,7 @@ def read_curve(path: Path, steps: int, faults: list[str]) -> list[dict[str, Any]
     try:
         rows = read_evaluations(path, whole=True)
         if any(value is not None and not abs(value) < LARGEST for row in rows for value in row.values()):
-            raise StateError(path, "foreign (a value that is no number)")
+            raise StateError(path, "foreign (a value that is not a number)")
         if rows and rows[-1]["step"] != steps:
             last = f"ends at step {rows[-1]['step']}, its record at {steps}"
             raise StateError(path, f"{last}: evaluations are lost")

@@ -140,7 +140,7 @@ def _seed_dots(runs: pd.DataFrame, looks: Mapping[str, Style]) -> Any:
 
 
 def _multiplier(group: pd.DataFrame, efficiency: pd.DataFrame, experiment: Experiment) -> dict[str, Any] | None:
-    """The arrow between the scratch ViT, or else the best ViT, and the reference; None where the multiplier is no number.
+    """The arrow between the scratch ViT, or else the best ViT, and the reference; None where the multiplier is unknown.
 
     The model that is behind at full data sets the level; the arrow runs left from its last point to the curve of the model
     ahead, which reaches that level with fewer images by the factor of the multiplier.

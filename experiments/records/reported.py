@@ -105,7 +105,7 @@ def _foreign(ledger: dict[str, Any], experiment: Experiment, grid: list[tuple[st
         yield f"`experiment` is {ledger['experiment']!r}, not {experiment.name!r}"
     if found := control_character(ledger, but=("reason",)):
         yield found
-    yield from (f"`other` names {name!r}, which is no folder's name" for name in ledger["other"] if _leads_away(name))
+    yield from (f"`other` names {name!r}, which is not the name of a folder" for name in ledger["other"] if _leads_away(name))
     places = [_place(cell, cell["model"], cell["data"]) for cell in ledger["cells"]]
     missing, more = set(grid) - set(places), set(places) - set(grid)
     if missing or more or len(places) != len(set(places)):
@@ -116,7 +116,7 @@ def _foreign(ledger: dict[str, Any], experiment: Experiment, grid: list[tuple[st
     for trial in trials:
         known = trial["model"] in experiment.models and trial["data"] in experiment.data
         if not known or trial["seed"] != experiment.tuning.seed or trial["train_fraction"] not in experiment.train_fractions:
-            yield f"`trials` name {trial['run_id']!r}, which this experiment has not"
+            yield f"`trials` name {trial['run_id']!r}, which is not a trial of this experiment"
     for cell in [*ledger["cells"], *trials]:
         turn = f"-trial{cell['trial']}" if "trial" in cell else ""
         stem = f"{cell['model']}-{cell['data']}-f{fraction_label(cell['train_fraction'])}-s{cell['seed']}{turn}-"

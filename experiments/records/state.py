@@ -111,7 +111,7 @@ def _row(row: Any) -> dict[str, Any]:
     for value in row.values():
         known = value is None or (type(value) is float and math.isfinite(value))
         if not known and not (type(value) is int and abs(value) < 2**63):
-            raise ValueError("a value that is no number")
+            raise ValueError("a value that is not a number")
     return row
 
 
@@ -122,7 +122,7 @@ def _parsed(content: bytes, *, finite: bool = True) -> Any:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number if finite else float)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    if re.search(r"\\u[dD][89a-fA-F]", text):  # half of a pair is no text: it could be neither shown nor written
+    if re.search(r"\\u[dD][89a-fA-F]", text):  # half of a surrogate pair can be neither shown nor written
         json.dumps(value, ensure_ascii=False).encode()
     level: Sequence[Any] = [value]
     for _ in range(DEEPEST):
@@ -144,7 +144,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is a value that is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 @lru_cache

@@ -217,7 +217,7 @@ def test_a_curve_with_a_value_that_is_none_is_left_out(synthetic_runs, value):
     path = synthetic_runs.folder / run_id / "metrics.jsonl"
     path.write_text(path.read_text().replace('"val/top1": 0.4', f'"val/top1": {value}'))
     (fault,) = _load(synthetic_runs).faults
-    assert run_id in fault and "a value that is no number" in fault
+    assert run_id in fault and "not a number" in fault
 
 
 def test_a_curve_that_lost_its_end_is_left_out(synthetic_runs):

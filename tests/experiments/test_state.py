@@ -127,7 +127,7 @@ def test_what_is_no_file_is_neither_read_nor_waited_for(tmp_path: Path, name: st
     [
         (b"\xef\xbb\xbf" + b'{"a": "b"}', ""),
         (b'{"a": "b", "a": "c"}', "a key stands twice"),
-        (b'{"a": NaN}', "NaN is a value that is no number"),
+        (b'{"a": NaN}', "NaN is not a number"),
         (b'{"a": 3}', "`a`: Input should be a valid string"),
         (b'["a"]', "Input should be an object"),
         (NESTED, "nested too deeply"),
