@@ -184,7 +184,7 @@ def _on_grid(positions: Tensor, model: VisionTransformer, source_grid: tuple[int
         source_grid = grid if count == grid[0] * grid[1] else (side, side)
     if count < 1 or source_grid[0] * source_grid[1] != count:
         raise ValueError(
-            f"its position embedding has {count} patches, which do not make a grid of {source_grid[0]} × {source_grid[1]}; "
+            f"its position embedding has {count} patches, which are not a grid of {source_grid[0]} × {source_grid[1]}; "
             f"pass the source's own as source_grid=(rows, columns)"
         )
     if tuple(source_grid) == grid:

@@ -105,7 +105,7 @@ def _foreign(ledger: dict[str, Any], experiment: Experiment, grid: list[tuple[st
         yield f"`experiment` is {ledger['experiment']!r}, not {experiment.name!r}"
     if found := control_character(ledger, but=("reason",)):
         yield found
-    yield from (f"`other` names {name!r}, which is not the name of a folder" for name in ledger["other"] if _leads_away(name))
+    yield from (f"`other` names {name!r}, which does not name a folder" for name in ledger["other"] if _leads_away(name))
     places = [_place(cell, cell["model"], cell["data"]) for cell in ledger["cells"]]
     missing, more = set(grid) - set(places), set(places) - set(grid)
     if missing or more or len(places) != len(set(places)):
