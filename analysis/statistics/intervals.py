@@ -146,13 +146,13 @@ class Estimates:
     residual: Floats
     rest: Floats
     shift: Floats
-    """Parts of the variance: chance from image to image between seeds; the same and the spread over test images; what κ
-    = 1 adds to them."""
+    """Parts of the variance: chance from image to image between seeds; the same and the spread over test images; what
+    κ = 1 adds to them."""
     smallest: Floats
     largest: Floats
     """The values that the contrast can take."""
     posterior: Floats
-    """Of shape (G, T). Of κ; NaN with one seed."""
+    """Of κ, (G, T); NaN with one seed."""
 
     @classmethod
     def of(

@@ -42,13 +42,17 @@ SIZE, STORED_SIZE = 224, 320
 """Pixels of a side: as batches have it, and as the files do."""
 
 
+def seconds(work: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of some work, until the device has done it."""
+    cost.synchronise(device)
+    start = time.perf_counter()
+    work()
+    cost.synchronise(device)
+    return time.perf_counter() - start
+
+
 def _median(work: Callable[[], Any], repeats: int) -> float:
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
+    return float(np.median([seconds(work, torch.device("cpu")) for _ in range(repeats)]))
 
 
 @contextmanager
@@ -120,10 +124,9 @@ def first_batch_seconds(data: DataConfig, recipe: Recipe, device: torch.device) 
             train, Normalise(data.mean, data.std, device), batch_size=recipe.batch_size, seed=0,
             augmentation=recipe.augmentation, device=device, n_classes=len(dataset.class_names),
         )(0)  # fmt: skip
-        cost.synchronise(device)
 
     datasets.forget()
-    return _median(first_batch, 1)
+    return seconds(first_batch, device)
 
 
 def data_images_per_second(device: torch.device, *, n: int = 256, batch_size: int = 64, steps: int = 16) -> dict[str, float]:
@@ -148,14 +151,8 @@ def data_images_per_second(device: torch.device, *, n: int = 256, batch_size: in
                 augmentation=Augmentation(crop_padding=4, horizontal_flip=True), resident=resident,
             )  # fmt: skip
 
-            def stretch() -> None:
-                for step in range(1, steps + 1):
-                    batches(step)
-                cost.synchronise(device)
-
             batches(0)
-            cost.synchronise(device)
-            return steps * batch_size / _median(stretch, 1)
+            return steps * batch_size / seconds(lambda: [batches(step) for step in range(1, steps + 1)], device)
 
         return {"resident": rate(mapped, True), "mapped": rate(mapped, False), "decoded": rate(photos, False)}
 

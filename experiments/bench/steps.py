@@ -103,8 +103,7 @@ def bare(task: Task) -> Callable[[], float]:
     for group in optimizer.param_groups:
         group["lr"] = recipe.learning_rate
 
-    def stretch() -> float:
-        start = time.perf_counter()
+    def stretch() -> None:
         for _ in range(recipe.steps):
             with torch.autocast(task.device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
                 loss = nn.functional.cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing)
@@ -113,10 +112,8 @@ def bare(task: Task) -> Callable[[], float]:
             if recipe.clip_grad_norm is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad_norm)
             optimizer.step()
-        cost.synchronise(task.device)
-        return time.perf_counter() - start
 
-    return stretch
+    return lambda: costs.seconds(stretch, task.device)
 
 
 def harness(task: Task) -> Callable[[], float]:
@@ -129,11 +126,12 @@ def harness(task: Task) -> Callable[[], float]:
         training.val_best = {}
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            start = time.perf_counter()
-            written = Written(folder, training, task.recipe)
-            fit(training, task.recipe, batches, val, seed=0, folder=folder, observer=written)
-            cost.synchronise(task.device)
-            return time.perf_counter() - start
+
+            def work() -> None:
+                written = Written(folder, training, task.recipe)
+                fit(training, task.recipe, batches, val, seed=0, folder=folder, observer=written)
+
+            return costs.seconds(work, task.device)
 
     return stretch
 
@@ -169,14 +167,7 @@ def dataloader(task: Task) -> Callable[[], float]:
                 yield images.to(task.device), labels.to(task.device)
 
     stream = endless()
-
-    def stretch() -> float:
-        start = time.perf_counter()
-        _steps(task, training, lambda step: next(stream))
-        cost.synchronise(task.device)
-        return time.perf_counter() - start
-
-    return stretch
+    return lambda: costs.seconds(lambda: _steps(task, training, lambda step: next(stream)), task.device)
 
 
 WAYS = {"bare": bare, "end_to_end": harness, "dataloader": dataloader}
