@@ -16,7 +16,7 @@ import yaml
 
 from analysis.fairness.certificate import Difference, few, flatten, read_config, table_label
 from analysis.run_folder import setting_label
-from experiments.config.identity import ADDED_FIELDS, PROTOCOL, requested_settings
+from experiments.config.identity import PROTOCOL, added_fields, requested_settings
 from experiments.config.schema import Experiment, ModelConfig, join_words, quoted
 from experiments.records.record import CONFIG_FILE, RECORD_FILE, Record, RecordError, read_record
 
@@ -118,7 +118,7 @@ def _differences(record: Record, cell: Cell, folder: Path, experiment: Experimen
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return {"settings_hash": ("that of this experiment", record.settings_hash)}
     # Fields that did not exist when the run was made were then as their default is now.
-    younger = {name: ModelConfig.model_fields[name].default for name in ADDED_FIELDS[ModelConfig]}
+    younger = {name: ModelConfig.model_fields[name].default for name in added_fields(ModelConfig)}
     own = flatten(experiment.models[record.model].model_dump(exclude={"title"}))
     wanted |= {f"model.{key}": value for key, value in own.items()}
     found |= {f"model.{key}": value for key, value in flatten(younger | dict(model)).items() if key in own}

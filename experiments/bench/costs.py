@@ -23,7 +23,7 @@ from experiments.config.cells import Cell
 from experiments.config.paths import ROOT
 from experiments.config.schema import Augmentation, DataConfig, Recipe
 from experiments.data import datasets
-from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
+from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches, normalised
 from experiments.data.decoding import Photos, decode
 from experiments.data.images import Images, Pixels, Rows
 from experiments.data.splits import nested_subset
@@ -102,7 +102,7 @@ def _predicting(cell: Cell) -> float:
     """Seconds of the predictions at the end of a cell."""
     model = build_model(cell, n_classes=10)[0]
     dataset, device = datasets.load(cell.data), torch.device("cpu")
-    normalise = Normalise(cell.data.mean, cell.data.std, device)
+    normalise = normalised(cell.data, device)
     subset = nested_subset(dataset.pool.labels, cell.train_fraction, cell.seed)
     sets = [EvaluationBatches(i, normalise, device=device) for i in (dataset.pool.take(subset.val), dataset.seal().open())]
     return _median(lambda: [evaluate(model, images, device=device) for images in sets], 5)
@@ -121,7 +121,7 @@ def first_batch_seconds(data: DataConfig, recipe: Recipe, device: torch.device) 
         dataset = datasets.load(data)
         train = dataset.pool.take(nested_subset(dataset.pool.labels, 1.0, seed=0).train)
         TrainBatches(
-            train, Normalise(data.mean, data.std, device), batch_size=recipe.batch_size, seed=0,
+            train, normalised(data, device), batch_size=recipe.batch_size, seed=0,
             augmentation=recipe.augmentation, device=device, n_classes=len(dataset.class_names),
         )(0)  # fmt: skip
 

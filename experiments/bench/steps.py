@@ -26,11 +26,11 @@ from torchvision import transforms
 
 from experiments.bench import costs
 from experiments.config.schema import DataConfig, Recipe
-from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
+from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches, normalised
 from experiments.data.images import Images
 from experiments.training import compilation, cost
 from experiments.training.fit import Training, fit
-from experiments.training.optim import adamw
+from experiments.training.optim import make_optimizer
 from experiments.training.steps import Update, train_steps
 from experiments.training.watch import Written
 
@@ -55,7 +55,7 @@ class Task:
 
     def normalise(self) -> Normalise:
         """The data's normalisation on the device."""
-        return Normalise(self.data.mean, self.data.std, self.device)
+        return normalised(self.data, self.device)
 
     def batches(self) -> TrainBatches:
         """The harness's batches."""
@@ -68,8 +68,7 @@ class Task:
         """A fresh model and optimiser, in the memory format and compiled as a run has them."""
         model = self.build()[0].to(self.device)
         model.to(memory_format=compilation.memory_format(model, self.device))
-        betas = (self.recipe.betas[0], self.recipe.betas[1])
-        optimizer = adamw(model, weight_decay=self.recipe.weight_decay, betas=betas)
+        optimizer = make_optimizer(model, self.recipe)
         training = Training("bench", model, optimizer, cost.Meter(self.device), torch.zeros((), device=self.device))
         images = self.batches()(0)[0]
         training.forward = compilation.compiled(model, self.recipe.compile, images, precision=self.recipe.precision).forward

@@ -42,9 +42,11 @@ def plan(experiment: Experiment) -> list[Cell]:
     Where every cell has ended and the data cannot change, as published sets cannot, no data is loaded, unless a cache is
     damaged.
     """
+    from experiments.data.datasets import is_published
+
     folder = experiment_folder(experiment)
     known = expand(experiment, read_splits(folder))
-    fixed = all(data.source != "image_folder" for data in experiment.data.values()) and not lost_caches(folder)
+    fixed = all(is_published(cell.data) for cell in known) and not lost_caches(folder)
     if fixed and all(cell_status(cell, folder)[0] in ("done", "failed") for cell in known):
         return known
     return expand(experiment, compute_splits(experiment, folder))

@@ -36,6 +36,7 @@ def check(cells: list[Cell]) -> list[str]:
     from experiments.training.distributed import current
     from experiments.training.memory import parts_for
     from experiments.training.models import check as check_model
+    from experiments.training.optim import faults as recipe_faults
 
     faults: list[str] = []
     processes = current().size
@@ -51,6 +52,8 @@ def check(cells: list[Cell]) -> list[str]:
             check_precision(precision, device)
     except ConfigError as error:
         faults += error.faults
+    for cell in {id(cell.recipe): cell for cell in cells}.values():
+        faults += [fault for fault in recipe_faults(cell.recipe_name, cell.recipe) if fault not in faults]
     first_of_each = {(cell.model_name, cell.data.image_size, cell.data.channels): cell for cell in cells}
     for cell in first_of_each.values():
         try:

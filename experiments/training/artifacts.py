@@ -130,7 +130,7 @@ def _compute(
         micro_batches=training.micro_batches,
         mfu=cost.mfu(facts.gmacs, of_one, facts.environment["device"], passes) if of_one else None,
         energy_joules=meter.energy_joules if training.group.size == 1 else None,
-        seconds_to_target=seconds_to_target(rows, cell.target_val_top1),
+        seconds_to_target=seconds_to_target(rows, cell.asked.target_val_top1),
         tuning_pflops=sum(trial.compute.train_pflops or 0 for trial in trials) if trials else None,
         tuning_device_hours=sum(trial.compute.device_hours or 0 for trial in trials) if trials else None,
     )
@@ -205,7 +205,7 @@ def write_config(cell: Cell, folder: Path, facts: Facts) -> None:
         "experiment": cell.experiment,
         "command": cell.command,
         "cell": about,
-        "requested": requested_settings(cell.recipe, cell.data, cell.tuning),
+        "requested": requested_settings(cell.recipe, cell.data, cell.tuning, cell.track),
         "data": cell.data.model_dump(),
         "recipe": cell.recipe.model_dump(),
         "model": cell.model.model_dump(),

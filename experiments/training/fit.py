@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from experiments.config.errors import UserError
 from experiments.config.schema import Execution, Recipe
@@ -68,6 +69,8 @@ class Training:
         Their states go into the checkpoint.
     forward : nn.Module, optional
         What a step calls where that is not the model itself: its compiled or distributed form, of the same weights.
+    average : AveragedModel, optional
+        The moving average of the weights, where the recipe asks for one.
     group : Group
         The processes that train it together.
     loss_sum : Tensor of shape ()
@@ -94,7 +97,18 @@ class Training:
     ledger: dict[str, Any] | None = None
     rows: list[dict[str, Any]] | None = None
     forward: nn.Module | None = None
+    average: AveragedModel | None = None
     group: Group = ALONE
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model whose predictions count: the averaged one, where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def step_taken(self) -> None:
+        """Let the average follow the weights."""
+        if self.average is not None:
+            self.average.update_parameters(self.model)
 
     def save(self, folder: Path, ledger: dict[str, Any], rows: list[dict[str, Any]], *, last: bool = False) -> None:
         """Write a checkpoint, with the list of attempts and the rows of ``metrics.jsonl`` up to it, from the leader.
@@ -115,6 +129,7 @@ class Training:
             "micro_batches": self.micro_batches,
             "meter": self.meter.state(),
             "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "optimizer": None if last else self.optimizer.state_dict(),
         }
         checkpoint.save(folder, state)
@@ -128,6 +143,8 @@ class Training:
         if state["run_id"] != self.run_id:
             return [*warnings, f"{folder}: its checkpoint is of run {state['run_id']}; starting from step 0."]
         self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         if state["optimizer"] is not None:
             self.optimizer.load_state_dict(state["optimizer"])
         self.meter.restore(state["meter"])
@@ -285,7 +302,7 @@ def fit(
                 training.optimizer,
                 train,
                 range(training.step, boundary),
-                replace(update, micro_batches=parts),
+                replace(update, micro_batches=parts, after=training.step_taken),
                 loss_sum=training.loss_sum,
                 more_parts=partial(_more_parts, training, recipe.batch_size, execution.on_oom),
                 should_stop=pause_before,
@@ -320,6 +337,7 @@ def _update(recipe: Recipe, seed: int) -> Update:
             peak=recipe.learning_rate,
             floor=recipe.min_learning_rate,
             warmup_fraction=recipe.warmup_fraction,
+            schedule=recipe.schedule,
         )
 
     return Update(rate, seed, recipe.precision, recipe.label_smoothing, recipe.clip_grad_norm)
@@ -355,7 +373,7 @@ def _evaluation_row(
     if not math.isfinite(loss):
         raise Diverged(training.step, clipped=recipe.clip_grad_norm is not None)
     with training.meter.evaluating():
-        logits = logits_of(training.model, val, device=device, precision=recipe.precision, on_oom=on_oom)
+        logits = logits_of(training.evaluated, val, device=device, precision=recipe.precision, on_oom=on_oom)
         logits = training.group.gathered(logits)
         metrics = classification_metrics(logits, val.labels.cpu().numpy())
     training.loss_sum.zero_()

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash
 from experiments.data import datasets
-from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
+from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches, normalised
 from experiments.data.images import Images, SealedTest
 from experiments.data.seeding import integer_seed
 from experiments.data.splits import nested_subset, split_hash
@@ -30,7 +31,7 @@ from experiments.training.device import resolve_device, set_deterministic
 from experiments.training.fit import Training, fit, logits_of
 from experiments.training.memory import parts_for
 from experiments.training.model_check import DECLARED
-from experiments.training.optim import adamw
+from experiments.training.optim import make_optimizer
 from experiments.training.outcome import Outcome
 from experiments.training.provenance import facts_of
 from experiments.training.tuning import chosen
@@ -107,7 +108,7 @@ def run(cell: Cell, experiment_folder: Path, trials: list[Record] | None = None)
         for key in sorted(DECLARED & geometry.keys()):
             attempt.says(f"{cell.model_name} at {cell.data.image_size} pixels: {key.replace('_', ' ')}: {geometry[key]}")
         gmacs = forward_gmacs(cell, model, len(splits.class_names))
-        normalise = Normalise(cell.data.mean, cell.data.std, device)
+        normalise = normalised(cell.data, device)
         train = train_batches(cell, splits, normalise, device)
         val = evaluation_batches(splits.val, normalise, device)
         training, resolved = prepare(cell, model, train, attempt, device)
@@ -124,10 +125,10 @@ def run(cell: Cell, experiment_folder: Path, trials: list[Record] | None = None)
             execution=cell.execution,
             observer=watch,
         )
-        predictions = predict(cell, training.model, splits, normalise, device, attempt.folder)
+        predictions = predict(cell, training.evaluated, splits, normalise, device, attempt.folder)
         if group.leads:
             artifacts.write_predictions(attempt.folder, predictions, splits.class_names)
-            artifacts.write_weights(attempt.folder, training.model)
+            artifacts.write_weights(attempt.folder, training.evaluated)
         attempt.done(watch.completed(facts, training, predictions, trials))
     return attempt.ended
 
@@ -175,9 +176,12 @@ def prepare(
     layout = compilation.memory_format(model, device)
     model = distributed.synchronise_batch_norm(model, group, device).to(device)
     model.to(memory_format=layout)
-    optimizer = adamw(model, weight_decay=recipe.weight_decay, betas=(recipe.betas[0], recipe.betas[1]))
+    optimizer = make_optimizer(model, recipe)
     loss_sum = torch.zeros((), device=device)
     training = Training(str(cell.run_id), model, optimizer, cost.Meter(device), loss_sum, group=group)
+    if recipe.ema is not None:  # buffers too, as timm averages them
+        average = get_ema_multi_avg_fn(recipe.ema)
+        training.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
     training.micro_batches = parts_for(recipe.batch_size // group.size, cell.execution.micro_batch_size)
     for warning in training.restore(attempt.folder):
         attempt.says(warning)
@@ -190,6 +194,7 @@ def prepare(
         "compile_failure": step.failure,
         "memory_format": "channels_last" if layout == torch.channels_last else "contiguous",
         "processes": group.size,
+        **({} if recipe.ema is None else {"weights": f"moving average, decay {recipe.ema:g}"}),
         "data_path": train.source.name,
     }
 

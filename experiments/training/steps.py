@@ -73,6 +73,8 @@ class Update:
         Keys the random numbers inside the model (dropout, stochastic depth) together with the step.
     micro_batches : int
         Parts that each batch is cut into (gradient accumulation).
+    after : callable
+        Called after each step, as to average the weights.
     """
 
     rate: Callable[[int], float]
@@ -81,6 +83,7 @@ class Update:
     label_smoothing: float = 0.0
     clip_grad_norm: float | None = None
     micro_batches: int = 1
+    after: Callable[[], None] = lambda: None
 
 
 def train_steps(
@@ -141,6 +144,7 @@ def train_steps(
         if update.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(parameters, update.clip_grad_norm)
         optimizer.step()
+        update.after()
         loss_sum += loss
     return steps.stop
 

@@ -24,9 +24,9 @@ from experiments.__main__ import main
 from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash, hashed_values
-from experiments.config.loading import load_part
+from experiments.config.loading import load_experiment
 from experiments.config.paths import ROOT
-from experiments.config.schema import DataConfig, Execution, ModelConfig, Recipe
+from experiments.config.schema import DataConfig, ModelConfig, Recipe
 from experiments.records.record import read_record
 from experiments.training import models, pretrained
 from experiments.training.optim import adamw
@@ -68,17 +68,14 @@ def test_published_runs_keep_their_names(name: str) -> None:
     folder = next((ROOT / "results" / "vit_small_data").glob(f"{name}-digits-f1-s0-*"))
     about = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     cell = Cell(
-        experiment="vit_small_data",
+        asked=load_experiment("vit_small_data"),
         model_name=name,
-        model=load_part("models", name),
         data_name="digits",
         data=DataConfig.model_validate(about["data"]),
-        recipe_name="digits",
         recipe=Recipe.model_validate(about["requested"]["recipe"]),
         train_fraction=1.0,
         seed=0,
         varied={},
-        execution=Execution(),
         split_hash=about["cell"]["split_hash"],
     )
     assert cell.run_id == folder.name

@@ -17,7 +17,7 @@ from experiments.__main__ import main
 from experiments.config import paths
 from experiments.config.errors import ConfigError
 from experiments.config.paths import ROOT
-from experiments.data import archive, decoding
+from experiments.data import decoding, download
 from experiments.grid import local
 from experiments.records.record import atomic_write
 from experiments.training import provenance, torchrun
@@ -238,7 +238,7 @@ def test_files_have_the_users_umask(tmp_path: Path, mask: int, mode: int) -> Non
             pixels[:] = 7
         with zipfile.ZipFile(tmp_path / "photos.zip", "w") as made:
             made.writestr("a/b.txt", "b")
-        archive.unpack(tmp_path / "photos.zip", tmp_path / "photos")
+        download.unpack(tmp_path / "photos.zip", tmp_path / "photos")
     finally:
         os.umask(before)
     assert np.load(tmp_path / "pixels.npy").sum() == 28

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from experiments.config.schema import Augmentation, Execution, Recipe
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
@@ -101,7 +102,7 @@ class Follower(Written):
 class Bench:
     """A run's parts around one folder, as `experiments.training.run` puts them together."""
 
-    def __init__(self, folder: Path, recipe: Recipe = RECIPE) -> None:
+    def __init__(self, folder: Path, recipe: Recipe = RECIPE, average: float | None = None) -> None:
         folder.mkdir(exist_ok=True)
         torch.set_num_threads(1)
         torch.manual_seed(0)
@@ -115,6 +116,8 @@ class Bench:
         self.val = EvaluationBatches(images(9, 1), normalise, device=CPU)
         optimizer = adamw(model, weight_decay=0.05, betas=(0.9, 0.999))
         self.training = Training("run", model, optimizer, cost.Meter(CPU), torch.zeros(()))
+        if average is not None:
+            self.training.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True)
         self.warnings = self.training.restore(folder)
         self.start = self.training.step
         self.written = Follower(folder, self.training, recipe)
@@ -366,3 +369,29 @@ def test_heartbeat_reports_progress(tmp_path: Path) -> None:
     attempts = heartbeat.end("completed")
     assert attempts[-1]["start_step"] == 2 and attempts[-1]["end_step"] == 7
     assert read_progress(tmp_path)["step"] == 7
+
+
+# -------------------------------------------------------------------------------------------------------- averaged weights
+def test_the_average_is_evaluated_and_goes_on_bit_by_bit(tmp_path: Path) -> None:
+    plain, whole = Bench(tmp_path / "plain"), Bench(tmp_path / "whole", average=0.5)
+    plain.fit()
+    mean: dict[str, torch.Tensor] = {}
+
+    def follow() -> None:
+        for name, tensor in whole.training.model.named_parameters():
+            mean[name] = tensor.detach().clone() if name not in mean else mean[name] * 0.5 + tensor.detach() * 0.5
+        Training.step_taken(whole.training)
+
+    whole.training.step_taken = follow  # type: ignore[method-assign]
+    whole.fit()
+    assert equal_weights(plain.training.model, whole.training.model)  # training itself does not know of it
+    for name, tensor in whole.training.evaluated.named_parameters():
+        assert torch.allclose(tensor, mean[name], atol=1e-6)
+    assert [row["val/loss"] for row in plain.rows()] != [row["val/loss"] for row in whole.rows()]
+
+    first = Bench(tmp_path / "parts", average=0.5)
+    with pytest.raises(Interrupted):
+        first.fit(stop_at=6)
+    second = Bench(tmp_path / "parts", average=0.5)
+    second.fit()
+    assert equal_weights(whole.training.evaluated, second.training.evaluated) and whole.rows() == second.rows()
