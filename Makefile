@@ -1,7 +1,7 @@
 # Every target wraps one command; `make` alone lists them. FLAGS passes further options through.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install list experiment status report sync dashboard test test-slow chaos coverage bench notebook lint clean
+.PHONY: help install list experiment status report sync dashboard test test-slow chaos coverage bench shape notebook lint clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -73,6 +73,9 @@ notebook: install ## Run the notebook, figures in reports/four_equations.ipynb: 
 	@$(VENV)/bin/jupytext --quiet --update --to ipynb notebooks/four_equations.py
 	@mkdir -p "$${REPORTS_DIR:-reports}"
 	@$(VENV)/bin/jupyter execute notebooks/four_equations.ipynb --output="$$(realpath "$${REPORTS_DIR:-reports}")/four_equations.ipynb"
+
+shape: install ## Figures of the code base: lines, long functions, files per change; FLAGS=--frames adds the path to the step
+	@$(VENV)/bin/python -m tests.shape $(FLAGS)
 
 lint: install ## Check style and types
 	@$(VENV)/bin/ruff check .

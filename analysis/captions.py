@@ -7,37 +7,30 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import columns
-from analysis.certificate import Certificate
+from analysis.fairness.certificate import Certificate
 from analysis.load import Results
-from analysis.numbers import UNKNOWN, percent
 from analysis.summary import Summary
+from analysis.text import UNKNOWN, percent
 from experiments.config.schema import INIT_TITLES, Experiment
 from experiments.records.dataset import test_split_title
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Sentences that the captions of one report share.
-
-    Attributes
-    ----------
-    reference : str
-        Title of the reference model.
-    seeds, pool, test, conditions, certificate, marks : str
-        Seeds; what their training sets share; test images and checkpoint; track, device and precision; the settings' hash;
-        what marks mean.
-    banner : str
-        Warning for tables over unequal settings, or empty.
-    """
+    """Sentences that the captions of one report share."""
 
     reference: str
+    """Title of the reference model."""
     seeds: str
     pool: str
     test: str
     conditions: str
     certificate: str
     marks: str
+    """From `seeds` on: seeds; what their training sets share; test images and checkpoint; track, device and precision; the
+    settings' hash; what marks mean."""
     banner: str
+    """Warning for tables over unequal settings, or empty."""
 
     @property
     def common(self) -> str:
@@ -91,7 +84,7 @@ def gather(results: Results, summary: Summary, experiment: Experiment, certifica
 def _marks(summary: Summary, experiment: Experiment) -> str:
     """What bold, † and ≡ mean, or why there are none."""
     if summary.pairs.empty:
-        return "No marks: they take 3 seeds of two models, whose seeds do not differ beyond what a test can bear."
+        return "No marks: they need two models with 3 seeds each, and seeds that do not differ too much for the test."
     return (
         f"Bold: the best model at a budget and all that do not differ from it; †: differs from the reference; ≡: equivalent "
         f"to it within ±{100 * experiment.equivalence_margin:g} points. One family for all marks: every pair of models at "
@@ -153,7 +146,7 @@ def _parts(micro_batches: list[int]) -> str:
 
 
 def _track(experiment: Experiment) -> str:
-    """How recipes were come by."""
+    """Whether all models share one recipe, or each has the best of its own trials."""
     if experiment.track == "identical":
         return "Track: identical, one recipe for all."
     return (

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from analysis.numbers import decimals, known, number, significant
+from analysis.text import decimals, known, number, significant
 
 
 def percent_places(half_width: float) -> int:
@@ -38,45 +38,30 @@ def _calibration_error(row: Any) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A quantity of a run, averaged over seeds.
-
-    Attributes
-    ----------
-    key : str
-        Its name in `Summary.cells` and in ``.csv`` files.
-    source : str
-        Where it is in a run: a metric of the record, such as ``test/nll``, or a column of `Results.runs`.
-    title : str
-        Heading, with its unit and the direction that is better; empty for what stands in ``.csv`` files alone.
-    tables : mapping of str to str
-        Tables that show it → what their captions say of it.
-    factor : float
-        From the recorded unit to the printed one.
-    places : callable, optional
-        Row → decimals; three significant digits without it.
-    text : callable, optional
-        Row → what is printed, where that is more than a number.
-    note : str
-        Column of its footnotes.
-    panel : str
-        Title of its bars in Weights & Biases; empty for none.
-    from_classes : int
-        Number of classes from which on it is shown.
-    of_device : bool
-        Whether it means something only on one kind of device.
-    """
+    """A quantity of a run, averaged over seeds."""
 
     key: str
+    """Its name in `Summary.cells` and in ``.csv`` files."""
     source: str
+    """Where it is in a run: a metric of the record, such as ``test/nll``, or a column of `Results.runs`."""
     title: str = ""
+    """Heading, with its unit and the direction that is better; empty for what stands in ``.csv`` files alone."""
     tables: Mapping[str, str] = field(default_factory=dict)
+    """Tables that show it → what their captions say of it."""
     factor: float = 1.0
+    """From the recorded unit to the printed one."""
     places: Callable[[Any], int] | None = None
+    """Row → decimals; three significant digits without it."""
     text: Callable[[Any], str] | None = None
+    """Row → what is printed, where that is more than a number."""
     note: str = ""
+    """Column of its footnotes."""
     panel: str = ""
+    """Title of its bars in Weights & Biases; empty for none."""
     from_classes: int = 0
+    """Number of classes from which on it is shown."""
     of_device: bool = False
+    """Whether it means something only on one kind of device."""
 
     def shown(self, row: Any) -> str:
         """The value of a row as a table prints it."""

@@ -1,279 +1,203 @@
-"""Data efficiency: area under the learning curve, images needed, crossover, and the bound that needs no curve.
-
-Limits are found by inverting contrasts: a number of images belongs to an interval where the 95% interval of the difference
-at that number holds 0. So they cover new seeds and new test images as the differences do, and nothing is left to a
-bootstrap's luck. Nothing is extrapolated: a limit outside the measured budgets is printed as ``>`` or ``<``.
-
-Alphabet: ``F`` data budgets ``n`` (images for training and validation), ``P`` points between them.
-"""
+"""Data efficiency of each model and against the reference, and contrasts across budgets and settings."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import pairwise, product
+from typing import Any
 
 import numpy as np
-from scipy import optimize
+import pandas as pd
 
-from analysis.pairing import Cell, Comparisons
-from analysis.stats import Estimates, Floats
+from analysis.groups import Group
+from analysis.load import select
+from analysis.statistics import learning_curves
+from analysis.statistics.comparisons import Cell, Comparisons, Term, typical
+from analysis.statistics.intervals import mean_std
 
-POINTS = 64
-"""Points between two budgets at which a difference is estimated."""
+_BLANK: dict[str, Any] = {
+    **dict.fromkeys(("aulc", "aulc_std", "aulc_low", "aulc_high"), math.nan),
+    **dict.fromkeys(("aulc_delta", "aulc_delta_low", "aulc_delta_high"), math.nan),
+    **dict.fromkeys(("multiplier", "multiplier_low", "multiplier_high", "multiplier_target"), math.nan),
+    **dict.fromkeys(("multiplier_ahead", "multiplier_text", "crossover_leader", "crossover_text", "bound_ahead"), ""),
+    **dict.fromkeys(("crossover", "crossover_low", "crossover_high"), math.nan),
+    **dict.fromkeys(("bound", "bound_n_ahead", "bound_n_behind", "bound_delta", "bound_low", "bound_high"), math.nan),
+    "multiplier_directed": False,
+}
 
 
-@dataclass(frozen=True)
-class Multiplier:
-    """How many times more images the model behind was given than the model ahead needs for its accuracy.
+def summarise(groups: Sequence[Group], pairs: pd.DataFrame) -> pd.DataFrame:
+    """Area under the learning curve, images needed, bound and crossover, one row per (data, setting, model).
 
-    Attributes
-    ----------
-    estimate : float
-        NaN where the budgets only bound it; `text` says how.
-    low, high : float
-        95% limits: NaN and infinity where a limit lies outside the measured budgets; both NaN with one seed.
-    target : float
-        The accuracy, of the model behind at full data.
-    text : str
-        Such as ``4.2× [3.1, 5.6]`` or ``> 10×``.
+    ``multiplier`` says how many times fewer images than all the model ahead at full data, ``multiplier_ahead``, needs for
+    the other's accuracy there, ``multiplier_target``. ``bound`` is at least so many times by a direct comparison.
+    ``crossover`` is the data budget from which ``crossover_leader`` leads. Accuracies are fractions. Values that the runs
+    do not give are NaN or empty; ``note`` says why. `pairs`: see `analysis.summary.Summary`.
     """
-
-    estimate: float
-    low: float
-    high: float
-    target: float
-    text: str
-
-    @property
-    def directed(self) -> bool:
-        """Whether the interval tells which model needs fewer images."""
-        return self.low > 1
+    return pd.DataFrame([_row(group, model, group.here(pairs)) for group in groups for model in group.models])
 
 
-@dataclass(frozen=True)
-class Crossover:
-    """The number of images at which the lead changes, with its 95% limits, and the model that leads beyond it."""
+def budgets(groups: Sequence[Group]) -> pd.DataFrame:
+    """Every model at every budget against the reference at every budget: ``delta`` with its 95% interval and ``p``."""
+    rows = []
+    for group, model, comparisons in _rivals(groups):
+        sizes, reference = _sizes(group), group.experiment.reference
+        cells = [
+            (own, other)
+            for at, against in product(sorted(sizes), repeat=2)
+            if group.compared(own := (group.setting, model, at), other := (group.setting, reference, against))
+        ]
+        if not cells:
+            continue
+        prior = learning_curves.across_budgets(comparisons, group.setting, sizes)
+        across = comparisons.differences(prior, *({own: 1.0, other: -1.0} for own, other in cells))
+        across = across.known_where(typical(prior[None]))
+        for at, (own, other) in enumerate(cells):
+            found = comparisons.gap(own, other) if own[2] == other[2] else across[at : at + 1]
+            rows.append(
+                {
+                    **group.identity(model),
+                    "reference": reference,
+                    "reference_title": group.experiment.models[reference].title,
+                    **{"fraction": own[2], "n": sizes[own[2]], "reference_fraction": other[2]},
+                    **{"reference_n": sizes[other[2]], "delta": found.estimate[0], "p": found.p[0]},
+                    **{"low": found.low[0], "high": found.high[0]},
+                }
+            )
+    return pd.DataFrame(rows)
 
-    n: float
-    low: float
-    high: float
-    leader: str
 
-    @property
-    def text(self) -> str:
-        return f"{self.n:,.0f} [{self.low:,.0f}, {self.high:,.0f}]"
+def interactions(groups: Sequence[Group]) -> pd.DataFrame:
+    """Differences in differences: how the gap to the reference changes, from one budget or one setting to another.
 
-
-@dataclass(frozen=True)
-class Bound:
-    """A direct comparison across budgets: the model ahead with `n_ahead` images against the other with `n_behind`."""
-
-    n_ahead: float
-    n_behind: float
-    delta: float
-    low: float
-    high: float
-
-    @property
-    def factor(self) -> float:
-        """At least so many times fewer images."""
-        return self.n_behind / self.n_ahead
-
-
-def aulc_weights(n: Floats) -> Floats:
-    """Share of each of F ≥ 2 budgets in the area under the learning curve.
-
-    The area is the trapezoid of accuracy over ln n, divided by ln(n_max / n_min): the mean accuracy over budgets on a
-    logarithmic axis.
+    One row per change, with ``gap_before`` and ``gap_after``, their difference ``change`` and its 95% interval.
     """
-    steps = np.diff(np.log(n))
-    return np.asarray((np.append(steps, 0) + np.insert(steps, 0, 0)) / (2 * steps.sum()))
+    rows = []
+    for group, model, comparisons in _rivals(groups):
+        setting, first, fractions = group.setting, groups[0].setting, group.fractions
+        changes = [("train_fraction", (setting, small), (setting, large)) for small, large in pairwise(fractions)]
+        changes += [("train_fraction", (setting, fractions[0]), (setting, fractions[-1]))] * (len(fractions) > 2)
+        if setting != first:
+            changes += [("setting", (first, fraction), (setting, fraction)) for fraction in fractions]
+        for what, before, after in changes:
+            build = partial(_change, before=before, after=after)
+            change = build(model, group.experiment.reference)
+            if not group.compared(*change):
+                continue
+            found = comparisons.differences(comparisons.prior(setting, build), change)
+            gaps = [comparisons.gap(*((place[0], name, place[1]) for name in (model, group.experiment.reference)))
+                    for place in (before, after)]  # fmt: skip
+            rows.append(
+                {
+                    **group.identity(model),
+                    "changed": what,
+                    **{"before": before[what == "train_fraction"], "after": after[what == "train_fraction"]},
+                    **{"train_fraction": after[1], "gap_before": gaps[0].estimate[0], "gap_after": gaps[1].estimate[0]},
+                    **{"change": found.estimate[0], "low": found.low[0], "high": found.high[0], "p": found.p[0]},
+                }
+            )
+    return pd.DataFrame(rows)
 
 
-def multiplier(comparisons: Comparisons, n: Floats, ahead: Sequence[Cell], behind: Sequence[Cell]) -> Multiplier:
-    """How many times fewer images than all does the model ahead need for the other's accuracy at full data?
-
-    Both curves are made monotone by isotonic regression; the target is the last value of one fit, and the other is read by
-    linear interpolation of log error in log n, with errors of half an image at least.
-
-    Parameters
-    ----------
-    comparisons : Comparisons
-    n : array of shape (F,)
-        Data budgets, strictly increasing, at least 2.
-    ahead, behind : sequences of F cells
-        Learning curves; the one ahead ends at a higher accuracy.
-
-    References
-    ----------
-    Hestness et al. (2017), Deep learning scaling is predictable, empirically, arXiv:1712.00409, for straight learning curves
-    in log error and log n; Fieller (1954), Some problems in interval estimation, JRSS B 16: 175–185, for limits by
-    inversion.
-    """
-    layout = comparisons.layout
-    floor = 0.5 / layout.n_images
-    fits = [_monotone(layout.mean[[layout.index[cell] for cell in cells]]) for cells in (ahead, behind)]
-    (curve, pool), (last, last_pool) = fits
-    errors, target = np.maximum(1 - curve, floor), max(1 - last[-1], floor)
-    grid, left, share = _between(n)
-    log_errors = np.log(errors)
-    error = np.exp((1 - share) * log_errors[left] + share * log_errors[left + 1])
-    slopes = np.zeros((grid.size, n.size))
-    rows = np.arange(grid.size)
-    slopes[rows, left] += (1 - share) * error / errors[left]
-    slopes[rows, left + 1] += share * error / errors[left + 1]
-    weights = _weights(comparisons, ahead, slopes @ pool) - _weights(comparisons, behind, last_pool[-1:])
-    found = layout.estimates(weights, _across(comparisons, ahead), target - error)
-
-    tolerance = 1e-9
-    reached = error <= target * (1 + tolerance)
-    first = int(reached.argmax()) if reached.any() else grid.size - 1
-    if np.array_equal(curve, last):  # nobody is ahead
-        n_ahead = n[-1]
-    elif first == 0:
-        n_ahead = n[0] if error[0] >= target * (1 - tolerance) else math.nan
-    else:
-        rise = np.log(error[first - 1]) - np.log(error[first])
-        part = (np.log(error[first - 1]) - np.log(target)) / rise if rise > 0 else 1.0
-        n_ahead = _on_log(grid, first - 1, min(part, 1.0))
-    ratio, most = n[-1] / min(n_ahead, n[-1]), n[-1] / n[0]
-    shown = f"{ratio_text(ratio)}×" if math.isfinite(ratio) else f"> {ratio_text(most)}×"
-    low, high = _limits(found)
-    if np.isnan(found.low).all():
-        return Multiplier(ratio, math.nan, math.nan, last[-1], shown)
-    if (low > 0).all():
-        return Multiplier(ratio, most, math.inf, last[-1], f"> {ratio_text(most)}×")
-    fewest, largest = _zero_held(grid, low, high)
-    limits = math.nan if largest is None else n[-1] / largest, math.inf if fewest is None else n[-1] / fewest
-    low_text = "< 1.0" if math.isnan(limits[0]) else ratio_text(limits[0])
-    high_text = f"> {ratio_text(most)}" if math.isinf(limits[1]) else ratio_text(limits[1])
-    bracket = "not bounded" if largest is None and fewest is None else f"{low_text}, {high_text}"
-    return Multiplier(ratio, *limits, last[-1], f"{shown} [{bracket}]")
+def _change(first: str, second: str, before: tuple[str, float], after: tuple[str, float]) -> Term:
+    """The difference of two models after a change of setting or train fraction, minus that before."""
+    return {
+        (setting, model, fraction): sign * side
+        for (setting, fraction), side in ((before, -1.0), (after, 1.0))
+        for model, sign in ((first, 1), (second, -1))
+    }
 
 
-def crossover(
-    comparisons: Comparisons, n: Floats, first: Sequence[Cell], second: Sequence[Cell], signs: Sequence[int]
-) -> Crossover | None:
-    """Where one learning curve passes the other, in log error over log n; None unless marks on either side say that it does.
-
-    Parameters
-    ----------
-    comparisons : Comparisons
-    n : array of shape (F,)
-    first, second : sequences of F cells
-    signs : sequence of F int
-        Of `first` − `second` where that difference is significant, else 0.
-    """
-    marked = [at for at, sign in enumerate(signs) if sign]
-    if not marked:
-        return None
-    opposite = [at for at in marked if signs[at] == -signs[marked[-1]]]
-    if not opposite:
-        return None
-    start, end = opposite[-1], next(at for at in marked if at > opposite[-1])
-    grid, left, share = _between(n[start : end + 1])
-    rows = np.arange(grid.size)
-    points = np.zeros((grid.size, end + 1 - start))
-    points[rows, left] += 1 - share
-    points[rows, left + 1] += share
-    points *= signs[end]
-    weights, estimate = np.zeros((grid.size, len(comparisons.layout.index))), np.zeros(grid.size)
-    for curve, sign in ((first[start : end + 1], 1.0), (second[start : end + 1], -1.0)):
-        errors = _errors(comparisons, curve)
-        weights += _weights(comparisons, curve, sign * points / errors)
-        estimate -= sign * points @ np.log(errors)
-    found = comparisons.layout.estimates(weights, comparisons.of_differences, estimate)
-    last = int(np.flatnonzero(found.estimate < 0)[-1])
-    part = found.estimate[last] / (found.estimate[last] - found.estimate[last + 1])
-    low, high = _zero_held(grid, *_limits(found))
-    leader = (first if signs[end] > 0 else second)[0][1]
-    return Crossover(_on_log(grid, last, part), low or float(grid[0]), high or float(grid[-1]), leader)
+def _rivals(groups: Sequence[Group]) -> Iterator[tuple[Group, str, Comparisons]]:
+    """Every model but the reference, in every dataset that has runs."""
+    for group in groups:
+        for model in group.models:
+            if model != group.experiment.reference and group.comparisons:
+                yield group, model, group.comparisons
 
 
-def bound(comparisons: Comparisons, n: Floats, ahead: Sequence[Cell], behind: Sequence[Cell]) -> Bound | None:
-    """The fewest images with which one model is still ahead of the other with all; nothing is interpolated.
-
-    For models that differ at full data. The budgets of the model ahead are tested from the largest down until the first
-    whose 95% interval holds 0: a fixed sequence of tests, which needs no adjustment among themselves.
-
-    References
-    ----------
-    Maurer, Hothorn and Lehmacher (1995), Multiple comparisons in drug clinical trials and preclinical assays: a-priori
-    ordered hypotheses; Wiens (2003), A fixed sequence Bonferroni procedure, Pharmaceutical Statistics 2: 211–215.
-    """
-    found = comparisons.differences(_across(comparisons, ahead), *({cell: 1.0, behind[-1]: -1.0} for cell in ahead[::-1]))
-    still = np.cumprod(found.low > 0).sum()
-    if not still:
-        return None
-    at = int(still) - 1
-    return Bound(n[::-1][at], n[-1], *(float(values[at]) for values in (found.estimate, found.low, found.high)))
+def _sizes(group: Group) -> dict[float, float]:
+    """Images per train fraction; empty where runs of one fraction differ, or more data are not more images."""
+    sizes = group.runs.groupby("train_fraction")["n"]
+    first = sizes.first()
+    whole = (sizes.nunique() == 1).all() and first.is_monotonic_increasing and first.is_unique
+    return {float(str(fraction)): float(n) for fraction, n in first.items()} if whole else {}
 
 
-def across_budgets(comparisons: Comparisons, setting: str, fractions: Collection[float]) -> Floats:
-    """What differences of models with unlike budgets show about seeds: one with the fewest images, one with all."""
-    ends = min(fractions), max(fractions)
-    return comparisons.prior(setting, lambda a, b: {(setting, a, ends[0]): 1.0, (setting, b, ends[1]): -1.0})
+def _row(group: Group, model: str, pairs: pd.DataFrame) -> dict[str, Any]:
+    """One row of `summarise`."""
+    runs, fractions, sizes, reference = group.runs, group.fractions, _sizes(group), group.experiment.reference
+    own = select(runs, model=model)
+    whole = own.groupby("seed").filter(lambda seed: len(seed) == len(fractions))
+    row: dict[str, Any] = {
+        **group.identity(model),
+        "track": runs["track"].iloc[0] if len(runs) else group.experiment.track,
+        "seeds": sorted(whole["seed"].unique().tolist()),
+        "n_seeds": whole["seed"].nunique(),
+        "n_expected": len(group.experiment.seeds),
+        "run_ids": own["run_id"].tolist(),
+        **_BLANK,
+        "note": "",
+    }
+    if len(runs) and not sizes:
+        row["note"] = "runs of one train fraction differ in their number of images: no learning curve"
+    curve, other = ([(group.setting, name, fraction) for fraction in fractions] for name in (model, reference))
+    comparisons = group.compared(*curve)
+    if comparisons is None or len(fractions) < 2 or set(fractions) - set(sizes):
+        return row
+    weights = learning_curves.aulc_weights(np.array([sizes[fraction] for fraction in fractions]))
+    shares = dict(zip(fractions, weights, strict=True))
+    level = comparisons.prior(group.setting, lambda a, _: {(group.setting, a, at): w for at, w in shares.items()})
+    area = comparisons.differences(level, dict(zip(curve, weights, strict=True)))
+    by_seed = whole.sort_values("train_fraction").groupby("seed")["test/top1"].apply(lambda top1: float(top1 @ weights))
+    row["aulc_std"] = mean_std(by_seed)[1] if len(by_seed) else math.nan
+    row |= {"aulc": area.estimate[0], "aulc_low": area.low[0], "aulc_high": area.high[0]}
+    if model != reference and group.compared(*other):
+        row |= _against(comparisons, sizes, shares, (curve, other), pairs)
+    return row
 
 
-def _across(comparisons: Comparisons, curve: Sequence[Cell]) -> Floats:
-    """The same for the budgets of a learning curve."""
-    return across_budgets(comparisons, curve[0][0], [cell[2] for cell in curve])
+def _against(
+    comparisons: Comparisons,
+    sizes: Mapping[float, float],
+    shares: Mapping[float, float],
+    curves: tuple[list[Cell], list[Cell]],
+    pairs: pd.DataFrame,
+) -> dict[str, Any]:
+    """A model's learning curve against the reference's."""
+    own, other = curves
+    setting, n = own[0][0], np.array([sizes[cell[2]] for cell in own])
+
+    def between(a: str, b: str) -> Term:
+        return {(setting, m, fraction): sign * w for m, sign in ((a, 1.0), (b, -1.0)) for fraction, w in shares.items()}
+
+    area = comparisons.differences(comparisons.prior(setting, between), between(own[0][1], other[0][1]))
+    found = {"aulc_delta": area.estimate[0], "aulc_delta_low": area.low[0], "aulc_delta_high": area.high[0]}
+    signs = [_sign(pairs, a, b) for a, b in zip(own, other, strict=True)]
+
+    ends = [comparisons.layout.mean[comparisons.layout.index[curve[-1]]] for curve in (own, other)]
+    ahead, behind = (own, other) if ends[0] > ends[1] else (other, own)
+    ratio = learning_curves.multiplier(comparisons, n, ahead, behind)
+    found |= {"multiplier": ratio.estimate, "multiplier_low": ratio.low, "multiplier_high": ratio.high}
+    found |= {"multiplier_target": ratio.target, "multiplier_ahead": ahead[0][1], "multiplier_text": ratio.text}
+    found["multiplier_directed"] = ratio.directed
+    if least := learning_curves.bound(comparisons, n, ahead, behind) if signs[-1] else None:
+        found |= {"bound": least.factor, "bound_ahead": ahead[0][1], "bound_n_ahead": least.n_ahead}
+        found |= {"bound_n_behind": least.n_behind, "bound_delta": least.delta}
+        found |= {"bound_low": least.low, "bound_high": least.high}
+    if crossing := learning_curves.crossover(comparisons, n, own, other, signs):
+        found |= {"crossover": crossing.n, "crossover_low": crossing.low, "crossover_high": crossing.high}
+        found |= {"crossover_leader": crossing.leader, "crossover_text": crossing.text}
+    return found
 
 
-def _errors(comparisons: Comparisons, cells: Sequence[Cell]) -> Floats:
-    """Error rates of cells, half an image at least."""
-    layout = comparisons.layout
-    return np.maximum(1 - layout.mean[[layout.index[cell] for cell in cells]], 0.5 / layout.n_images)
-
-
-def _monotone(accuracy: Floats) -> tuple[Floats, Floats]:
-    """Isotonic regression of a curve, and the (F, F) matrix that averages within its blocks."""
-    fit = optimize.isotonic_regression(accuracy)
-    pool = np.zeros((accuracy.size, accuracy.size))
-    for start, end in zip(fit.blocks[:-1], fit.blocks[1:], strict=True):
-        pool[start:end, start:end] = 1 / (end - start)
-    return fit.x, pool
-
-
-def _between(n: Floats) -> tuple[Floats, np.ndarray, Floats]:
-    """Points from the first to the last budget: their n, the budget to their left, and how far they are to the next."""
-    share = np.tile(np.arange(POINTS) / POINTS, n.size - 1)
-    left = np.repeat(np.arange(n.size - 1), POINTS)
-    share, left = np.append(share, 1.0), np.append(left, n.size - 2)
-    return np.exp((1 - share) * np.log(n)[left] + share * np.log(n)[left + 1]), left, share
-
-
-def _weights(comparisons: Comparisons, cells: Sequence[Cell], values: Floats) -> Floats:
-    """Weights of all cells of the layout, from those of a curve's, (P, F) → (P, K)."""
-    rows = np.zeros((len(values), len(comparisons.layout.index)))
-    rows[:, [comparisons.layout.index[cell] for cell in cells]] = values
-    return rows
-
-
-def _limits(found: Estimates) -> tuple[Floats, Floats]:
-    """Limits of differences; one that a single seed does not tell may be anything."""
-    return np.nan_to_num(found.low, nan=-np.inf), np.nan_to_num(found.high, nan=np.inf)
-
-
-def _zero_held(grid: Floats, low: Floats, high: Floats) -> tuple[float | None, float | None]:
-    """From where to where the intervals of a rising difference hold 0; None where that begins or ends outside the grid."""
-    begin, end = int((high >= 0).argmax()), int(np.flatnonzero(low <= 0)[-1])
-    fewest = None if begin == 0 else _on_log(grid, begin - 1, _part(high[begin - 1], high[begin]))
-    largest = None if end == grid.size - 1 else _on_log(grid, end, _part(low[end], low[end + 1]))
-    return fewest, largest
-
-
-def _part(before: float, after: float) -> float:
-    """Where between two points a limit passes 0; at the outer one where the inner is not known."""
-    return float(before / (before - after)) if np.isfinite(before - after) else float(np.isinf(before))
-
-
-def _on_log(grid: Floats, at: int, part: float) -> float:
-    """The point that lies `part` of the way from one point of a grid to the next, in ln n."""
-    return float(np.exp((1 - part) * np.log(grid[at]) + part * np.log(grid[at + 1])))
-
-
-def ratio_text(ratio: float) -> str:
-    """Two digits from 1 to 10 and below 1, whole numbers from 10."""
-    return f"{ratio:,.0f}" if ratio >= 9.95 else f"{ratio:.1f}" if ratio >= 0.95 else f"{ratio:.2g}"
+def _sign(pairs: pd.DataFrame, first: Cell, second: Cell) -> int:
+    """1 or −1 where two models are marked as different at one budget, else 0."""
+    at = select(pairs, train_fraction=first[2], state="different")
+    for model, rival, sign in ((first[1], second[1], 1), (second[1], first[1], -1)):
+        row = select(at, a=model, b=rival)
+        if len(row):
+            return sign * int(np.sign(row["delta"].iloc[0]))
+    return 0

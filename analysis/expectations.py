@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,9 +11,10 @@ import pandas as pd
 from scipy import special
 
 from analysis.columns import COLUMNS
-from analysis.load import Results
-from analysis.numbers import known
-from analysis.pairing import Cell, Comparisons
+from analysis.groups import Group
+from analysis.load import select
+from analysis.statistics.comparisons import Cell, Comparisons
+from analysis.text import known
 from experiments.config.schema import Expectation, Experiment
 
 _PERCENT = {"top1", *(column.source.rpartition("/")[2] for column in COLUMNS if column.factor == 100)}
@@ -22,74 +23,48 @@ _WORST_FIRST: tuple[Outcome, ...] = ("failed", "cannot be told", "not contradict
 
 
 class Expected(NamedTuple):
-    """One claim and its outcome.
-
-    Attributes
-    ----------
-    claim : str
-    outcome : {"held", "not contradicted", "failed", "cannot be told"}
-        Whether the 95% interval lies inside the bounds, reaches across one, or lies outside; the last where there is no run
-        or one seed, which has no interval.
-    observed : str
-        What was seen, model by model.
-    """
+    """One claim and its outcome."""
 
     claim: str
     outcome: Outcome
+    """Whether the 95% interval lies inside the bounds, reaches across one, or lies outside; ``cannot be told`` where there
+    is no run or one seed, which has no interval."""
     observed: str
+    """What was seen, model by model."""
 
 
-def check(results: Results, experiment: Experiment, compared: Mapping[str, Comparisons]) -> list[Expected]:
+def check(groups: Sequence[Group], experiment: Experiment) -> list[Expected]:
     """Check each expectation on every dataset and setting; the worst outcome of them all is the claim's."""
-    return [_check(results, experiment, compared, expectation) for expectation in experiment.expect]
+    checked = []
+    for expectation in experiment.expect:
+        found = [(group.title, *_observe(group, expectation, model)) for group in groups for model in expectation.models]
+        worst = min((outcome for _, outcome, _ in found), key=_WORST_FIRST.index)
+        texts = (f"{text} ({place})" if place else text for place, _, text in found)
+        checked.append(Expected(expectation.claim, worst, "; ".join(texts)))
+    return checked
 
 
-def _check(
-    results: Results, experiment: Experiment, compared: Mapping[str, Comparisons], expectation: Expectation
-) -> Expected:
-    outcomes: list[Outcome] = []
-    texts = []
-    for data, setting in results.groups:
-        runs = results.runs
-        at = runs[
-            (runs["data"] == data) & (runs["setting"] == setting) & (runs["train_fraction"] == expectation.train_fraction)
-        ]
-        place = ", ".join(filter(None, [experiment.data[data].title if len(experiment.data) > 1 else "", setting]))
-        for model in expectation.models:
-            outcome, text = _observe(at, experiment, expectation, model, compared.get(data), setting)
-            outcomes.append(outcome)
-            texts.append(f"{text} ({place})" if place else text)
-    return Expected(expectation.claim, min(outcomes, key=_WORST_FIRST.index), "; ".join(texts))
-
-
-def _observe(
-    at: pd.DataFrame,
-    experiment: Experiment,
-    expectation: Expectation,
-    model: str,
-    comparisons: Comparisons | None,
-    setting: str,
-) -> tuple[Outcome, str]:
+def _observe(group: Group, expectation: Expectation, model: str) -> tuple[Outcome, str]:
     """The outcome for one model at one dataset and setting, with the value and its interval as text."""
-    metric = expectation.metric
+    metric, experiment = expectation.metric, group.experiment
     names = [model, *filter(None, [expectation.against])]
     title = " − ".join(experiment.models[name].title for name in names)
-    runs = [at[at["model"] == name].set_index("seed") for name in names]
+    at = select(group.runs, train_fraction=expectation.train_fraction)
+    runs = [select(at, model=name).set_index("seed") for name in names]
     for name, own in zip(names, runs, strict=True):
         if own.empty or metric not in own or own[metric].isna().any():
             return "cannot be told", f"{experiment.models[name].title}: no run with {metric}"
-    cells = [(setting, name, expectation.train_fraction) for name in names]
+    cells = [(group.setting, name, expectation.train_fraction) for name in names]
     value = float(runs[0][metric].mean() - (runs[1][metric].mean() if expectation.against else 0))
-    if metric == "test/top1" and comparisons is not None and all(cell in comparisons for cell in cells):
+    if metric == "test/top1" and (comparisons := group.compared(*cells)):
         low, high = _of_accuracy(comparisons, cells)
     else:
         low, high = _over_seeds([own[metric] for own in runs])
     shown = _shown(value, metric, signed=len(names) > 1)
     short = "" if len(runs[0]) == len(experiment.seeds) else f", {len(runs[0])} of {len(experiment.seeds)} seeds"
     if not known(low):
-        return "cannot be told", f"{title}: {shown}{short}, " + (
-            "one seed has no interval" if len(runs[0]) < 2 else "seeds differ too much for an interval"
-        )
+        reason = "one seed has no interval" if len(runs[0]) < 2 else "seeds differ too much for an interval"
+        return "cannot be told", f"{title}: {shown}{short}, {reason}"
     limits = [_shown(limit, metric, signed=len(names) > 1, bare=True) for limit in (low, high)]
     at_least = -math.inf if expectation.at_least is None else expectation.at_least
     at_most = math.inf if expectation.at_most is None else expectation.at_most

@@ -20,43 +20,21 @@ MEMORY_FILE = ".made.json"
 
 @dataclass(frozen=True)
 class Remembered:
-    """What is said again about a report that was made before.
-
-    Attributes
-    ----------
-    key : str
-        Hash of all that it was made from.
-    accuracy_text : str
-        The accuracy table for a terminal.
-    verdict : list of str
-        The result in sentences.
-    faults : list of str
-        Runs that could not be used, or only in part.
-    files : list of str
-        What must still be there, from the report's folder on.
-    """
+    """What is said again about a report that was made before."""
 
     key: str
+    """Hash of all that it was made from."""
     accuracy_text: str
     verdict: list[str]
     faults: list[str]
     files: list[str]
+    """What must still be there, from the report's folder on."""
 
 
 def key_of(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, links: Mapping[str, str]) -> str:
-    """Hash of a report's inputs: ledger, experiment, links, run folders, data, and the code of the analysis.
+    """Hash of a report's inputs: ledger, experiment, links to W&B, run folders, data, and the code of the analysis.
 
     Records and code are hashed by content, the other files of a run by size and time: predictions may be large.
-
-    Parameters
-    ----------
-    ledger : mapping
-        As in ``ledger.json``.
-    folder : Path
-        Folder of the experiment's run folders.
-    experiment : Experiment
-    links : mapping of str to str
-        Run id → address in Weights & Biases.
     """
     digest = hashlib.sha256(json.dumps([ledger, dict(links)], sort_keys=True).encode())
     digest.update(experiment.model_dump_json().encode())

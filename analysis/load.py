@@ -1,7 +1,7 @@
 """Records on disk → one frame, one row per run, and what each run answered on every test image.
 
 Every record is checked before it is used: its schema, its place in the grid, its numbers, and its predictions, from which
-the accuracy is computed again. A run that fails a check is named in `Results.faults` and left out; it then counts as an
+its metrics are computed again. A run that fails a check is named in `Results.faults` and left out; it then counts as an
 incomplete cell, never as a smaller mean.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import copies
+from analysis.fairness.checks import copied_or_foreign
 from analysis.run_folder import (
     COMPUTE_COLUMNS,
     Arrays,
@@ -40,39 +40,26 @@ class NothingDone(UserError):
 
 @dataclass(frozen=True)
 class Results:
-    """Everything an experiment's report is made from.
-
-    Attributes
-    ----------
-    folder : Path
-        The experiment's folder of runs.
-    runs : DataFrame
-        One row per usable run, models in table order, accuracies as fractions.
-    cells : DataFrame
-        The ledger's cells, with ``setting`` as in `runs`; a done cell whose run is unusable has status ``unusable``.
-    records : dict of str to Record
-    outcomes : dict of str to Outcome
-    labels : dict of str to ndarray
-        Per test set (a value of the column ``test_digest``): the labels in the order of the ids.
-    class_names : dict of str to tuple of str
-        Per dataset.
-    faults : list of str
-        One sentence per record that could not be used, or only in part. Paths begin at the folder of all runs, so that they
-        read the same wherever that lies.
-    descriptions : dict of str to DataDescription
-        Per dataset, where it was described when its splits were cut.
-    """
+    """Everything an experiment's report is made from."""
 
     folder: Path
+    """The experiment's folder of runs."""
     runs: pd.DataFrame
+    """One row per usable run, models in table order, accuracies as fractions."""
     cells: pd.DataFrame
+    """The ledger's cells, with ``setting`` as in `runs`; a done cell whose run is unusable has status ``unusable``."""
     records: Mapping[str, Record]
     outcomes: Mapping[str, Outcome]
     labels: Mapping[str, np.ndarray]
+    """Per test set (a value of the column ``test_digest``): the labels in the order of the ids."""
     class_names: Mapping[str, tuple[str, ...]]
+    """Per dataset."""
     faults: list[str]
+    """One sentence per record that could not be used, or only in part. Paths begin at the folder of all runs, so that they
+    read the same wherever that lies."""
     _curves: Mapping[str, list[dict[str, Any]]]
     descriptions: Mapping[str, DataDescription] = field(default_factory=dict)
+    """Per dataset, where it was described when its splits were cut."""
 
     @property
     def groups(self) -> list[tuple[str, str]]:
@@ -80,19 +67,20 @@ class Results:
         return list(dict.fromkeys(zip(self.cells["data"], self.cells["setting"], strict=True)))
 
     def predictions(self, run_id: str) -> Arrays:
-        """Read one run's arrays from disk again, logits included.
-
-        Returns
-        -------
-        dict of str to ndarray
-            ``logits`` of shape (n_test, n_classes), ``labels`` and ``sample_ids`` of shape (n_test,), in ascending order of
-            the ids so that rows of different runs are the same image; ``val_…`` for the validation set; ``class_names``.
-        """
+        """Read one run's arrays from disk again, logits included, test images in ascending order of their ids."""
         return read_predictions(self.folder / run_id / PREDICTIONS_FILE)
 
     def curves(self, run_id: str) -> pd.DataFrame:
         """Evaluations of one run, one row each: step, samples_seen, train/loss, val/top1, …; empty if unreadable."""
         return pd.DataFrame(self._curves.get(run_id, []))
+
+
+def select(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
+    """The rows of a frame that have these values in these columns: ``select(runs, data="digits", setting="")``."""
+    chosen = np.ones(len(frame), dtype=bool)
+    for column, value in where.items():
+        chosen &= (frame[column] == value).to_numpy(dtype=bool)
+    return frame[chosen]
 
 
 def table_order(models: Mapping[str, ModelConfig]) -> list[str]:
@@ -105,20 +93,6 @@ def table_order(models: Mapping[str, ModelConfig]) -> list[str]:
         return model.family in own, families.index(model.family), model.source == "scratch"
 
     return sorted(models, key=position)
-
-
-def identity(experiment: Experiment, data: str, setting: str, model: str) -> dict[str, Any]:
-    """Columns that say what a row of a table is about, with the titles that stand for the names."""
-    config = experiment.models[model]
-    return {
-        "data": data,
-        "data_title": experiment.data[data].title,
-        "setting": setting,
-        "model": model,
-        "model_title": config.title,
-        "family": config.family,
-        "source": config.source,
-    }
 
 
 def load(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, known_faults: Sequence[str] = ()) -> Results:
@@ -143,47 +117,53 @@ def load(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, known_
     cells = pd.DataFrame(ledger["cells"])
     if cells.empty:
         raise NothingDone(f"{folder}: the grid of experiment {experiment.name!r} has no cell; list models, data and seeds.")
-    cells["setting"] = [setting_label(varied or {}) for varied in cells["varied"]]
-    done = [cell for cell in ledger["cells"] if cell["run_id"] and (cell["status"] == "done" or _unreadable(cell, folder))]
-    faults = list(known_faults)
-
-    rows: list[dict[str, Any]] = []
-    records: dict[str, Record] = {}
-    outcomes: dict[str, Outcome] = {}
-    labels: dict[str, np.ndarray] = {}
-    class_names: dict[str, tuple[str, ...]] = {}
-    curves: dict[str, list[dict[str, Any]]] = {}
-    usable: dict[str, Loaded] = {}
-    unusable: dict[str, str] = {}
-    trials = _whole_tunings(ledger, folder, experiment)
-    for cell in done:
-        run_id, tuned = cell["run_id"], (cell["varied"] or {}).get("track") == "tuned"
-        try:
-            loaded = load_run(cell, folder / run_id, experiment, trials.get(_tuning_key(cell), ()) if tuned else ())
-        except Refused as refusal:
-            faults.append(str(refusal))
-            unusable[run_id] = str(refusal).replace(f"{folder / run_id}{os.sep}", "")
-            continue
-        usable[run_id] = loaded
-    for run_id, sentence in copies.copied(usable).items():
-        faults.append(f"{folder / run_id}: {sentence}")
-        unusable[run_id] = sentence
-        del usable[run_id]
-    for run_id, loaded in usable.items():
-        rows.append(loaded.row)
-        records[run_id], outcomes[run_id] = loaded.record, loaded.outcome
-        labels.setdefault(loaded.row["test_digest"], loaded.labels)
-        class_names.setdefault(loaded.row["data"], loaded.class_names)
-        curves[run_id] = loaded.curve
-        faults += loaded.faults
-    if not rows:
+    cells["setting"] = [setting_label(varied) for varied in cells["varied"]]
+    runs, unusable, faults = _usable(ledger, folder, experiment)
+    faults = [*known_faults, *faults]
+    if not runs:
         raise _nothing_done(folder, experiment, cells, faults)
     refused = cells["run_id"].isin(list(unusable))
     cells.loc[refused, "status"] = "unusable"
     cells.loc[refused, "reason"] = cells.loc[refused, "run_id"].map(unusable)
-    faults = [fault.replace(f"{folder.parent.parent}{os.sep}", "") for fault in faults]
-    frame, descriptions = _frame(rows, experiment), _descriptions(folder, records.values())
-    return Results(folder, frame, cells, records, outcomes, labels, class_names, faults, curves, descriptions)
+    records = {run_id: run.record for run_id, run in runs.items()}
+    first_first = list(runs.values())[::-1]  # of several, a mapping keeps the last
+    return Results(
+        folder=folder,
+        runs=_frame([run.row for run in runs.values()], experiment),
+        cells=cells,
+        records=records,
+        outcomes={run_id: run.outcome for run_id, run in runs.items()},
+        labels={run.row["test_digest"]: run.labels for run in first_first},
+        class_names={run.row["data"]: run.class_names for run in first_first},
+        faults=[fault.replace(f"{folder.parent.parent}{os.sep}", "") for fault in faults],
+        _curves={run_id: run.curve for run_id, run in runs.items()},
+        descriptions=_descriptions(folder, records.values()),
+    )
+
+
+def _usable(
+    ledger: Mapping[str, Any], folder: Path, experiment: Experiment
+) -> tuple[dict[str, Loaded], dict[str, str], list[str]]:
+    """Runs that passed every check by id, why the others did not, and all faults."""
+    runs: dict[str, Loaded] = {}
+    unusable: dict[str, str] = {}
+    faults: list[str] = []
+    trials = _whole_tunings(ledger, folder, experiment)
+    for cell in ledger["cells"]:
+        run_id = cell["run_id"]
+        if not run_id or not (cell["status"] == "done" or _unreadable(cell, folder)):
+            continue
+        tuned = (cell["varied"] or {}).get("track") == "tuned"
+        try:
+            runs[run_id] = load_run(cell, folder / run_id, experiment, trials.get(_tuning_key(cell), ()) if tuned else ())
+        except (RecordError, Refused) as refusal:
+            faults.append(str(refusal))
+            unusable[run_id] = str(refusal).replace(f"{folder / run_id}{os.sep}", "")
+    for run_id, sentence in copied_or_foreign(runs).items():
+        faults.append(f"{folder / run_id}: {sentence}")
+        unusable[run_id] = sentence
+        del runs[run_id]
+    return runs, unusable, [*faults, *(fault for run in runs.values() for fault in run.faults)]
 
 
 def _descriptions(folder: Path, records: Iterable[Record]) -> dict[str, DataDescription]:

@@ -3,73 +3,47 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.load import Results, table_order
-from analysis.pairing import paired, scores
-from experiments.config.schema import Experiment
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How alike two models' predictions are.
-
-    Attributes
-    ----------
-    same_prediction : float
-        Share of test images on which both name the same class, right or wrong.
-    both_wrong : float
-        Share of test images on which both are wrong, in the same way or not.
-    """
-
-    same_prediction: float
-    both_wrong: float
+from analysis.groups import Group, paired, scores
+from analysis.load import Results, select
 
 
 @dataclass(frozen=True)
 class Mistakes:
-    """Errors of one (data, setting) at the largest train fraction.
-
-    Attributes
-    ----------
-    data_title, setting : str
-    train_fraction : float
-    per_class : DataFrame
-        One row per class, one column per model title: accuracy as a fraction, mean over seeds.
-    agreement : DataFrame
-        One row per pair of models: ``a``, ``b``, and as fractions over their common seeds ``same_prediction`` and
-        ``both_wrong``.
-    """
+    """Errors of one (data, setting) at the largest train fraction."""
 
     data_title: str
     setting: str
     train_fraction: float
     per_class: pd.DataFrame
+    """One row per class, one column per model title: accuracy as a fraction, mean over seeds."""
     agreement: pd.DataFrame
+    """One row per pair of models ``a`` and ``b``, with the shares of `agreement` over their common seeds."""
 
 
-def analyse(results: Results, experiment: Experiment) -> list[Mistakes]:
+def analyse(groups: Sequence[Group]) -> list[Mistakes]:
     """Per-class accuracy of every model and agreement of every pair, where the test images are the same."""
     found = []
-    fraction = max(experiment.train_fractions)
-    for data, setting in results.groups:
-        runs = results.runs
-        at = runs[(runs["data"] == data) & (runs["setting"] == setting) & (runs["train_fraction"] == fraction)]
-        own = {model: at[at["model"] == model] for model in table_order(experiment.models)}
-        own = {model: part for model, part in own.items() if len(part)}
-        if not own:
+    for group in groups:
+        results, fraction = group.results, group.fractions[-1]
+        at = select(group.runs, train_fraction=fraction)
+        models = [model for model in group.models if (at["model"] == model).any()]
+        if not models:
             continue
-        titles = {model: experiment.models[model].title for model in own}
-        per_class = {titles[model]: _per_class(results, part, len(results.class_names[data])) for model, part in own.items()}
-        frame = pd.DataFrame(per_class, index=pd.Index(results.class_names[data], name="class"))
-        models = list(own)
-        pairs = [(a, b) for i, a in enumerate(models) for b in models[i + 1 :]]
-        agreement = [{"a": titles[a], "b": titles[b], **_agreement(results, own[a], own[b])} for a, b in pairs]
-        found.append(Mistakes(experiment.data[data].title, setting, fraction, frame, pd.DataFrame(agreement)))
+        own = {group.experiment.models[model].title: select(at, model=model) for model in models}
+        names = results.class_names[group.data]
+        per_class = {title: _per_class(results, runs, len(names)) for title, runs in own.items()}
+        frame = pd.DataFrame(per_class, index=pd.Index(names, name="class"))
+        pairs = [{"a": a, "b": b, **_agreement(results, own[a], own[b])} for a, b in combinations(own, 2)]
+        title = group.experiment.data[group.data].title
+        found.append(Mistakes(title, group.setting, fraction, frame, pd.DataFrame(pairs)))
     return found
 
 
@@ -88,12 +62,11 @@ def _agreement(results: Results, a: pd.DataFrame, b: pd.DataFrame) -> dict[str, 
     pair = paired(results, a, b, "predicted")
     if pair is None:
         return {"same_prediction": math.nan, "both_wrong": math.nan}
-    shares = agreement(*pair, results.labels[a["test_digest"].iloc[0]])
-    return {"same_prediction": shares.same_prediction, "both_wrong": shares.both_wrong}
+    return agreement(*pair, results.labels[a["test_digest"].iloc[0]])
 
 
-def agreement(predictions_a: npt.ArrayLike, predictions_b: npt.ArrayLike, labels: npt.ArrayLike) -> Agreement:
-    """Compare the classes that two models predict for the same images.
+def agreement(predictions_a: npt.ArrayLike, predictions_b: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str, float]:
+    """Shares of answers that two models give alike (``same_prediction``) and that both get wrong (``both_wrong``).
 
     Parameters
     ----------
@@ -112,7 +85,7 @@ def agreement(predictions_a: npt.ArrayLike, predictions_b: npt.ArrayLike, labels
             f"`predictions_a`, `predictions_b` and `labels` must be of the same images, got shapes {a.shape}, {b.shape} "
             f"and {truth.shape}."
         )
-    return Agreement(
-        same_prediction=float((a == b).mean()),
-        both_wrong=float(((a != truth) & (b != truth)).mean()),
-    )
+    return {
+        "same_prediction": float((a == b).mean()),
+        "both_wrong": float(((a != truth) & (b != truth)).mean()),
+    }

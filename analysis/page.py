@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ import vl_convert
 from markupsafe import Markup
 
 from analysis.captions import Facts
-from analysis.certificate import Certificate
+from analysis.fairness.certificate import Certificate
 from analysis.figures import Figure
 from analysis.load import Results
-from analysis.mistakes import Mistakes
-from analysis.numbers import UNKNOWN, number, percent
+from analysis.mistakes import Mistakes, analyse
+from analysis.render import Block, Entry, Row, Table
 from analysis.summary import Summary
-from analysis.table import Block, Entry, Row, Table
+from analysis.text import UNKNOWN, number, percent
 from experiments.config.schema import Experiment
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -36,7 +37,6 @@ class Content:
     facts: Facts
     tables: list[Table]
     figures: list[Figure]
-    mistakes: list[Mistakes]
     verdict: list[str]
     faults: list[str]
     counts: dict[str, int]
@@ -53,28 +53,23 @@ def render(content: Content) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template = environment.get_template("report.html.j2")
-    return template.render(
-        experiment=content.experiment,
-        reference=content.facts.reference,
-        banner=content.facts.banner,
-        verdict=content.verdict,
-        expectations=content.summary.expectations,
-        faults=content.faults,
-        counts=content.counts,
-        descriptions=list(content.results.descriptions.values()),
-        tables=content.tables,
-        figures=content.figures,
-        mistakes=[table for mistakes in content.mistakes for table in mistake_tables(mistakes)],
-        certificate=content.certificate.content,
-        differences=[str(difference) for difference in content.certificate.differences],
-        certificate_json=json.dumps(content.certificate.content, indent=2, ensure_ascii=False),
-        ledger=ledger_table(content),
-        style=_trusted((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        script=_trusted((TEMPLATES / "report.js").read_text(encoding="utf-8")),
-        vega=_trusted(vega_bundle()) if content.figures else "",
-        script_json=script_json,
-    )
+    proof = content.certificate.content
+    shown = vars(content) | {
+        "reference": content.facts.reference,
+        "banner": content.facts.banner,
+        "expectations": content.summary.expectations,
+        "descriptions": list(content.results.descriptions.values()),
+        "mistakes": [table for mistakes in analyse(content.summary.groups) for table in mistake_tables(mistakes)],
+        "certificate": proof,
+        "differences": [str(difference) for difference in content.certificate.differences],
+        "certificate_json": json.dumps(proof, indent=2, ensure_ascii=False),
+        "ledger": ledger_rows(content),
+        "style": _trusted((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        "script": _trusted((TEMPLATES / "report.js").read_text(encoding="utf-8")),
+        "vega": _trusted(vega_bundle()) if content.figures else "",
+        "script_json": script_json,
+    }
+    return environment.get_template("report.html.j2").render(shown)
 
 
 def _trusted(text: str) -> Markup:
@@ -95,59 +90,34 @@ def script_json(value: Any) -> Markup:
 
 def mistake_tables(mistakes: Mistakes) -> list[Table]:
     """Per-class accuracy and agreement as tables of the page."""
-    place = ", ".join(
-        filter(None, [mistakes.data_title, mistakes.setting, f"{percent(mistakes.train_fraction)} of the training data"])
-    )
+    amount = f"{percent(mistakes.train_fraction)} of the training data"
+    place = ", ".join(filter(None, [mistakes.data_title, mistakes.setting, amount]))
+
+    def shares(values: Iterable[float]) -> list[Entry]:
+        return [Entry(number(100 * value, 1), value=float(value)) for value in values]
+
     classes = [
-        Row("", [Entry(str(name), value=str(name)), *(Entry(number(100 * value, 1), value=float(value)) for value in row)])
-        for name, row in zip(mistakes.per_class.index, mistakes.per_class.to_numpy(), strict=True)
+        Row("", [Entry(str(name), value=str(name)), *shares(values)])
+        for name, values in zip(mistakes.per_class.index, mistakes.per_class.to_numpy(), strict=True)
     ]
     columns = ["Class", *map(str, mistakes.per_class.columns)]
-    caption = "Share of each class's test images that is classified rightly (%), mean over seeds."
+    caption = "Share of each class's test images that is classified correctly (%), mean over seeds."
     per_class = Table("per_class", "Accuracy by class", caption, columns, [Block(place, classes)], {}, mistakes.per_class)
     if mistakes.agreement.empty:
         return [per_class]
     pairs = [
         Row(
-            "",
-            [
-                Entry(f"{pair.a} · {pair.b}", value=f"{pair.a} {pair.b}"),
-                Entry(number(100 * pair.same_prediction, 1), value=pair.same_prediction),
-                Entry(number(100 * pair.both_wrong, 1), value=pair.both_wrong),
-            ],
+            "", [Entry(f"{pair.a} · {pair.b}", value=f"{pair.a} {pair.b}"), *shares((pair.same_prediction, pair.both_wrong))]
         )
         for pair in mistakes.agreement.itertuples()
     ]
     caption = "Share of test images that two models put in the same class, and that both get wrong (%), over common seeds."
     columns = ["Models", "Same answer (%)", "Both wrong (%)"]
-    return [
-        per_class,
-        Table("agreement", "Agreement of models", caption, columns, [Block(place, pairs)], {}, mistakes.agreement),
-    ]
+    agreement = Table("agreement", "Agreement of models", caption, columns, [Block(place, pairs)], {}, mistakes.agreement)
+    return [per_class, agreement]
 
 
-@dataclass(frozen=True)
-class LedgerRow:
-    """One cell of the grid on the page."""
-
-    model: str
-    data: str
-    setting: str
-    fraction: float
-    seed: int
-    status: str
-    reason: str
-    accuracy: str
-    run_id: str
-    folder: str
-    address: str
-
-    @property
-    def fraction_text(self) -> str:
-        return percent(self.fraction)
-
-
-def ledger_table(content: Content) -> list[LedgerRow]:
+def ledger_rows(content: Content) -> list[dict[str, Any]]:
     """Every cell with its status and, where there is one, a link to its run folder and its page in Weights & Biases."""
     accuracy = dict(zip(content.results.runs["run_id"], content.results.runs["test/top1"], strict=True))
     rows = []
@@ -156,18 +126,19 @@ def ledger_table(content: Content) -> list[LedgerRow]:
         there = bool(run_id) and (content.results.folder / run_id).is_dir()
         address = content.links.get(run_id, "")
         rows.append(
-            LedgerRow(
-                model=content.experiment.models[cell.model].title,
-                data=content.experiment.data[cell.data].title,
-                setting=cell.setting,
-                fraction=cell.train_fraction,
-                seed=int(cell.seed),
-                status=cell.status,
-                reason=cell.reason if isinstance(cell.reason, str) else "",
-                accuracy=number(100 * accuracy[run_id], 2) if run_id in accuracy else UNKNOWN,
-                run_id=run_id,
-                folder=quote(f"{content.runs_from_page.as_posix()}/{run_id}/") if there else "",
-                address=address if address.startswith(("http://", "https://")) else "",
-            )
+            {
+                "model": content.experiment.models[cell.model].title,
+                "data": content.experiment.data[cell.data].title,
+                "setting": cell.setting,
+                "fraction": cell.train_fraction,
+                "fraction_text": percent(cell.train_fraction),
+                "seed": int(cell.seed),
+                "status": cell.status,
+                "reason": cell.reason if isinstance(cell.reason, str) else "",
+                "accuracy": number(100 * accuracy[run_id], 2) if run_id in accuracy else UNKNOWN,
+                "run_id": run_id,
+                "folder": quote(f"{content.runs_from_page.as_posix()}/{run_id}/") if there else "",
+                "address": address if address.startswith(("http://", "https://")) else "",
+            }
         )
     return rows

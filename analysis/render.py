@@ -1,43 +1,87 @@
-"""Tables as Markdown, LaTeX, CSV and plain text. The same table gives the same bytes."""
+"""What a table is, and tables as Markdown, LaTeX, CSV and plain text. The same table gives the same bytes."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from typing import Any
 
-from analysis.table import Entry, Table
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One table cell."""
+
+    text: str
+    """Plain text; each format escapes it."""
+    bold: bool = False
+    value: float | str | None = None
+    """What an interactive table sorts by."""
+    note: str = ""
+    """Letter of a footnote."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model; a change of `family` separates groups."""
+
+    family: str
+    entries: list[Entry]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that are compared with each other."""
+
+    heading: str
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table before it is written in some format."""
+
+    name: str
+    """Stem of its files."""
+    title: str
+    caption: str
+    columns: list[str]
+    """Headings; the first is the model's."""
+    blocks: list[Block]
+    footnotes: dict[str, str]
+    """Letter → text."""
+    frame: pd.DataFrame
+    """What the ``.csv`` holds: full precision and run ids."""
+    banner: str = ""
+    """A warning that stands above everything else; empty for equal settings."""
+
+
+@dataclass
+class Notes:
+    """Footnotes of one table; equal texts share a letter."""
+
+    letters: dict[str, str] = field(default_factory=dict)
+
+    def mark(self, text: str) -> str:
+        if not text:
+            return ""
+        index = len(self.letters)
+        letter = chr(ord("a") + index % 26) * (1 + index // 26)
+        return self.letters.setdefault(text, letter)
+
+    def texts(self) -> dict[str, str]:
+        return {letter: text for text, letter in self.letters.items()}
+
 
 _LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "[": "{[}",  # a bracket after a line break would be read as its argument
-    "]": "{]}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": "$<$",
-    ">": "$>$",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "−": "$-$",
-    "Δ": r"$\Delta$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "→": r"$\rightarrow$",
-    "≡": r"$\equiv$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "†": r"$\dagger$",
-    "·": r"$\cdot$",
-    "–": "--",
-    "…": r"\ldots{}",
-    "\u202f": r"\,",
-}
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "…": r"\ldots{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "[": "{[}", "]": "{]}",  # a bracket after a line break would be read as its argument
+    "<": "$<$", ">": "$>$", "±": r"$\pm$", "×": r"$\times$", "−": "$-$", "Δ": r"$\Delta$", "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$", "→": r"$\rightarrow$", "≡": r"$\equiv$", "≤": r"$\leq$", "≥": r"$\geq$", "†": r"$\dagger$",
+    "·": r"$\cdot$", "\u202f": r"\,",
+}  # fmt: skip
 _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_<>|~#$&"})
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis import captions, figures, mistakes, page, render, tables, verdict
-from analysis.certificate import Unequal, certify
+from analysis import captions, figures, page, render, tables, verdict
+from analysis.fairness.certificate import Unequal, certify
+from analysis.fairness.strangers import examine
 from analysis.load import load
-from analysis.strangers import examine
 from analysis.summary import summarise
 from experiments.config.schema import Experiment
 from experiments.records.record import atomic_write
@@ -22,32 +22,21 @@ FORMATS = {".md": render.markdown, ".tex": render.latex, ".csv": render.csv}
 
 @dataclass(frozen=True)
 class Report:
-    """What was made.
-
-    Attributes
-    ----------
-    folder : Path
-    paths : list of Path
-        Every file that was written.
-    accuracy_text : str
-        The accuracy table for a terminal: plain text without markup.
-    verdict : list of str
-        The result in sentences.
-    faults : list of str
-        Records that could not be used, or only in part.
-    strangers : list of str
-        Run folders of other settings or other grids, which were left out.
-    equal : bool
-        Whether the certificate found all settings equal.
-    """
+    """What was made."""
 
     folder: Path
     paths: list[Path]
+    """Every file that was written."""
     accuracy_text: str
+    """The accuracy table for a terminal: plain text without markup."""
     verdict: list[str]
+    """The result in sentences."""
     faults: list[str]
+    """Records that could not be used, or only in part."""
     strangers: list[str]
+    """Run folders of other settings or other grids, which were left out."""
     equal: bool
+    """Whether the certificate found all settings equal."""
 
     @property
     def html(self) -> Path:
@@ -63,17 +52,10 @@ def build(
     allow_unequal: bool = False,
     links: Mapping[str, str] | None = None,
 ) -> Report:
-    """Turn an experiment's records into its report.
+    """Turn an experiment's records, the run folders in `folder`, into its report in the folder `out`.
 
     Parameters
     ----------
-    ledger : mapping
-        Cells of the grid and what became of them, as in ``ledger.json``.
-    folder : Path
-        Folder of the experiment's run folders.
-    experiment : Experiment
-    out : Path
-        Folder to write into; made where absent.
     allow_unequal : bool
         Make the tables although settings differ, with a warning in each of them.
     links : mapping of str to str, optional
@@ -81,10 +63,8 @@ def build(
 
     Raises
     ------
-    analysis.load.NothingDone
-        If there is no usable run.
-    analysis.certificate.Unequal
-        If settings differ and `allow_unequal` is not given. Nothing is written then.
+    NothingDone, Unequal
+        If there is no usable run; if settings differ and `allow_unequal` is not given. Nothing is written then.
     """
     strangers = examine(ledger, folder, experiment)
     if strangers.differences and not allow_unequal:
@@ -97,7 +77,7 @@ def build(
     summary = summarise(results, experiment)
     facts = captions.gather(results, summary, experiment, certificate)
     made = tables.all_tables(summary, experiment, facts)
-    words = verdict.sentences(results, summary, experiment)
+    words = verdict.sentences(summary)
     faults = [*results.faults, *certificate.faults]
 
     texts = {f"{table.name}{suffix}": write(table) for table in made for suffix, write in FORMATS.items()}
@@ -113,7 +93,6 @@ def build(
             facts=facts,
             tables=made,
             figures=drawn,
-            mistakes=mistakes.analyse(results, experiment),
             verdict=words,
             faults=faults,
             counts=dict(ledger["counts"]),

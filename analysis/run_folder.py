@@ -10,26 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from analysis import calibration, claims
+from analysis.fairness import checks
+from analysis.statistics import calibration
 from experiments.config.errors import UserError
 from experiments.config.schema import Experiment
-from experiments.records.record import METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, Record, RecordError, read_record
+from experiments.metrics import nll_per_image
+from experiments.records.record import METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, Record, read_record
 from experiments.records.state import StateError, read_evaluations
 
 COMPUTE_COLUMNS = (
-    "n_params",
-    "forward_gmacs",
-    "train_pflops",
-    "images_per_second",
-    "train_seconds",
-    "device_hours",
-    "peak_memory_bytes",
-    "mfu",
-    "energy_joules",
-    "seconds_to_target",
+    *("n_params", "forward_gmacs", "train_pflops", "images_per_second", "train_seconds", "device_hours"),
+    *("peak_memory_bytes", "mfu", "energy_joules", "seconds_to_target"),
 )
 """Fields of a record's ``compute`` that become columns."""
-
 _RECORD_COLUMNS = (
     *("run_id", "model", "data", "family", "source", "track", "init", "seed", "train_fraction"),
     *("n_train", "n_val", "n_test", "n_classes", "settings_hash", "split_hash", "protocol", "steps", "samples_seen"),
@@ -45,58 +38,43 @@ Arrays = dict[str, np.ndarray]
 class Refused(UserError):
     """A run that cannot be used. The message names the file, what is wrong with it, and what to do."""
 
+    def __init__(self, path: Path, fault: str) -> None:
+        super().__init__(f"{path}: {fault}. {_ADVICE}")
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run answered per test image, small enough to keep for every run.
-
-    Attributes
-    ----------
-    correct : ndarray of bool, shape (n_test,)
-    predicted : ndarray of uint16, shape (n_test,)
-    nll : ndarray of float32, shape (n_test,)
-        Negative log-likelihood in nats.
-    """
+    """What one run answered per test image: arrays of shape (n_test,), small enough to keep for every run."""
 
     correct: np.ndarray
     predicted: np.ndarray
     nll: np.ndarray
+    """Negative log-likelihood in nats."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A run that passed every check.
-
-    Attributes
-    ----------
-    row : dict
-        One row of `analysis.load.Results.runs`.
-    record : Record
-    outcome : Outcome
-    labels : ndarray of shape (n_test,)
-    class_names : tuple of str
-    curve : list of dict
-        Rows of ``metrics.jsonl``.
-    faults : list of str
-        What could not be read and was not needed for the row.
-    answers, val_ids : str
-        Hashes of the test logits, and of the ids of the validation images whatever their order.
-    """
+    """A run that passed every check."""
 
     row: dict[str, Any]
+    """One row of `analysis.load.Results.runs`."""
     record: Record
     outcome: Outcome
     labels: np.ndarray
     class_names: tuple[str, ...]
     curve: list[dict[str, Any]]
+    """Rows of ``metrics.jsonl``."""
     faults: list[str]
+    """What could not be read and was not needed for the row."""
     answers: str
+    """Hash of the test logits."""
     val_ids: str
+    """Hash of the ids of the validation images, whatever their order."""
 
 
-def setting_label(varied: Mapping[str, Any]) -> str:
+def setting_label(varied: Mapping[str, Any] | None) -> str:
     """The values of an experiment's ``vary`` keys as text: ``recipe.learning_rate=0.001``; empty where nothing varies."""
-    return ", ".join(f"{key}={value}" for key, value in varied.items())
+    return ", ".join(f"{key}={value}" for key, value in (varied or {}).items())
 
 
 def devices(record: Record) -> list[str]:
@@ -105,80 +83,69 @@ def devices(record: Record) -> list[str]:
 
 
 def load_run(cell: Mapping[str, Any], folder: Path, experiment: Experiment, trials: Sequence[Record] = ()) -> Loaded:
-    """Read one run folder and check it against the cell that it should be.
+    """Read one run folder and check it against the cell of the ledger that it should be.
 
     Parameters
     ----------
-    cell : mapping
-        An entry of the ledger.
-    folder : Path
-        The run folder.
-    experiment : Experiment
+    cell, folder, experiment
     trials : sequence of Record
         On track B all trials of the run's recipe, if all are there.
 
     Raises
     ------
-    Refused
-        If the record or the predictions are missing, truncated, foreign, of another schema, hold a number that is none, or
-        do not match each other.
+    RecordError, Refused
+        If the record or the predictions are missing, damaged, of another run or schema, or contradict each other.
     """
-    try:
-        record = read_record(folder / RECORD_FILE)
-    except RecordError as error:
-        raise Refused(str(error)) from error
-    _check_record(record, cell, folder / RECORD_FILE, experiment)
-    predictions = read_predictions(folder / PREDICTIONS_FILE)
-    outcome = _outcome(predictions, record, folder / PREDICTIONS_FILE)
-    faults: list[str] = []
-    curve = _read_curve(folder / METRICS_FILE, faults)
-    if curve and curve[-1]["step"] != record.steps:
+    path, predictions_path = folder / RECORD_FILE, folder / PREDICTIONS_FILE
+    record = read_record(path)
+    _check_record(record, cell, path, experiment)
+    predictions = read_predictions(predictions_path)
+    logits, labels = predictions["logits"], predictions["labels"]
+    if logits.shape != (record.n_test, record.n_classes) or not logits.size:
+        wanted = f"{record.n_test} test images of {record.n_classes} classes"
+        raise Refused(predictions_path, f"does not match its record: logits are {logits.shape}, the record has {wanted}")
+    for claim in checks.wrong_claims(record, predictions):
+        raise Refused(predictions_path, f"does not match its record: {claim}")
+    for claim in checks.wrong_tuning(record, trials):
+        raise Refused(path, f"does not match its trials: {claim}")
+    predicted, faults = logits.argmax(axis=1), list[str]()
+    outcome = Outcome(predicted == labels, predicted.astype(np.uint16), nll_per_image(logits, labels).astype(np.float32))
+    row = _row(record, experiment) | calibration.summarise(predictions) | {"test_digest": _test_digest(predictions)}
+    curve = read_curve(folder / METRICS_FILE, record.steps, faults)
+    if fault := checks.wrong_best(record, curve):
         faults.append(
-            f"{folder / METRICS_FILE}: ends at step {curve[-1]['step']}, its record at {record.steps}: "
-            "evaluations are lost, this run's training curve is left out."
-        )
-        curve = []
-    for sentence in claims.false_tuning(record, trials):
-        raise _untrue(sentence, folder / RECORD_FILE)
-    row = _row(record, experiment)
-    for sentence in claims.false_best(record, curve):
-        faults.append(
-            f"{folder / METRICS_FILE}: does not match its record: {sentence}. This run's training curve and best evaluation "
+            f"{folder / METRICS_FILE}: does not match its record: {fault}. This run's training curve and best evaluation "
             "are left out; restore the file, or delete the run's folder and run the experiment again."
         )
         row |= dict.fromkeys(("val_best/top1", "val_best/nll"))
         curve = []
-        break
-    row |= calibration.summarise(predictions)
-    row["test_digest"] = _test_digest(predictions)
-    answers = hashlib.sha256(np.ascontiguousarray(predictions["logits"]).tobytes()).hexdigest()
+    answers = hashlib.sha256(np.ascontiguousarray(logits).tobytes()).hexdigest()
     val_ids = hashlib.sha256(np.sort(predictions["val_sample_ids"]).tobytes()).hexdigest()
     names = tuple(str(name) for name in predictions["class_names"])
-    return Loaded(row, record, outcome, predictions["labels"], names, curve, faults, answers, val_ids)
+    return Loaded(row, record, outcome, labels, names, curve, faults, answers, val_ids)
 
 
 def _check_record(record: Record, cell: Mapping[str, Any], path: Path, experiment: Experiment) -> None:
-    """Refuse a record that is not the cell's, has not ended, or holds a number that is none."""
+    """Refuse a record that is another cell's, has not ended, or holds a number that no run can have."""
     model, varied = experiment.models[cell["model"]], cell["varied"] or {}
     expected = {key: cell[key] for key in ("run_id", "model", "data", "train_fraction", "seed")}
     expected |= {"experiment": experiment.name, "varied": varied, "trial": None, "init": model.init_label}
     expected |= {"family": model.family, "source": model.source, "track": varied.get("track", "identical")}
     for key, wanted in expected.items():
-        found = getattr(record, key)
-        if found != wanted:
-            raise Refused(f"{path}: foreign record: `{key}` is {found!r}, this cell has {wanted!r}. {_ADVICE}")
+        if (found := getattr(record, key)) != wanted:
+            raise Refused(path, f"foreign record: `{key}` is {found!r}, this cell has {wanted!r}")
     if record.status != "done":
-        raise Refused(f"{path}: `status` is {record.status!r}, not 'done'. {_ADVICE}")
+        raise Refused(path, f"`status` is {record.status!r}, not 'done'")
     numbers: dict[str, Any] = {f"metrics.{key}": value for key, value in record.metrics.items()}
     numbers |= {f"compute.{key}": value for key, value in record.compute.model_dump().items()}
     numbers |= {"steps": record.steps, "samples_seen": record.samples_seen}
     for key, value in numbers.items():
         if isinstance(value, int | float) and not abs(value) < LARGEST:
             shown = f"{value}" if isinstance(value, float) else "a number of too many digits"
-            raise Refused(f"{path}: `{key}` is {shown}, not a number that can be meant. {_ADVICE}")
+            raise Refused(path, f"`{key}` is {shown}, which no run can have")
     for key in ("test/top1", "test/nll"):
         if record.metrics.get(key) is None:
-            raise Refused(f"{path}: `metrics.{key}` is missing. {_ADVICE}")
+            raise Refused(path, f"`metrics.{key}` is missing")
 
 
 def read_predictions(path: Path) -> Arrays:
@@ -193,68 +160,36 @@ def read_predictions(path: Path) -> Arrays:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in _ARRAYS}
     except FileNotFoundError as error:
-        raise Refused(f"{path}: missing. {_ADVICE}") from error
+        raise Refused(path, "missing") from error
     except KeyError as error:
-        raise Refused(f"{path}: has no array {error.args[0]!r}; it is foreign or of an older version. {_ADVICE}") from error
+        raise Refused(path, f"has no array {error.args[0]!r}; it is foreign or of an older version") from error
     except Exception as error:  # a damaged archive raises nearly anything
-        raise Refused(f"{path}: cannot be read, truncated or foreign ({error}). {_ADVICE}") from error
+        raise Refused(path, f"cannot be read, truncated or foreign ({error})") from error
     for part in ("", "val_"):
-        _check_arrays(arrays, part, path)
+        if fault := _wrong_arrays(arrays, part):
+            raise Refused(path, fault)
     order = np.argsort(arrays["sample_ids"], kind="stable")
     for name in ("logits", "labels", "sample_ids"):
         arrays[name] = arrays[name][order]
     if (arrays["sample_ids"][1:] == arrays["sample_ids"][:-1]).any():
-        raise Refused(f"{path}: `sample_ids` names a test image twice. {_ADVICE}")
+        raise Refused(path, "`sample_ids` names a test image twice")
     return arrays
 
 
-def _check_arrays(arrays: Arrays, part: str, path: Path) -> None:
-    """Check one set's logits, labels and ids; `part` is the prefix of their names."""
+def _wrong_arrays(arrays: Arrays, part: str) -> str:
+    """What is wrong with one set's logits, labels and ids, whose names begin with `part`; empty where nothing is."""
     shapes = {name: arrays[part + name].shape for name in ("logits", "labels", "sample_ids")}
     n_images = shapes["logits"][:1]
     if len(shapes["logits"]) != 2 or shapes["labels"] != n_images or shapes["sample_ids"] != n_images:
-        raise Refused(f"{path}: arrays do not belong together: {part}logits, labels and sample_ids have {shapes}. {_ADVICE}")
-    logits, labels = arrays[f"{part}logits"], arrays[f"{part}labels"]
+        return f"arrays do not belong together: {part}logits, labels and sample_ids have {shapes}"
+    logits, labels, n_classes = arrays[f"{part}logits"], arrays[f"{part}labels"], shapes["logits"][1]
     if logits.dtype.kind != "f" or not np.isfinite(logits).all():
-        raise Refused(f"{path}: `{part}logits` holds a value that is not a number. {_ADVICE}")
-    n_classes = shapes["logits"][1]
+        return f"`{part}logits` holds a value that is not a number"
     if arrays["class_names"].shape != (n_classes,):
-        raise Refused(
-            f"{path}: `class_names` must name {n_classes} classes, its shape is {arrays['class_names'].shape}. {_ADVICE}"
-        )
+        return f"`class_names` must name {n_classes} classes, its shape is {arrays['class_names'].shape}"
     if labels.dtype.kind not in "iu" or (labels.size and not 0 <= labels.min() <= labels.max() < n_classes):
-        raise Refused(f"{path}: class indices in `{part}labels` must lie in [0, {n_classes}). {_ADVICE}")
-
-
-def _outcome(predictions: Arrays, record: Record, path: Path) -> Outcome:
-    """Answers per image, after the recorded accuracy has been found in the logits again."""
-    logits, labels = predictions["logits"], predictions["labels"]
-    if logits.shape != (record.n_test, record.n_classes) or not logits.size:
-        raise Refused(
-            f"{path}: does not match its record: logits are {logits.shape}, the record has {record.n_test} test images of "
-            f"{record.n_classes} classes. {_ADVICE}"
-        )
-    values = logits.astype(np.float32, copy=False)
-    predicted = values.argmax(axis=1)
-    top = values.max(axis=1)
-    shifted = values - top[:, None]
-    nll = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
-    correct = predicted == labels
-    # Rounding to half precision is monotone: it can tie the two largest logits but never swap them.
-    ties = int(((values == top[:, None]).sum(axis=1) > 1).sum()) if logits.dtype == np.float16 else 0
-    recorded = float(record.metrics["test/top1"] or 0.0)
-    if abs(correct.mean() - recorded) > ties / len(labels) + 1e-6:
-        raise Refused(
-            f"{path}: does not match its record: top-1 accuracy from the logits is {correct.mean():.6f}, "
-            f"`metrics.test/top1` is {recorded:.6f}. {_ADVICE}"
-        )
-    for sentence in claims.false(record, predictions):
-        raise _untrue(sentence, path.with_name(RECORD_FILE))
-    return Outcome(correct, predicted.astype(np.uint16), nll.astype(np.float32))
-
-
-def _untrue(sentence: str, path: Path) -> Refused:
-    return Refused(f"{path}: does not match what it describes: {sentence}. {_ADVICE}")
+        return f"class indices in `{part}labels` must lie in [0, {n_classes})"
+    return ""
 
 
 def _test_digest(predictions: Arrays) -> str:
@@ -265,12 +200,15 @@ def _test_digest(predictions: Arrays) -> str:
     return digest.hexdigest()
 
 
-def _read_curve(path: Path, faults: list[str]) -> list[dict[str, Any]]:
-    """Rows of ``metrics.jsonl``; a fault is named and costs the training curve only."""
+def read_curve(path: Path, steps: int, faults: list[str]) -> list[dict[str, Any]]:
+    """Rows of ``metrics.jsonl`` up to `steps`; a fault is named and costs the training curve only."""
     try:
         rows = read_evaluations(path, whole=True)
         if any(value is not None and not abs(value) < LARGEST for row in rows for value in row.values()):
-            raise StateError(path, "foreign (a value that is no number)")
+            raise StateError(path, "foreign (a value that is not a number)")
+        if rows and rows[-1]["step"] != steps:
+            last = f"ends at step {rows[-1]['step']}, its record at {steps}"
+            raise StateError(path, f"{last}: evaluations are lost")
     except FileNotFoundError as error:
         faults.append(f"{path}: cannot be read ({error.strerror}); this run's training curve is left out.")
         return []
@@ -281,9 +219,14 @@ def _read_curve(path: Path, faults: list[str]) -> list[dict[str, Any]]:
 
 
 def _row(record: Record, experiment: Experiment) -> dict[str, Any]:
-    """One row of `analysis.load.Results.runs`."""
-    row = {key: getattr(record, key) for key in _RECORD_COLUMNS}
-    row |= {
+    """One row of `analysis.load.Results.runs`, without what follows from the predictions."""
+    compute = record.compute.model_dump()
+    # The trials that a recipe was chosen from are part of what its result cost.
+    for own, tuning in (("train_pflops", "tuning_pflops"), ("device_hours", "tuning_device_hours")):
+        if compute[own] is not None:
+            compute[own] += compute[tuning] or 0
+    return {
+        **{key: getattr(record, key) for key in _RECORD_COLUMNS},
         "data_title": experiment.data[record.data].title,
         "setting": setting_label(record.varied),
         "model_title": experiment.models[record.model].title,
@@ -291,10 +234,5 @@ def _row(record: Record, experiment: Experiment) -> dict[str, Any]:
         "precision": record.environment.get("precision"),
         "device": " + ".join(devices(record)),
         **{name: value for name, value in record.metrics.items() if "/" in name},
+        **{key: compute[key] for key in COMPUTE_COLUMNS},
     }
-    compute = record.compute.model_dump()
-    # The trials that a recipe was chosen from are part of what its result cost.
-    for own, tuning in (("train_pflops", "tuning_pflops"), ("device_hours", "tuning_device_hours")):
-        if compute[own] is not None:
-            compute[own] += compute[tuning] or 0
-    return row | {key: compute[key] for key in COMPUTE_COLUMNS}

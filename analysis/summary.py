@@ -11,72 +11,60 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import expectations, learning, stats
+from analysis import efficiency, expectations
 from analysis.columns import COLUMNS, OF_DEVICE
-from analysis.load import Results, identity, table_order
-from analysis.pairing import Comparisons, compare, scores
+from analysis.groups import Group, groups_of, scores
+from analysis.load import Results, select
 from analysis.run_folder import devices
+from analysis.statistics.comparisons import Comparisons
+from analysis.statistics.intervals import MIN_SEEDS_FOR_MARKS, classify, holm, mean_std
 from experiments.config.schema import Experiment
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a report says, in numbers; accuracies are fractions.
+    """What a report says, in numbers; accuracies are fractions."""
 
-    Attributes
-    ----------
-    cells : DataFrame
-        One row per (data, setting, model, train_fraction): accuracy (``mean``, ``std``, ``low``, ``high``), Δ to the
-        reference (``delta``, ``delta_se``, ``delta_low``, ``delta_high``, ``p``, ``p_holm``, ``state``), ``best``, ``bold``,
-        ``tested`` (it takes part in the marks), mean secondary metrics and cost, ``n_seeds`` of ``n_expected`` and a
-        ``note`` where they differ.
-    pairs : DataFrame
-        One row per two models of one (data, setting, train_fraction), ``a`` and ``b``, whose marks are tested: ``delta``,
-        ``p_holm``, ``p_beyond`` (the margin), adjusted over all rows of (data, setting), and ``state``. Every mark and every
-        word on who leads is read from here.
-    efficiency, budgets, interactions : DataFrame
-        See `analysis.learning`.
-    compared : mapping of dataset to Comparisons
-    expectations : list of Expected
-        The claims made before the run, and whether they held.
-    mixed_devices : dict of (data, setting) to list of str
-        Tables whose runs come from several devices; their time columns are blank.
-    """
-
+    groups: list[Group]
+    """The tables, in the grid's order."""
     cells: pd.DataFrame
+    """One row per (data, setting, model, train_fraction): accuracy (``mean``, ``std``, ``low``, ``high``), Δ to the
+    reference (``delta``, ``delta_se``, ``delta_low``, ``delta_high``, ``p``, ``p_holm``, ``state``), ``best``, ``bold``,
+    ``tested`` (it takes part in the marks), mean secondary metrics and cost, ``n_seeds`` of ``n_expected`` and a ``note``
+    where they differ."""
     pairs: pd.DataFrame
+    """One row per two models of one (data, setting, train_fraction), ``a`` and ``b``, whose marks are tested: ``delta``,
+    ``p_holm``, ``p_beyond`` (the margin), adjusted over all rows of (data, setting), and ``state``. Every mark and every
+    word on who leads is read from here."""
     efficiency: pd.DataFrame
     budgets: pd.DataFrame
     interactions: pd.DataFrame
-    compared: Mapping[str, Comparisons]
+    """These three: see `analysis.efficiency`."""
     expectations: list[expectations.Expected]
+    """The claims made before the run, and whether they held."""
     mixed_devices: Mapping[tuple[str, str], list[str]]
+    """Tables whose runs come from several devices; their time columns are blank."""
 
 
 def summarise(results: Results, experiment: Experiment) -> Summary:
     """Compute everything that the tables and figures show."""
-    compared = {data: found for data in experiment.data if (found := compare(results, data))}
-    pairs = _pairs(experiment, compared)
-    blocks = []
-    mixed = {}
-    for data, setting in results.groups:
-        runs = results.runs[(results.runs["data"] == data) & (results.runs["setting"] == setting)]
-        used = sorted({device for run_id in runs["run_id"] for device in devices(results.records[run_id])})
+    groups = groups_of(results, experiment)
+    pairs = _pairs(experiment, {group.data: group.comparisons for group in groups if group.comparisons})
+    mixed, blocks = {}, []
+    for group in groups:
+        used = sorted({device for run_id in group.runs["run_id"] for device in devices(results.records[run_id])})
+        blocks.append(_block(group, pairs))
         if len(used) > 1:
-            mixed[data, setting] = used
-        marks = pairs[(pairs["data"] == data) & (pairs["setting"] == setting)]
-        blocks.append(_block(results, runs, experiment, data, setting, compared.get(data), marks))
-    cells = pd.concat(blocks, ignore_index=True)
-    for data, setting in mixed:
-        cells.loc[(cells["data"] == data) & (cells["setting"] == setting), list(OF_DEVICE)] = math.nan
+            mixed[group.data, group.setting] = used
+            blocks[-1][list(OF_DEVICE)] = math.nan
     return Summary(
-        cells=cells,
+        groups=groups,
+        cells=pd.concat(blocks, ignore_index=True),
         pairs=pairs,
-        efficiency=learning.summarise(results, experiment, compared, pairs),
-        budgets=learning.budgets(results, experiment, compared),
-        interactions=learning.interactions(results, experiment, compared),
-        compared=compared,
-        expectations=expectations.check(results, experiment, compared),
+        efficiency=efficiency.summarise(groups, pairs),
+        budgets=efficiency.budgets(groups),
+        interactions=efficiency.interactions(groups),
+        expectations=expectations.check(groups, experiment),
         mixed_devices=mixed,
     )
 
@@ -86,7 +74,7 @@ def _pairs(experiment: Experiment, compared: Mapping[str, Comparisons]) -> pd.Da
     columns = ["data", "setting", "train_fraction", "a", "b", "delta", "p", "p_beyond", "p_holm", "state"]
     frames = []
     for data, comparisons in compared.items():
-        enough = [min(map(comparisons.n_seeds, pair)) >= stats.MIN_SEEDS_FOR_MARKS for pair in comparisons.pairs]
+        enough = [min(map(comparisons.n_seeds, pair)) >= MIN_SEEDS_FOR_MARKS for pair in comparisons.pairs]
         chosen = np.flatnonzero(comparisons.trusted & np.array(enough, dtype=bool))
         if not chosen.size:
             continue
@@ -97,34 +85,21 @@ def _pairs(experiment: Experiment, compared: Mapping[str, Comparisons]) -> pd.Da
         ).assign(delta=found.estimate, p=found.p, p_beyond=found.p_beyond(experiment.equivalence_margin))  # fmt: skip
         for _, family in frame.groupby("setting"):
             for name, adjusted in (("p", "p_holm"), ("p_beyond", "p_beyond")):
-                frame.loc[family.index, adjusted] = stats.holm(family[name].to_numpy(float))
-        frame["state"] = [stats.classify(p, beyond) for p, beyond in zip(frame["p_holm"], frame["p_beyond"], strict=True)]
+                frame.loc[family.index, adjusted] = holm(family[name].to_numpy(float))
+        frame["state"] = [classify(p, beyond) for p, beyond in zip(frame["p_holm"], frame["p_beyond"], strict=True)]
         frames.append(frame)
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
-def _block(
-    results: Results,
-    runs: pd.DataFrame,
-    experiment: Experiment,
-    data: str,
-    setting: str,
-    comparisons: Comparisons | None,
-    pairs: pd.DataFrame,
-) -> pd.DataFrame:
+def _block(group: Group, pairs: pd.DataFrame) -> pd.DataFrame:
     """Rows of one table: every model at every fraction, those without a run included."""
-    rows = []
-    for model in table_order(experiment.models):
-        for fraction in sorted(experiment.train_fractions, reverse=True):
-            at = runs[runs["train_fraction"] == fraction]
-            rows.append(_cell(results, at, experiment, data, setting, model, fraction, comparisons))
-    cells = pd.DataFrame(rows)
-    cells["p_holm"], cells["state"] = math.nan, ""
-    cells[["best", "bold", "tested"]] = False
+    at = {fraction: select(group.runs, train_fraction=fraction) for fraction in group.fractions}
+    rows = [_cell(group, at[fraction], model, fraction) for model in group.models for fraction in group.fractions[::-1]]
+    cells = pd.DataFrame(rows).assign(p_holm=math.nan, state="", best=False, bold=False, tested=False)
     for fraction, block in cells.groupby("train_fraction"):
-        at = pairs[pairs["train_fraction"] == fraction]
-        states = {**at.set_index(["a", "b"])[["state", "p_holm"]].T, **at.set_index(["b", "a"])[["state", "p_holm"]].T}
-        _mark(cells, block[block["model"].isin({*at["a"], *at["b"]})], states, experiment.reference)
+        own = select(group.here(pairs), train_fraction=fraction)
+        states = {**own.set_index(["a", "b"])[["state", "p_holm"]].T, **own.set_index(["b", "a"])[["state", "p_holm"]].T}
+        _mark(cells, block[block["model"].isin({*own["a"], *own["b"]})], states, group.experiment.reference)
     return cells
 
 
@@ -141,20 +116,13 @@ def _mark(cells: pd.DataFrame, entered: pd.DataFrame, pairs: Mapping[Any, Any], 
             cells.loc[index, ["p_holm", "state"]] = pairs[model, reference]["p_holm"], pairs[model, reference]["state"]
 
 
-def _cell(
-    results: Results,
-    at: pd.DataFrame,
-    experiment: Experiment,
-    data: str,
-    setting: str,
-    model: str,
-    fraction: float,
-    comparisons: Comparisons | None,
-) -> dict[str, Any]:
-    """One row of `Summary.cells`. `at`: the runs of all models at this data, setting and fraction."""
-    own = at[at["model"] == model].sort_values("seed")
+def _cell(group: Group, at: pd.DataFrame, model: str, fraction: float) -> dict[str, Any]:
+    """One row of `Summary.cells`. `at`: the runs of all models at this fraction."""
+    results, experiment = group.results, group.experiment
+    own, reference = select(at, model=model).sort_values("seed"), select(at, model=experiment.reference)
+    nll = scores(results, own, "nll")
     row: dict[str, Any] = {
-        **identity(experiment, data, setting, model),
+        **group.identity(model),
         "track": own["track"].iloc[0] if len(own) else experiment.track,
         "train_fraction": fraction,
         "n": _only(at["n"]),
@@ -164,28 +132,23 @@ def _cell(
         "n_expected": len(experiment.seeds),
         "seeds": own["seed"].tolist(),
         "run_ids": own["run_id"].tolist(),
+        **{column.key: _mean_if_complete(own, column.source) for column in COLUMNS},
+        "ece_scaled_note": "; ".join(dict.fromkeys(filter(None, own["ece_scaled_note"]))),
+        **dict(zip(("mean", "std"), mean_std(own["test/top1"]) if len(own) else (math.nan, math.nan), strict=True)),
+        **dict.fromkeys(("low", "high", "delta", "delta_se", "delta_low", "delta_high", "p"), math.nan),
+        "nll_margin": _margin(nll) if nll is not None else math.nan,
+        "n_paired": len(set(own["seed"]) & set(reference["seed"])) if model != experiment.reference else 0,
     }
-    for column in COLUMNS:
-        row[column.key] = _mean_if_complete(own, column.source)
-    row["ece_scaled_note"] = "; ".join(dict.fromkeys(filter(None, own["ece_scaled_note"])))
-    row["mean"], row["std"] = stats.mean_std(own["test/top1"]) if len(own) else (math.nan, math.nan)
-    row |= dict.fromkeys(("low", "high", "delta", "delta_se", "delta_low", "delta_high", "p"), math.nan)
-    nll = scores(results, own, "nll")
-    row["nll_margin"] = _margin(nll) if nll is not None else math.nan
-    reference = at[at["model"] == experiment.reference]
-    row["n_paired"] = len(set(own["seed"]) & set(reference["seed"])) if model != experiment.reference else 0
-    cell, rival = ((setting, name, fraction) for name in (model, experiment.reference))
-    compared = comparisons is not None and cell in comparisons and rival in comparisons
-    if comparisons is not None and cell in comparisons:
-        level = comparisons.accuracy(cell)
+    cell, rival = ((group.setting, name, fraction) for name in (model, experiment.reference))
+    if alone := group.compared(cell):
+        level = alone.accuracy(cell)
         row |= {"low": level.low[0], "high": level.high[0]}
-    if comparisons is not None and compared and model != experiment.reference:
-        gap = comparisons.gap(cell, rival)
+    if (both := group.compared(cell, rival)) and model != experiment.reference:
+        gap = both.gap(cell, rival)
         row |= {"delta": gap.estimate[0], "delta_se": gap.se[0], "delta_low": gap.low[0]}
         row |= {"delta_high": gap.high[0], "p": gap.p[0]}
     row |= _time_to_target(results, own, experiment.target_val_top1)
-    row["note"] = _note(results, row, len(reference), compared, experiment)
-    return row
+    return row | {"note": _note(results, row, len(reference), both is not None, experiment)}
 
 
 def _margin(scores: np.ndarray) -> float:
@@ -223,14 +186,8 @@ def _note(results: Results, row: Mapping[str, Any], n_reference: int, compared: 
     """Why a cell is incomplete; empty for a complete one."""
     parts = []
     if row["n_seeds"] < row["n_expected"]:
-        cells = results.cells
-        lacking = cells[
-            (cells["data"] == row["data"])
-            & (cells["setting"] == row["setting"])
-            & (cells["model"] == row["model"])
-            & (cells["train_fraction"] == row["train_fraction"])
-            & (cells["status"] != "done")
-        ].sort_values("seed")
+        place = {key: row[key] for key in ("data", "setting", "model", "train_fraction")}
+        lacking = select(results.cells[results.cells["status"] != "done"], **place).sort_values("seed")
         by_reason: dict[str, list[str]] = {}
         for cell in lacking.itertuples():
             reason = f"{cell.status} ({_short(cell.reason)})" if isinstance(cell.reason, str) else str(cell.status)

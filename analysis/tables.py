@@ -9,14 +9,16 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import across, captions
+from analysis import captions
 from analysis.captions import Facts
 from analysis.columns import Column, accuracy_places, csv_columns, in_table, percent_places
-from analysis.efficiency import ratio_text
-from analysis.numbers import UNKNOWN, bracket, known, number, percent, plus_minus, significant
-from analysis.stats import MIN_DATASETS, friedman
+from analysis.load import select
+from analysis.render import Block, Entry, Notes, Row, Table
+from analysis.statistics import across_datasets
+from analysis.statistics.intervals import MIN_DATASETS, friedman
+from analysis.statistics.learning_curves import ratio_text
 from analysis.summary import Summary
-from analysis.table import Block, Entry, Notes, Row, Table
+from analysis.text import UNKNOWN, bracket, known, number, percent, plus_minus, significant
 from experiments.config.schema import Experiment
 
 OPTIONAL = ("datasets", "budgets", "interactions")
@@ -61,17 +63,27 @@ def accuracy_text(row: Any) -> str:
     return plus_minus(100 * row.mean, 100 * row.std, accuracy_places(row))
 
 
+def _top1(row: Any, note: str = "") -> Entry:
+    return Entry(accuracy_text(row), bool(row.bold), row.mean, note)
+
+
 def _delta(row: Any) -> Entry:
     """Paired difference to the reference in points, with interval and mark."""
     mark = f" {MARKS[row.state]}" if row.state in MARKS else ""
     return Entry(f"{_points(row.delta, row.delta_low, row.delta_high)}{mark}", value=row.delta)
 
 
+def _full_data(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The rows of the largest train fraction, and that fraction in words."""
+    fraction = frame["train_fraction"].max()
+    return select(frame, train_fraction=fraction), f"{percent(float(fraction))} of the training data"
+
+
 def _accuracy_columns(cells: pd.DataFrame, facts: Facts, notes: Notes) -> list[tuple[str, Callable[[Any], Entry]]]:
     """Headings and how each is filled."""
     most = cells["n_classes"].fillna(0).max()
     return [
-        ("Top-1 (%) ↑", lambda r: Entry(accuracy_text(r), bold=bool(r.bold), value=r.mean)),
+        ("Top-1 (%) ↑", _top1),
         ("95% CI", lambda r: Entry(bracket(100 * r.low, min(100 * r.high, 100.0), accuracy_places(r)), value=r.low)),
         (f"Δ vs {facts.reference} [95% CI] ↑", _delta),
         *(
@@ -121,9 +133,7 @@ def overview(summary: Summary, facts: Facts) -> Table:
         for _, own in group.groupby("model", sort=False):
             points = {r.train_fraction: r for r in own.itertuples()}
             full = points[fractions[0]]
-            entries = [
-                Entry(accuracy_text(points[f]), bool(points[f].bold), note=notes.mark(points[f].note)) for f in fractions
-            ]
+            entries = [_top1(points[f], notes.mark(points[f].note)) for f in fractions]
             rows.append(Row(full.family, [_name(full), *entries, _delta(full)]))
         blocks.append(Block(f"Top-1 accuracy (%), mean ± std over seeds{f': {heading}' if heading else ''}", rows))
     delta = f"Δ vs {facts.reference} at {percent(fractions[0])} [95% CI]"
@@ -171,13 +181,10 @@ def data_efficiency(summary: Summary, experiment: Experiment, facts: Facts) -> T
     for heading, group in _groups(summary.efficiency):
         rows = []
         for r in group.itertuples():
-            cells = summary.cells[
-                (summary.cells["data"] == r.data)
-                & (summary.cells["setting"] == r.setting)
-                & (summary.cells["model"] == r.model)
-            ].set_index("train_fraction", drop=False)
+            cells = select(summary.cells, data=r.data, setting=r.setting, model=r.model)
+            cells = cells.set_index("train_fraction", drop=False)
             note = "; ".join(dict.fromkeys(filter(None, [r.note, *(_at(c) for c in cells.itertuples())])))
-            points = [Entry(accuracy_text(c), bool(c.bold), c.mean) for c in cells.loc[fractions].itertuples()]
+            points = [_top1(cell) for cell in cells.loc[fractions].itertuples()]
             places = percent_places(50 * (r.aulc_high - r.aulc_low))
             delta = _points(r.aulc_delta, r.aulc_delta_low, r.aulc_delta_high)
             crossing = (
@@ -271,7 +278,7 @@ def compute(summary: Summary, facts: Facts) -> Table:
     """Cost of one run at the largest train fraction."""
     notes = Notes()
     cells = summary.cells
-    largest = cells[cells["train_fraction"] == cells["train_fraction"].max()]
+    largest, amount = _full_data(cells)
     with_target = bool(largest["reached_target"].notna().any())
     blocks = []
     mixed = ""
@@ -284,11 +291,11 @@ def compute(summary: Summary, facts: Facts) -> Table:
         for r in group.itertuples():
             entries = [_filled(column, r, notes=notes) for column in in_table("compute")]
             if with_target:
-                entries.append(Entry(_target_text(r), value=r.seconds_to_target))
-            entries.append(Entry(accuracy_text(r), bool(r.bold), r.mean))
+                entries.append(Entry(target_text(r), value=r.seconds_to_target))
+            entries.append(_top1(r))
             marks = ", ".join(filter(None, [notes.mark(r.note), mixed if devices else ""]))
             rows.append(Row(r.family, [_name(r, marks), *entries]))
-        blocks.append(Block(heading or f"{percent(float(largest['train_fraction'].iloc[0]))} of the training data", rows))
+        blocks.append(Block(heading or amount, rows))
     caption = captions.compute(facts)
     frame = _csv(cells, "compute", facts.banner)
     target = ["Time to target (s) ↓"] if with_target else []
@@ -296,7 +303,7 @@ def compute(summary: Summary, facts: Facts) -> Table:
     return Table("compute", "Compute", caption, columns, blocks, notes.texts(), frame, facts.banner)
 
 
-def _target_text(row: Any) -> str:
+def target_text(row: Any) -> str:
     """Median seconds to the validation target, or a bound of them, with the share of runs that reached it."""
     if math.isnan(row.reached_target):
         return UNKNOWN
@@ -308,8 +315,8 @@ def _target_text(row: Any) -> str:
 def datasets(summary: Summary, facts: Facts) -> Table:
     """Models × datasets at the largest train fraction, a block per setting, and what holds across datasets."""
     notes = Notes()
-    cells = summary.cells
-    largest = across.with_columns(cells[cells["train_fraction"] == cells["train_fraction"].max()])
+    largest, amount = _full_data(summary.cells)
+    largest = across_datasets.with_columns(largest)
     titles = dict(zip(largest["data"], largest["data_title"], strict=True))
     blocks = []
     for setting, group in largest.groupby("setting", sort=False):
@@ -320,12 +327,10 @@ def datasets(summary: Summary, facts: Facts) -> Table:
             note = [f"{titles[data]}: {r.note}" for data, r in by_data.items() if r.note]
             if 0 < first.across_n < len(titles):
                 note.append(f"Δ across {first.across_n} of {len(titles)} datasets")
-            entries = [Entry(accuracy_text(by_data[data]), bool(by_data[data].bold), by_data[data].mean) for data in titles]
+            entries = [_top1(by_data[data]) for data in titles]
             rows.append(Row(first.family, [_name(first, notes.mark("; ".join(note))), *entries, *_across(first)]))
-        blocks.append(
-            Block(str(setting) or f"{percent(float(largest['train_fraction'].iloc[0]))} of the training data", rows)
-        )
-    caption = captions.datasets(facts, _friedman(largest))
+        blocks.append(Block(str(setting) or amount, rows))
+    caption = captions.datasets(facts, friedman_sentences(largest))
     frame = _csv(largest, "datasets", facts.banner)
     delta = f"Δ across datasets vs {facts.reference} [95% CI] ↑"
     columns = ["Model", *(f"{title} ↑" for title in titles.values()), "Average rank ↓", delta, "for a new dataset [95% PI]"]
@@ -334,16 +339,13 @@ def datasets(summary: Summary, facts: Facts) -> Table:
 
 def _across(row: Any) -> list[Entry]:
     """Average rank, pooled difference and prediction interval, in points."""
-    places = percent_places(50 * (row.across_high - row.across_low))
-    delta = number(100 * row.across_delta, places, signed=True)
-    if known(row.across_low):
-        delta += f" {bracket(100 * row.across_low, 100 * row.across_high, places, signed=True)}"
+    delta = _points(row.across_delta, row.across_low, row.across_high)
     low, high = 100 * row.prediction_low, 100 * row.prediction_high
     ahead = bracket(low, high, percent_places((high - low) / 2), signed=True)
     return [Entry(number(row.rank, 1), value=row.rank), Entry(delta, value=row.across_delta), Entry(ahead, value=low)]
 
 
-def _friedman(largest: pd.DataFrame) -> str:
+def friedman_sentences(largest: pd.DataFrame) -> str:
     """The Friedman test over datasets, a sentence per setting, from 6 datasets and 3 models on, where no cell is empty."""
     sentences = []
     for setting, block in largest.groupby("setting", sort=False):

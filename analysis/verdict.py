@@ -7,49 +7,41 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import stats
 from analysis.columns import accuracy_places, percent_places
-from analysis.efficiency import ratio_text
-from analysis.load import Results
-from analysis.numbers import known, number, percent
-from analysis.pairing import Comparisons
+from analysis.groups import Group
+from analysis.load import select
+from analysis.statistics.intervals import MIN_SEEDS_FOR_MARKS
+from analysis.statistics.learning_curves import ratio_text
 from analysis.summary import Summary
+from analysis.text import known, number, percent
 from experiments.config.schema import Experiment
 
 EFFECT = 0.005
 """The difference of accuracies, half a point, of which the text says how many seeds it would take to see it."""
 
 
-def sentences(results: Results, summary: Summary, experiment: Experiment) -> list[str]:
+def sentences(summary: Summary) -> list[str]:
     """Who leads with all and with the fewest images, what the lead is worth in images, how it changes, what seeds can tell.
 
-    Returns
-    -------
-    list of str
-        Plain sentences, dataset by dataset.
+    Plain sentences, dataset by dataset.
     """
     found = []
-    for data, setting in results.groups:
-        cells = summary.cells[(summary.cells["data"] == data) & (summary.cells["setting"] == setting)]
-        curves = summary.efficiency[(summary.efficiency["data"] == data) & (summary.efficiency["setting"] == setting)]
-        place = [experiment.data[data].title] if len(experiment.data) > 1 else []
-        place += [setting] if setting else []
-        prefix = f"{', '.join(place)}: " if place else ""
-        largest, smallest = max(experiment.train_fractions), min(experiment.train_fractions)
-        texts = [_leader(cells[cells["train_fraction"] == largest])]
+    for group in summary.groups:
+        cells, curves = group.here(summary.cells), group.here(summary.efficiency)
+        smallest, largest = group.fractions[0], group.fractions[-1]
+        texts = [_leader(select(cells, train_fraction=largest))]
         if smallest < largest:
-            texts.append(_leader(cells[cells["train_fraction"] == smallest]))
-        for model in _protagonists(experiment):
-            curve = curves[curves["model"] == model]
-            texts += [_bound(curve, experiment), _images(curve, experiment)]
-            texts += _changes(summary.interactions, data, setting, model, experiment)
-            texts.append(_resolution(summary.compared.get(data), setting, model, experiment))
-        if data in summary.compared and not summary.compared[data].regular:
+            texts.append(_leader(select(cells, train_fraction=smallest)))
+        for model in _protagonists(group.experiment):
+            curve = select(curves, model=model)
+            texts += [_bound(curve, group.experiment), _images(curve, group.experiment)]
+            texts += [*_changes(group, summary.interactions, model), _resolution(group, model)]
+        if group.comparisons and not group.comparisons.regular:
             texts.append(
                 "Seeds of some models differ so much, as where some of them fail to learn, that no test over these seeds "
                 "can be trusted: where they do there are no marks, and no intervals of accuracies."
             )
-        found += [prefix + text for text in texts if text]
+        found += [f"{group.title}: {text}" if group.title else text for text in texts if text]
     return found
 
 
@@ -71,7 +63,7 @@ def _leader(block: pd.DataFrame) -> str:
         top = _row(present, present["mean"].idxmax())
         return (
             f"{where}, {top.model_title} has the highest mean accuracy, {_accuracy(top)}; that it leads is not tested, "
-            f"which takes {stats.MIN_SEEDS_FOR_MARKS} seeds of at least two models."
+            f"which takes {MIN_SEEDS_FOR_MARKS} seeds of at least two models."
         )
     best = _row(present, present["best"].idxmax())
     tied = present[present["bold"] & ~present["best"]]["model_title"].tolist()
@@ -139,39 +131,37 @@ def _images(curve: pd.DataFrame, experiment: Experiment) -> str:
     return f"{text}."
 
 
-def _changes(interactions: pd.DataFrame, data: str, setting: str, model: str, experiment: Experiment) -> list[str]:
+def _changes(group: Group, interactions: pd.DataFrame, model: str) -> list[str]:
     """How the gap to the reference changes from the fewest to all images, and from the first setting to this one."""
     if interactions.empty:
         return []
-    own = interactions[
-        (interactions["data"] == data) & (interactions["setting"] == setting) & (interactions["model"] == model)
-    ]
-    ends = (min(experiment.train_fractions), max(experiment.train_fractions))
+    ends = (group.fractions[0], group.fractions[-1])
     texts = []
-    for row in own.itertuples():
+    for row in select(group.here(interactions), model=model).itertuples():
         if row.changed == "train_fraction" and (row.before, row.after) == ends:
             where = f"from {percent(ends[0])} to {percent(ends[1])} of the data"
         elif row.changed == "setting" and row.train_fraction == ends[1]:
             where = f"from {row.before} to {row.after}, at {percent(ends[1])} of the data"
         else:
             continue
-        titles = f"{row.model_title} to {experiment.models[experiment.reference].title}"
+        titles = f"{row.model_title} to {group.experiment.models[group.experiment.reference].title}"
         change = f"changes by {_points(row.change, row.low, row.high)}"
         told = "" if row.low > 0 or row.high < 0 else "; that it changes at all is not shown"
         texts.append(f"The difference of {titles} {change} {where}{told}.")
     return texts
 
 
-def _resolution(comparisons: Comparisons | None, setting: str, model: str, experiment: Experiment) -> str:
+def _resolution(group: Group, model: str) -> str:
     """What the seeds and test images at hand can tell between a model and the reference."""
-    fraction = max(experiment.train_fractions)
-    cells = [(setting, name, fraction) for name in (model, experiment.reference)]
-    if comparisons is None or model == experiment.reference or not all(cell in comparisons for cell in cells):
+    models = (model, group.experiment.reference)
+    cells = [(group.setting, name, group.fractions[-1]) for name in models]
+    comparisons = group.compared(*cells)
+    if comparisons is None or model == group.experiment.reference:
         return ""
-    names = " and ".join(experiment.models[name].title for name in (model, experiment.reference))
+    names = " and ".join(group.experiment.models[name].title for name in models)
     n_seeds = min(map(comparisons.n_seeds, cells))
     if n_seeds < 2:
-        return f"Noise: one seed of {names} cannot tell a difference from chance; run at least {stats.MIN_SEEDS_FOR_MARKS}."
+        return f"Noise: one seed of {names} cannot tell a difference from chance; run at least {MIN_SEEDS_FOR_MARKS}."
     found = comparisons.gap(cells[0], cells[1])
     floor = number(100 * found.half_width[0], 1)
     low, high = found.seeds_needed(EFFECT, n_seeds)

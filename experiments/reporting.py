@@ -103,7 +103,7 @@ def say_report(
 
 
 def say_waiting(sentence: str) -> None:
-    """What the user is told while W&B is waited for."""
+    """Say what the command waits for."""
     err.print(sentence, style="yellow", markup=False, soft_wrap=True)
 
 
@@ -124,7 +124,7 @@ def send_report(name: str) -> None:
 
 
 def mirror_report(experiment: Experiment, ledger: dict[str, Any], folder: Path) -> None:
-    """Send the report where the runs are online; what hinders that never spoils the run."""
+    """Send the report where the runs are online; a failure to send never fails the run."""
     from experiments.tracking.mirror import TrackingError, unsent
     from experiments.tracking.report import send
 
@@ -209,7 +209,7 @@ def report_from(source: str, name: str, *, allow_unequal: bool) -> None:
 
 def save_dashboard(experiment: Experiment, ledger: dict[str, Any], folder: Path, verdict: list[str]) -> Saved:
     """Build views and report, and save them."""
-    from analysis import dashboard as boards
+    from analysis import workspace as boards
     from experiments.tracking import dashboard as wandb_dashboard
 
     entity, project = wandb_dashboard.place(folder)

@@ -18,17 +18,13 @@ def rollout(maps: Sequence[Tensor]) -> Tensor:
     Parameters
     ----------
     maps : sequence of Tensor
-        Attention weights of the blocks in order, each B × H × N × N, as `VisionTransformer.attention_maps` gives them.
+        Attention weights of the blocks in order, each B × H × N × N, as `VisionTransformer.attention_maps` gives them;
+        a ValueError without any.
 
     Returns
     -------
     Tensor
         B × N × N, rows summing to 1.
-
-    Raises
-    ------
-    ValueError
-        If there is no map.
     """
     if not maps:
         raise ValueError("rollout needs the attention weights of at least one block")
@@ -41,19 +37,10 @@ def rollout(maps: Sequence[Tensor]) -> Tensor:
 
 
 def class_token_map(maps: Sequence[Tensor], grid_size: tuple[int, int]) -> Tensor:
-    """Where the class token's final state comes from, as an image of patches.
+    """Where the class token's final state comes from, as an image of patches: B × rows × columns.
 
-    Parameters
-    ----------
-    maps : sequence of Tensor
-        Attention weights of the blocks in order, each B × H × N × N.
-    grid_size : (int, int)
-        Rows and columns of patches.
-
-    Returns
-    -------
-    Tensor
-        B × rows × columns; what the class token keeps of itself is left out, and the rest sums to 1.
+    `maps` are as in `rollout`, `grid_size` is rows and columns of patches. What the class token keeps of itself is left out,
+    and the rest sums to 1.
     """
     patches = rollout(maps)[:, 0, 1:]  # B N N → B (N-1)
     return (patches / patches.sum(dim=1, keepdim=True)).unflatten(1, grid_size)

@@ -9,13 +9,7 @@ Size = int | Sequence[int]
 
 
 def pair(name: str, size: Size) -> tuple[int, int]:
-    """Return height and width of a size that is one number or two.
-
-    Raises
-    ------
-    ValueError
-        If `size` is neither, or a side is below 1 pixel.
-    """
+    """Return height and width of a size that is one number or two, each at least 1 pixel."""
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
         raise ValueError(f"{name} must be a number of pixels ≥ 1, or height and width, got {size!r}")
@@ -23,13 +17,7 @@ def pair(name: str, size: Size) -> tuple[int, int]:
 
 
 def check_sizes(image_size: tuple[int, int], patch_size: tuple[int, int], dim: int, num_heads: int) -> None:
-    """Require that patches divide the image, side by side, and that heads divide the width.
-
-    Raises
-    ------
-    ValueError
-        With the divisors to choose from.
-    """
+    """Require that patches divide the image, side by side, and that heads divide the width; name the divisors."""
     for side, image, patch in zip(("height", "width"), image_size, patch_size, strict=True):
         if image % patch:
             whole = f"image_size {image}" if image_size[0] == image_size[1] else f"image_size {image_size} ({side} {image})"
@@ -42,39 +30,21 @@ def check_sizes(image_size: tuple[int, int], patch_size: tuple[int, int], dim: i
 
 
 def check_counts(**counts: int) -> None:
-    """Require whole numbers of at least 1.
-
-    Raises
-    ------
-    ValueError
-        Naming the first argument that is not.
-    """
+    """Require whole numbers of at least 1."""
     for name, count in counts.items():
         if not isinstance(count, int) or count < 1:
             raise ValueError(f"{name} must be a whole number ≥ 1, got {count!r}")
 
 
 def check_rates(**rates: float) -> None:
-    """Require probabilities below 1, since dropping everything leaves nothing to learn from.
-
-    Raises
-    ------
-    ValueError
-        Naming the first argument that is not.
-    """
+    """Require probabilities below 1, since dropping everything leaves nothing to learn from."""
     for name, rate in rates.items():
         if not 0 <= rate < 1:
             raise ValueError(f"{name} must lie in [0, 1), got {rate!r}; 0 switches it off")
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Require one of the choices.
-
-    Raises
-    ------
-    ValueError
-        Listing the choices.
-    """
+    """Require one of the choices."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 

@@ -184,7 +184,7 @@ def _on_grid(positions: Tensor, model: VisionTransformer, source_grid: tuple[int
         source_grid = grid if count == grid[0] * grid[1] else (side, side)
     if count < 1 or source_grid[0] * source_grid[1] != count:
         raise ValueError(
-            f"its position embedding has {count} patches, which are no grid of {source_grid[0]} × {source_grid[1]}; "
+            f"its position embedding has {count} patches, which are not a grid of {source_grid[0]} × {source_grid[1]}; "
             f"pass the source's own as source_grid=(rows, columns)"
         )
     if tuple(source_grid) == grid:
@@ -213,7 +213,7 @@ def _tensors(source: Source, label: str) -> dict[str, Tensor]:
     odd = [name for name, value in found.items() if not isinstance(value, Tensor) and not hasattr(value, "__array__")]
     if odd:
         kinds = _listed(f"{name!r} ({type(found[name]).__name__})" for name in odd)
-        raise ValueError(f"{label} holds entries that are no tensors: {kinds}; pass the state dict that is inside")
+        raise ValueError(f"{label} holds entries that are not tensors: {kinds}; pass the state dict that is inside")
     return {
         str(name): value.detach().cpu() if isinstance(value, Tensor) else torch.tensor(np.asarray(value))
         for name, value in found.items()

@@ -33,44 +33,23 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure that was drawn.
-
-    Attributes
-    ----------
-    name : str
-        Stem of its files.
-    title, caption : str
-        Plain text.
-    spec : dict
-        Vega-Lite specification with its data inside.
-    files : dict of str to bytes
-        What it is saved as: ``.svg``, ``.pdf`` and ``.png``.
-    """
+    """One figure that was drawn."""
 
     name: str
+    """Stem of its files."""
     title: str
     caption: str
+    """Plain text, as the title."""
     spec: dict[str, Any]
+    """Vega-Lite specification with its data inside."""
     files: dict[str, bytes]
+    """What it is saved as: ``.svg``, ``.pdf`` and ``.png``."""
 
 
 def draw(results: Results, summary: Summary, experiment: Experiment) -> list[Figure]:
-    """Draw every figure that the results allow. Nothing is written.
+    """Draw every figure that the results allow, in the order of `TITLES`. Nothing is written.
 
-    Parameters
-    ----------
-    results : analysis.load.Results
-        Runs, predictions and training curves.
-    summary : analysis.summary.Summary
-        Means, intervals and paired differences.
-    experiment : experiments.config.schema.Experiment
-        Names the reference.
-
-    Returns
-    -------
-    list of Figure
-        In the order of `TITLES`. A figure is left out where its numbers are unknown, or where there is one fraction only
-        (learning curves, budgets).
+    A figure is left out where its numbers are unknown, or where there is one fraction only (learning curves, budgets).
     """
     summary = replace(summary, cells=summary.cells[summary.cells["n_seeds"] > 0])
     looks = style.styles(summary.cells)

@@ -9,9 +9,9 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from analysis import numbers
 from analysis.figures import style
 from analysis.figures.style import Style
+from analysis.text import bracket, number
 
 if TYPE_CHECKING:
     from analysis.summary import Summary
@@ -25,10 +25,7 @@ SIDES = (28, 36)
 def budgets(summary: Summary, looks: Mapping[str, Style]) -> tuple[Any, str] | None:
     """Difference in top-1 accuracy to the reference for every pair of numbers of images, a square each.
 
-    Returns
-    -------
-    (chart, caption) or None
-        None where nothing could be compared, or there is one number of images only.
+    None where nothing could be compared, or there is one number of images only.
     """
     if summary.budgets.empty:  # without a column
         return None
@@ -68,8 +65,8 @@ def _squares(group: pd.DataFrame, label: str, sizes: list[float], most: float, s
             "reference": pair["reference_title"],
             "reference_n": pair["reference_n"],
             "delta": 100 * pair["delta"],
-            "text": numbers.number(100 * pair["delta"], 1, signed=True),
-            "interval": numbers.bracket(100 * pair["low"], 100 * pair["high"], 2, signed=True),
+            "text": number(100 * pair["delta"], 1, signed=True),
+            "interval": bracket(100 * pair["low"], 100 * pair["high"], 2, signed=True),
             "clear": bool(pair["low"] > 0 or pair["high"] < 0),
         }
         for _, pair in group.iterrows()

@@ -12,6 +12,7 @@ import pandas as pd
 from analysis.figures import style
 from analysis.figures.curves import ACCURACY_AXIS
 from analysis.figures.style import Style
+from analysis.load import select
 
 if TYPE_CHECKING:
     from analysis.summary import Summary
@@ -26,17 +27,9 @@ CONVENTIONS = {
 
 
 def accuracy_against(column: str, summary: Summary, looks: Mapping[str, Style]) -> tuple[Any, str] | None:
-    """Top-1 accuracy at full data against one measure of training cost, with the Pareto step.
+    """Top-1 accuracy at full data against a cost, a column of the summary's cells in `AXES`, with the Pareto step.
 
-    Parameters
-    ----------
-    column : {"train_pflops", "device_hours"}
-        Column of the summary's cells.
-
-    Returns
-    -------
-    (chart, caption) or None
-        None where the cost of every model is unknown. A model of unknown cost is left out and named in the caption.
+    None where the cost of every model is unknown. A model of unknown cost is left out and named in the caption.
     """
     split, left_out = [], []
     for title, group in style.panels(summary.cells):
@@ -65,10 +58,10 @@ def _panel(column: str, pairs: pd.DataFrame, cells: pd.DataFrame, looks: Mapping
     shown = list(looks.values())
     beaten = dominated(pairs, cells, column)
     low, high = cells[column].min() / 1.35, cells[column].max() * 1.35
-    places = _side_by_side(cells[column], (high / low) ** (GAP / width))
+    places = side_by_side(cells[column], (high / low) ** (GAP / width))
     rows = [
         {
-            "model": looks[cell["model"]].label,
+            **style.shared(cell, looks),
             "cost": cell[column],
             "place": place,
             "mean": 100 * cell["mean"],
@@ -76,11 +69,8 @@ def _panel(column: str, pairs: pd.DataFrame, cells: pd.DataFrame, looks: Mapping
             "low": 100 * np.clip(cell["low"], 0, 1),
             "high": 100 * np.clip(cell["high"], 0, 1),
             "interval": style.interval(cell["low"], cell["high"]),
-            "n": cell["n"],
-            "seeds": cell["n_seeds"],
             "state": "dominated" if cell["model"] in beaten else "not dominated",
             "size": 110 if cell["source"] == "scratch" else 65,
-            "runs": ", ".join(cell["run_ids"]),
         }
         for (_, cell), place in zip(cells.iterrows(), places, strict=True)
     ]
@@ -92,7 +82,7 @@ def _panel(column: str, pairs: pd.DataFrame, cells: pd.DataFrame, looks: Mapping
     )
     y = alt.Y("mean:Q", title=ACCURACY_AXIS, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
     step = (
-        alt.Chart(style.inline(_step(cells, column, high)))
+        alt.Chart(style.inline(pareto_step(cells, column, high)))
         .mark_line(interpolate="step-after", color="#999999", strokeWidth=1, strokeDash=[3, 2])
         .encode(x=x, y=y)
     )
@@ -122,7 +112,7 @@ def _panel(column: str, pairs: pd.DataFrame, cells: pd.DataFrame, looks: Mapping
     return alt.layer(step, bars, marks).properties(width=width, height=style.HEIGHT)
 
 
-def _side_by_side(costs: pd.Series, gap: float) -> list[float]:
+def side_by_side(costs: pd.Series, gap: float) -> list[float]:
     """Places of models along the axis: those of equal cost stand around it, a factor `gap` from one to the next."""
     places = []
     for index, value in costs.items():
@@ -131,7 +121,7 @@ def _side_by_side(costs: pd.Series, gap: float) -> list[float]:
     return places
 
 
-def _step(cells: pd.DataFrame, column: str, end: float) -> list[dict[str, float]]:
+def pareto_step(cells: pd.DataFrame, column: str, end: float) -> list[dict[str, float]]:
     """Corners of the staircase of the best mean accuracy at each cost, drawn on to the right edge."""
     corners: list[dict[str, float]] = []
     for _, cell in cells.sort_values([column, "mean"], ascending=[True, False]).iterrows():
@@ -141,20 +131,10 @@ def _step(cells: pd.DataFrame, column: str, end: float) -> list[dict[str, float]
 
 
 def dominated(pairs: pd.DataFrame, cells: pd.DataFrame, column: str) -> set[str]:
-    """Models that another one beats at no greater cost, by the marks of the tables.
-
-    Parameters
-    ----------
-    pairs : DataFrame
-        See `analysis.summary.Summary.pairs`.
-    cells : DataFrame
-        One row per model of one panel.
-    column : str
-        The cost.
-    """
+    """Models of one panel, a row each, that another beats at no greater cost (`column`), by the marks of the tables."""
     place = cells.iloc[0]
-    here = (pairs["data"] == place["data"]) & (pairs["setting"] == place["setting"])
-    marked = pairs[here & (pairs["train_fraction"] == place["train_fraction"]) & (pairs["state"] == "different")]
+    budget = {key: place[key] for key in ("data", "setting", "train_fraction")}
+    marked = select(pairs, state="different", **budget)
     differ = {frozenset(pair) for pair in zip(marked["a"], marked["b"], strict=True)}
     found = set()
     for _, cell in cells.iterrows():

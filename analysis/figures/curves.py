@@ -12,6 +12,8 @@ import pandas as pd
 
 from analysis.figures import style
 from analysis.figures.style import Style
+from analysis.load import select
+from analysis.text import percent
 
 if TYPE_CHECKING:
     from analysis.load import Results
@@ -26,10 +28,7 @@ def learning_curves(
 ) -> tuple[Any, str] | None:
     """Top-1 accuracy against labelled images: mean, 95% interval, a dot per seed, the data multiplier as an arrow.
 
-    Returns
-    -------
-    (chart, caption) or None
-        None where no panel has two fractions.
+    None where no panel has two fractions.
     """
     cells = summary.cells[summary.cells["n"].notna()]
     split = [(title, group) for title, group in style.panels(cells) if group["train_fraction"].nunique() > 1]
@@ -37,9 +36,7 @@ def learning_curves(
         return None
     charts, arrows = [], []
     for title, group in split:
-        runs = results.runs[
-            (results.runs["data"] == group["data"].iloc[0]) & (results.runs["setting"] == group["setting"].iloc[0])
-        ]
+        runs = select(results.runs, data=group["data"].iloc[0], setting=group["setting"].iloc[0])
         band, line, means = _curve_layers(group, looks)
         layers = [band, line, _seed_dots(runs, looks), means]
         arrow = _multiplier(group, summary.efficiency, experiment)
@@ -59,16 +56,13 @@ def _curve_layers(group: pd.DataFrame, looks: Mapping[str, Style]) -> tuple[Any,
     """Band, line and means of the models of one panel."""
     rows = [
         {
-            "model": looks[cell["model"]].label,
-            "n": cell["n"],
+            **style.shared(cell, looks),
             "mean": 100 * cell["mean"],
             "interval": style.interval(cell["low"], cell["high"]),
-            "seeds": cell["n_seeds"],
-            "runs": ", ".join(cell["run_ids"]),
         }
         for _, cell in group.iterrows()
     ]
-    lines = [row for model, cells in group.groupby("model", sort=False) for row in _line(cells, looks[str(model)])]
+    lines = [row for model, cells in group.groupby("model", sort=False) for row in curve_points(cells, looks[str(model)])]
     x, y = _images_axis(group), alt.Y("mean:Q", title=ACCURACY_AXIS, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
     tip = style.tooltip(
         model="Model", n=("Images", ",d"), seeds=("Seeds", "d"), mean=("Top-1 (%)", ".2f"), interval="95% interval (%)",
@@ -93,7 +87,7 @@ def _images_axis(group: pd.DataFrame) -> alt.X:
     """Logarithmic axis with a tick at each number of images, labelled by the number and the fraction."""
     sizes = group[["n", "train_fraction"]].drop_duplicates("n").sort_values("n")
     fractions = ", ".join(
-        f"'{n:.0f}': '{style.percent(fraction)}'" for n, fraction in zip(sizes["n"], sizes["train_fraction"], strict=True)
+        f"'{n:.0f}': '{percent(fraction)}'" for n, fraction in zip(sizes["n"], sizes["train_fraction"], strict=True)
     )
     return alt.X(
         "n:Q",
@@ -108,7 +102,7 @@ def _images_axis(group: pd.DataFrame) -> alt.X:
     )
 
 
-def _line(cells: pd.DataFrame, look: Style, steps: int = 12) -> list[dict[str, Any]]:
+def curve_points(cells: pd.DataFrame, look: Style, steps: int = 12) -> list[dict[str, Any]]:
     """One model's mean and interval, straight in log error against log n between the fractions.
 
     The data multiplier is read from such a curve, so the arrow ends on it. Errors are floored at half a test image.
@@ -146,7 +140,7 @@ def _seed_dots(runs: pd.DataFrame, looks: Mapping[str, Style]) -> Any:
 
 
 def _multiplier(group: pd.DataFrame, efficiency: pd.DataFrame, experiment: Experiment) -> dict[str, Any] | None:
-    """The arrow between the scratch ViT, or else the best ViT, and the reference; None where the multiplier is no number.
+    """The arrow between the scratch ViT, or else the best ViT, and the reference; None where the multiplier is unknown.
 
     The model that is behind at full data sets the level; the arrow runs left from its last point to the curve of the model
     ahead, which reaches that level with fewer images by the factor of the multiplier.
@@ -158,8 +152,7 @@ def _multiplier(group: pd.DataFrame, efficiency: pd.DataFrame, experiment: Exper
     if candidates.empty:
         return None
     vit = candidates.sort_values("mean", kind="stable").iloc[-1]
-    same = (efficiency["data"] == vit["data"]) & (efficiency["setting"] == vit["setting"])
-    row = efficiency[same & (efficiency["model"] == vit["model"])].iloc[0]
+    row = select(efficiency, data=vit["data"], setting=vit["setting"], model=vit["model"]).iloc[0]
     if not np.isfinite(row["multiplier"]) or row["multiplier"] <= 1:
         return None
     titles = {name: model.title for name, model in experiment.models.items()}
@@ -200,10 +193,7 @@ def training_curves(
 ) -> tuple[Any, str] | None:
     """Validation accuracy against the optimiser step at full data: mean over seeds, band from the lowest to the highest.
 
-    Returns
-    -------
-    (chart, caption) or None
-        None where no run logged validation accuracy.
+    None where no run logged validation accuracy.
     """
     split = []
     for title, group in style.panels(summary.cells):
@@ -246,7 +236,7 @@ def training_curves(
 def _amount(cells: pd.DataFrame) -> str:
     """The fraction that stands for full data, in words."""
     fractions = cells["train_fraction"].unique()
-    return "all training data" if set(fractions) == {1.0} else f"{style.percent(max(fractions))} of the training data"
+    return "all training data" if set(fractions) == {1.0} else f"{percent(max(fractions))} of the training data"
 
 
 def _training_rows(results: Results, cell: pd.Series, looks: Mapping[str, Style]) -> list[dict[str, Any]]:

@@ -30,19 +30,13 @@ PAIRS = 15
 
 
 def calibration(results: Results, summary: Summary, looks: Mapping[str, Style]) -> tuple[Any, str]:
-    """Reliability diagram of every model at full data.
-
-    Returns
-    -------
-    (chart, caption) or None
-        (chart, caption)
-    """
+    """Reliability diagram of every model at full data."""
     split, errors = [], []
     for title, group in style.panels(summary.cells):
         rows = []
         for _, cell in style.full_data(group).iterrows():
             look = looks[cell["model"]]
-            bins = _pooled_bins(results, cell["run_ids"])
+            bins = pooled_bins(results, cell["run_ids"])
             rows += _bin_rows(bins, look, cell["n_seeds"])
             error = (bins["images"] * (bins["accuracy"] - bins["confidence"]).abs()).sum() / bins["images"].sum()
             errors.append(f"{look.label} {100 * error:.1f}%")
@@ -74,7 +68,7 @@ def calibration(results: Results, summary: Summary, looks: Mapping[str, Style]) 
     return style.arrange(charts), caption
 
 
-def _pooled_bins(results: Results, run_ids: Sequence[str]) -> pd.DataFrame:
+def pooled_bins(results: Results, run_ids: Sequence[str]) -> pd.DataFrame:
     """Reliability of several runs as if all their predictions were of one: columns images, confidence, accuracy."""
     images, confidence, accuracy = np.zeros((3, BINS))
     for run_id in run_ids:
@@ -134,10 +128,7 @@ def confusion(
 
     Up to `MOST_CLASSES` classes: two row-normalised matrices. Above: the `PAIRS` most confused pairs as bars.
 
-    Returns
-    -------
-    (chart, caption) or None
-        None where neither model has a run.
+    None where neither model has a run.
     """
     rows, kinds = [], set()
     for title, group in style.panels(summary.cells):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import pandas as pd
 
-from analysis import numbers
 from analysis.figures import style
 from analysis.figures.style import Style
+from analysis.text import bracket, decimals, known, number, percent
 
 if TYPE_CHECKING:
     from analysis.summary import Summary
@@ -23,10 +23,7 @@ SYMBOLS = {"different": "circle", "equivalent": "diamond", "inconclusive": "circ
 def forest(summary: Summary, experiment: Experiment, looks: Mapping[str, Style]) -> tuple[Any, str] | None:
     """Forest plot: difference in top-1 accuracy to the reference with its 95% interval, by fraction and model.
 
-    Returns
-    -------
-    (chart, caption) or None
-        None where no model could be compared with the reference.
+    None where no model could be compared with the reference.
     """
     cells = summary.cells[summary.cells["delta"].notna() & (summary.cells["model"] != experiment.reference)]
     if cells.empty:
@@ -45,21 +42,16 @@ def forest(summary: Summary, experiment: Experiment, looks: Mapping[str, Style])
     return style.arrange(charts), caption
 
 
-def _state(cell: pd.Series) -> str:
-    return str(cell["state"]) or "under 3 seeds"
-
-
 def _panel(group: pd.DataFrame, looks: Mapping[str, Style], reference: str, count: int, margin: float) -> Any:
     """One data set and setting: a heading per fraction, below it one line per model."""
     order, rows = [], []
     for fraction in sorted(group["train_fraction"].unique()):
         cells = group[group["train_fraction"] == fraction]
         n = cells["n"].iloc[0]
-        order.append(f"#{fraction}|{style.percent(fraction)}" + (f": {int(n):,} images" if numbers.known(n) else ""))
+        order.append(f"#{fraction}|{percent(fraction)}" + (f": {int(n):,} images" if known(n) else ""))
         for _, cell in cells.iterrows():
-            look = looks[cell["model"]]
-            order.append(f"{fraction}|{look.label}")
-            rows.append(_row(cell, look, order[-1]))
+            order.append(f"{fraction}|{looks[cell['model']].label}")
+            rows.append(_row(cell, looks, order[-1]))
     y = alt.Y(
         "line:N",
         title=None,
@@ -106,21 +98,18 @@ def _panel(group: pd.DataFrame, looks: Mapping[str, Style], reference: str, coun
     return alt.layer(band, zero, bars, marks, text).properties(width=width, height=ROW_HEIGHT * len(order))
 
 
-def _row(cell: pd.Series, look: Style, line: str) -> dict[str, Any]:
+def _row(cell: pd.Series, looks: Mapping[str, Style], line: str) -> dict[str, Any]:
     low, high = 100 * cell["delta_low"], 100 * cell["delta_high"]
-    places = numbers.decimals((high - low) / 2, at_most=2)
-    text = numbers.number(100 * cell["delta"], places, signed=True)
-    if numbers.known(low):
-        text += f" {numbers.bracket(low, high, places, signed=True)}"
+    places = decimals((high - low) / 2, at_most=2)
+    text = number(100 * cell["delta"], places, signed=True)
+    if known(low):
+        text += f" {bracket(low, high, places, signed=True)}"
     return {
         "line": line,
-        "model": look.label,
-        "n": cell["n"],
-        "seeds": cell["n_seeds"],
+        **style.shared(cell, looks),
         "delta": 100 * cell["delta"],
         "low": low,
         "high": high,
         "text": text,
-        "state": _state(cell),
-        "runs": ", ".join(cell["run_ids"]),
+        "state": str(cell["state"]) or "under 3 seeds",
     }

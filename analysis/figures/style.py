@@ -16,7 +16,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from analysis.numbers import bracket
+from analysis.text import bracket, percent
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe–Ito without its yellow, which is too faint for lines on white."""
@@ -82,19 +82,14 @@ class Style:
         return {"model": self.label, "dash": self.dash, "width": self.width}
 
 
+def shared(cell: pd.Series, looks: Mapping[str, Style]) -> dict[str, Any]:
+    """Fields that the rows of data of every figure take from a cell of the summary, for their colour and tooltips."""
+    label, runs = looks[cell["model"]].label, ", ".join(cell["run_ids"])
+    return {"model": label, "n": cell["n"], "seeds": cell["n_seeds"], "runs": runs}
+
+
 def styles(cells: pd.DataFrame) -> dict[str, Style]:
-    """Give each model its style.
-
-    Parameters
-    ----------
-    cells : DataFrame
-        With columns ``model``, ``model_title``, ``family`` and ``source``; the first rows of models set their order.
-
-    Returns
-    -------
-    dict of str to Style
-        By the model's name, in the order of the tables.
-    """
+    """Give each model its style, by name, in the order in which models appear in `cells`."""
     models = cells[["model", "model_title", "family", "source"]].drop_duplicates("model")
     ours = models["source"] == "scratch"
     families = list(dict.fromkeys([*models.loc[ours, "family"], *models["family"]]))
@@ -202,10 +197,7 @@ def tooltip(**titles: str | tuple[str, str]) -> list[alt.Tooltip]:
 def panels(cells: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Split cells by data set and setting.
 
-    Returns
-    -------
-    list of (title, DataFrame)
-        In order of appearance. A title names only what differs between panels, and is empty where there is one panel.
+    In order of appearance. A title names only what differs between panels, and is empty where there is one panel.
     """
     many_data, many_settings = cells["data"].nunique() > 1, cells["setting"].nunique() > 1
     found = []
@@ -231,11 +223,6 @@ def arrange(charts: Sequence[tuple[str, Any]]) -> Any:
     if len(charts) == 1:
         return charts[0][1]
     return alt.concat(*(chart.properties(title=title) for title, chart in charts), columns=2)
-
-
-def percent(fraction: float) -> str:
-    """A fraction as it is read: ``0.1`` is ``10%``."""
-    return f"{100 * fraction:g}%"
 
 
 def interval(low: float, high: float) -> str:

@@ -1,4 +1,4 @@
-"""What the harness costs around the steps: starting, cells, checkpoints, the first batch, workers side by side."""
+"""What the harness costs around the steps: starting, cells, checkpoints, batches, workers side by side."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+from PIL import Image
 
 from experiments.config import loading
 from experiments.config.cells import Cell
 from experiments.config.paths import ROOT
-from experiments.config.schema import DataConfig, Recipe
+from experiments.config.schema import Augmentation, DataConfig, Recipe
 from experiments.data import datasets
-from experiments.data.batches import EvaluationBatches, TrainBatches, normalised
+from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches, normalised
+from experiments.data.decoding import Photos, decode
+from experiments.data.images import Images, Pixels, Rows
 from experiments.data.splits import nested_subset
 from experiments.grid import driver
 from experiments.grid.driver import Observer
@@ -34,28 +38,29 @@ from experiments.training.steps import evaluate
 ONE_MODEL = ["models=[vit_micro_p2]", "reference=vit_micro_p2", "expect=[]"]
 TRIVIAL = [*ONE_MODEL, "recipe.steps=1", "recipe.evaluations=1", "train_fractions=[0.1]"]
 """A cell that does next to nothing: one step of a small ViT."""
+SIZE, STORED_SIZE = 224, 320
+"""Pixels of a side: as batches have it, and as the files do."""
+
+
+def seconds(work: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of some work, until the device has done it."""
+    cost.synchronise(device)
+    start = time.perf_counter()
+    work()
+    cost.synchronise(device)
+    return time.perf_counter() - start
 
 
 def _median(work: Callable[[], Any], repeats: int) -> float:
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
+    return float(np.median([seconds(work, torch.device("cpu")) for _ in range(repeats)]))
 
 
 @contextmanager
-def _apart() -> Iterator[Path]:
-    """Runs go to a folder that is thrown away, without W&B."""
-    before = {name: os.environ.get(name) for name in ("RUNS_DIR", "WANDB_MODE")}
-    with tempfile.TemporaryDirectory() as name:
-        os.environ |= {"RUNS_DIR": name, "WANDB_MODE": "disabled"}
-        try:
-            yield Path(name)
-        finally:
-            for key, value in before.items():
-                os.environ.pop(key) if value is None else os.environ.update({key: value})
+def _planned(name: str, overrides: list[str]) -> Iterator[tuple[list[Cell], Path]]:
+    """Cells of an experiment and their folder, which is thrown away; without W&B."""
+    with tempfile.TemporaryDirectory() as runs, mock.patch.dict(os.environ, {"RUNS_DIR": runs, "WANDB_MODE": "disabled"}):
+        experiment = loading.load_experiment(name, loading.parse_overrides(overrides))
+        yield driver.plan(experiment), driver.experiment_folder(experiment)
 
 
 def _records(cells: list[Cell], folder: Path) -> list[Record]:
@@ -83,9 +88,7 @@ def cell_seconds(cells: int) -> dict[str, float]:
 
     Computation is the step, its evaluation, and the predictions of the validation and test sets.
     """
-    with _apart():
-        experiment = loading.load_experiment("smoke", loading.parse_overrides([*TRIVIAL, f"seeds={list(range(cells))}"]))
-        planned, folder = driver.plan(experiment), driver.experiment_folder(experiment)
+    with _planned("smoke", [*TRIVIAL, f"seeds={list(range(cells))}"]) as (planned, folder):
         driver.launch(planned[:1], folder, jobs="1", observer=Observer())  # what a process does once
         start = time.perf_counter()
         driver.launch(planned, folder, jobs="1", observer=Observer())
@@ -113,18 +116,45 @@ def checkpoint_seconds(training: Training, repeats: int = 5) -> float:
 
 def first_batch_seconds(data: DataConfig, recipe: Recipe, device: torch.device) -> float:
     """Seconds from nothing in memory to the first augmented batch on the device; the data lie on the disk."""
+
+    def first_batch() -> None:
+        dataset = datasets.load(data)
+        train = dataset.pool.take(nested_subset(dataset.pool.labels, 1.0, seed=0).train)
+        TrainBatches(
+            train, normalised(data, device), batch_size=recipe.batch_size, seed=0,
+            augmentation=recipe.augmentation, device=device, n_classes=len(dataset.class_names),
+        )(0)  # fmt: skip
+
     datasets.forget()
-    start = time.perf_counter()
-    dataset = datasets.load(data)
-    train = dataset.pool.take(nested_subset(dataset.pool.labels, 1.0, seed=0).train)
-    normalise = normalised(data, device)
-    batches = TrainBatches(
-        train, normalise, batch_size=recipe.batch_size, seed=0, augmentation=recipe.augmentation, device=device,
-        n_classes=len(dataset.class_names),
-    )  # fmt: skip
-    batches(0)
-    cost.synchronise(device)
-    return time.perf_counter() - start
+    return seconds(first_batch, device)
+
+
+def data_images_per_second(device: torch.device, *, n: int = 256, batch_size: int = 64, steps: int = 16) -> dict[str, float]:
+    """Augmented training images of 224 × 224 per second without a model that takes them, by where the pixels wait.
+
+    ``resident``: on the device; ``mapped``: in the mapped cache; ``decoded``: in JPEG files of 320 × 320 pixels, smooth
+    random images that are about as hard to decode as photos.
+    """
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name:
+        files = [Path(name) / f"{number}.jpg" for number in range(n)]
+        for file in files:
+            coarse = Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
+            coarse.resize((STORED_SIZE, STORED_SIZE), Image.Resampling.BICUBIC).save(file, quality=90)
+        np.save(Path(name) / "cache.npy", np.stack([decode(file, SIZE, 3) for file in files]))
+        mapped, photos = np.load(Path(name) / "cache.npy", mmap_mode="r"), Rows(Photos(files, SIZE, 3), np.arange(n))
+
+        def rate(pixels: Pixels, resident: bool) -> float:
+            images = Images(pixels, np.zeros(n, np.int64), np.arange(n).astype(str))
+            batches = TrainBatches(
+                images, Normalise([0.5] * 3, [0.25] * 3, device), batch_size=batch_size, seed=0, device=device,
+                augmentation=Augmentation(crop_padding=4, horizontal_flip=True), resident=resident,
+            )  # fmt: skip
+
+            batches(0)
+            return steps * batch_size / seconds(lambda: [batches(step) for step in range(1, steps + 1)], device)
+
+        return {"resident": rate(mapped, True), "mapped": rate(mapped, False), "decoded": rate(photos, False)}
 
 
 def side_by_side(engine_name: str, steps: int = 600, jobs: int = 2) -> dict[str, float]:
@@ -134,10 +164,8 @@ def side_by_side(engine_name: str, steps: int = 600, jobs: int = 2) -> dict[str,
     """
 
     def rates(workers: int) -> list[Record]:
-        with _apart():
-            grid = ["train_fractions=[1.0]", f"recipe.steps={steps}", f"seeds={list(range(jobs))}"]
-            experiment = loading.load_experiment("vit_small_data", loading.parse_overrides([*ONE_MODEL, *grid]))
-            planned, folder = driver.plan(experiment), driver.experiment_folder(experiment)
+        grid = ["train_fractions=[1.0]", f"recipe.steps={steps}", f"seeds={list(range(jobs))}"]
+        with _planned("vit_small_data", [*ONE_MODEL, *grid]) as (planned, folder):
             driver.launch(planned, folder, jobs=str(workers), observer=Observer(), engine=engine_name)
             return _records(planned, folder)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from experiments.bench import costs, gpu, sources
+from experiments.bench import costs, gpu
 from experiments.bench.steps import Task, costs_of, evaluations_of_stretch, measure
 from experiments.config.errors import ConfigError
 from experiments.config.loading import load_part
@@ -37,25 +37,9 @@ def write_bench(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Measure models on one recipe in the three ways of `measure`, then what is around the steps.
 
-    ``bench.json`` is written after the first part, and again after the second.
-
-    Parameters
-    ----------
-    names : list of str
-        Stems of files in ``configs/models``.
-    data_name, recipe_name : str
-        Stems of files in ``configs/data`` and ``configs/recipes``.
-    steps : int
-        Optimiser steps of one timed stretch.
-    repeats : int
-    grid_cells : int
-        Trivial cells of the grid that is timed.
-    settings : dict
-        Fields of the recipe to replace, such as ``precision``, ``compile`` and ``batch_size``.
-    target : Path
-        Folder of the report.
-    on_part : callable
-        Told in words what is measured next.
+    ``bench.json`` in the folder `target` is written after the first part, and again after the second. Names are stems of
+    files in ``configs``; `settings` replaces fields of the recipe, such as ``precision``, ``compile`` and ``batch_size``;
+    `on_part` is called with what is measured next.
 
     Raises
     ------
@@ -122,7 +106,7 @@ def _around(task: Task, grid_cells: int) -> dict[str, Any]:
     around: dict[str, Any] = {
         "startup_seconds": costs.startup_seconds(),
         "first_batch_seconds": costs.first_batch_seconds(task.data, task.recipe, task.device),
-        "data_images_per_second": sources.images_per_second(task.device),
+        "data_images_per_second": costs.data_images_per_second(task.device),
         **costs.cell_seconds(grid_cells),
     }
     if task.device.type == "cpu" and local.usable_cores() > 1:

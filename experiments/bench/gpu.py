@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
+from experiments.bench import costs
 from experiments.config.loading import load_part
 from experiments.training import compilation, cost, models
 from experiments.training.profile import bare_step
@@ -61,14 +61,7 @@ def vit_base(device: torch.device) -> dict[str, Any]:
     labels = torch.randint(1000, (256,), device=device)
     forward = compilation.compiled(model.to(device), "max-autotune", images, precision="bf16")
     step = bare_step(forward.forward, images, labels, precision="bf16")
-    seconds = []
-    for number in range(60):
-        cost.synchronise(device)
-        start = time.perf_counter()
-        step()
-        cost.synchronise(device)
-        if number >= 10:
-            seconds.append(time.perf_counter() - start)
+    seconds = [costs.seconds(step, device) for _ in range(60)][10:]
     rate = len(images) / float(np.median(seconds))
     return {
         "images_per_second": rate,

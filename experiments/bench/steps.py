@@ -60,14 +60,9 @@ class Task:
     def batches(self) -> TrainBatches:
         """The harness's batches."""
         return TrainBatches(
-            self.train,
-            self.normalise(),
-            batch_size=self.recipe.batch_size,
-            seed=0,
-            augmentation=self.recipe.augmentation,
-            device=self.device,
-            n_classes=self.n_classes,
-        )
+            self.train, self.normalise(), batch_size=self.recipe.batch_size, seed=0, augmentation=self.recipe.augmentation,
+            device=self.device, n_classes=self.n_classes,
+        )  # fmt: skip
 
     def training(self) -> Training:
         """A fresh model and optimiser, in the memory format and compiled as a run has them."""
@@ -107,8 +102,7 @@ def bare(task: Task) -> Callable[[], float]:
     for group in optimizer.param_groups:
         group["lr"] = recipe.learning_rate
 
-    def stretch() -> float:
-        start = time.perf_counter()
+    def stretch() -> None:
         for _ in range(recipe.steps):
             with torch.autocast(task.device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
                 loss = nn.functional.cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing)
@@ -117,27 +111,26 @@ def bare(task: Task) -> Callable[[], float]:
             if recipe.clip_grad_norm is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad_norm)
             optimizer.step()
-        cost.synchronise(task.device)
-        return time.perf_counter() - start
 
-    return stretch
+    return lambda: costs.seconds(stretch, task.device)
 
 
 def harness(task: Task) -> Callable[[], float]:
     """This harness end to end: order, augmentation, schedule, evaluation, metrics and heartbeat."""
     batches, val = task.batches(), EvaluationBatches(task.val, task.normalise(), device=task.device)
-    training = task.training()  # one for all stretches, as in the other ways: what a start costs is told per cell
+    training = task.training()  # one for all stretches, as in the other ways: the cost of a start is measured per cell
 
     def stretch() -> float:
         training.step = training.loss_from = 0
         training.val_best = {}
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            start = time.perf_counter()
-            written = Written(folder, training, task.recipe)
-            fit(training, task.recipe, batches, val, seed=0, folder=folder, observer=written)
-            cost.synchronise(task.device)
-            return time.perf_counter() - start
+
+            def work() -> None:
+                written = Written(folder, training, task.recipe)
+                fit(training, task.recipe, batches, val, seed=0, folder=folder, observer=written)
+
+            return costs.seconds(work, task.device)
 
     return stretch
 
@@ -173,14 +166,7 @@ def dataloader(task: Task) -> Callable[[], float]:
                 yield images.to(task.device), labels.to(task.device)
 
     stream = endless()
-
-    def stretch() -> float:
-        start = time.perf_counter()
-        _steps(task, training, lambda step: next(stream))
-        cost.synchronise(task.device)
-        return time.perf_counter() - start
-
-    return stretch
+    return lambda: costs.seconds(lambda: _steps(task, training, lambda step: next(stream)), task.device)
 
 
 WAYS = {"bare": bare, "end_to_end": harness, "dataloader": dataloader}
@@ -201,9 +187,8 @@ def measure(tasks: dict[str, Task], repeats: int, on_turn: Callable[[int], None]
     Returns
     -------
     dict
-        By model: per way the median in images/s; the medians over pairs of one turn of ``end_to_end_over_bare``, of
-        ``end_to_end_over_dataloader`` and of ``bare_over_first``, the bare step over that of the first model; and the
-        ``quartiles`` of all these.
+        By model the medians of images/s per way, and of the ratios of one turn: ``end_to_end_over_bare``,
+        ``end_to_end_over_dataloader`` and ``bare_over_first``, over the first model's bare step; ``quartiles`` of them all.
     """
     stretches = {(model, name): way(task) for model, task in tasks.items() for name, way in WAYS.items()}
     rates: dict[tuple[str, str], list[float]] = {key: [] for key in stretches}
@@ -213,17 +198,13 @@ def measure(tasks: dict[str, Task], repeats: int, on_turn: Callable[[int], None]
             rate = tasks[key[0]].images / stretches[key]()
             if turn:
                 rates[key].append(rate)
-    first = next(iter(tasks))
-
-    def ratio(over: tuple[str, str], under: tuple[str, str]) -> list[float]:
-        return [a / b for a, b in zip(rates[over], rates[under], strict=True)]
-
-    rows = {}
+    first, rows = next(iter(tasks)), {}
     for model in tasks:
-        values = {name: rates[model, name] for name in WAYS} | {
-            "end_to_end_over_bare": ratio((model, "end_to_end"), (model, "bare")),
-            "end_to_end_over_dataloader": ratio((model, "end_to_end"), (model, "dataloader")),
-            "bare_over_first": ratio((model, "bare"), (first, "bare")),
+        values = {name: np.array(rates[model, name]) for name in WAYS}
+        values |= {
+            "end_to_end_over_bare": values["end_to_end"] / values["bare"],
+            "end_to_end_over_dataloader": values["end_to_end"] / values["dataloader"],
+            "bare_over_first": values["bare"] / np.array(rates[first, "bare"]),
         }
         spread = {name: dict(zip(("q1", "median", "q3"), np.quantile(v, [0.25, 0.5, 0.75]).tolist(), strict=True))
                   for name, v in values.items()}  # fmt: skip

@@ -81,7 +81,7 @@ class DataDescription(_Part):
     """Images for training and validation by class, in the order of the labels."""
     test: Annotated[dict[str, int], Field(min_length=1)]
     files: Files | None = None
-    """``null`` for a set that is no folder of image files."""
+    """``null`` for data that are not a folder of image files."""
     duplicates: Duplicates | None = None
     """``null`` where they were not looked for: in a set too large to be decoded at once."""
     notes: list[str] = []

@@ -51,7 +51,7 @@ class Busy(Exception):
 
 
 class LockError(UserError):
-    """Whether somebody works on a run cannot be told. The message names the path and the fix."""
+    """The lock does not say whether a process works on a run. The message names the path and the fix."""
 
 
 class NoLocks(LockError):
@@ -66,14 +66,8 @@ _WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 def locked(folder: Path) -> Iterator[NoLocks | None]:
     """Hold a run's lock, which says who holds it. The kernel frees it when its owner dies, however it dies.
 
-    A file system without locks holds nobody up: what the user must know about it is handed over.
-
-    Raises
-    ------
-    Busy
-        If another process holds it.
-    LockError
-        If it cannot be had for another reason.
+    A file system without locks holds nobody up: what the user must know about it is handed over. Raises Busy if another
+    process holds the lock, LockError if it cannot be had for another reason.
     """
     with _opened(folder, "a") as file:
         without = None
@@ -88,13 +82,7 @@ def locked(folder: Path) -> Iterator[NoLocks | None]:
 
 
 def is_running(folder: Path) -> bool:
-    """Whether some process holds the run's lock.
-
-    Raises
-    ------
-    LockError
-        If that cannot be told.
-    """
+    """Whether some process holds the run's lock; raises LockError if the lock does not say."""
     try:
         with _opened(folder, "r") as file:
             _lock(file, folder, fcntl.LOCK_SH)
@@ -140,7 +128,7 @@ def _lock(file: IO[str], folder: Path, how: int) -> None:
 def _refusal(folder: Path, error: OSError) -> LockError:
     path = folder if error.errno == errno.ENOTDIR else folder / LOCK_FILE
     return LockError(
-        f"{path}: the run's lock cannot be used ({error.strerror}). Move this file or folder away, or mend its permissions "
+        f"{path}: the run's lock cannot be used ({error.strerror}). Move this file or folder away, or fix its permissions "
         f"or the disk, then run the command again."
     )
 
@@ -173,20 +161,9 @@ def ended_attempts(progress: Mapping[str, Any], kept: list[dict[str, Any]] | Non
 class Heartbeat:
     """Writes how far a run is, at most once a second, and remembers the attempts before this one.
 
-    Parameters
-    ----------
-    folder : Path
-        The run folder.
-    device : str
-        Name of the hardware, for the list of attempts.
-    steps, batch_size : int
-        Length of the run and images per step.
-    start_step : int
-        Where this attempt begins, counted from 0.
-    kept : mapping, optional
-        What `ledger` gave to the checkpoint that the run goes on from. It stands in for a progress file that was lost.
-    devices : int
-        Processes that share every batch, each with a device of its own.
+    `device` names the hardware and `devices` counts the processes that share every batch, each with a device of its own.
+    The attempt begins at `start_step`. `kept` is what `ledger` gave to the checkpoint that the run goes on from: it stands
+    in for a progress file that was lost.
     """
 
     def __init__(

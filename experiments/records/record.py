@@ -174,14 +174,9 @@ class Record(BaseModel):
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Write a file that is either whole or absent: a temporary neighbour, fsync, rename.
+    """Write a file that is either whole or absent: a temporary neighbour, fsync, rename. Its folder must exist.
 
-    Parameters
-    ----------
-    path : Path
-        Where the file shall be; its folder must exist.
-    mode : {"w", "wb"}
-        Text (UTF-8) or binary.
+    `mode` is ``w`` for text in UTF-8 or ``wb``.
     """
     temporary = unfinished(path)
     try:
@@ -225,9 +220,7 @@ def write_record(folder: Path, record: Record) -> Path:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a ``metrics.jsonl``, as they were written; none where there is no file.
-
-    A last line that a kill cut short is left out.
+    """Rows of a ``metrics.jsonl``, as they were written; none without a file, none for a last line that a kill cut short.
 
     Raises
     ------

@@ -59,16 +59,9 @@ def count(cells: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def read_report(folder: Path, name: str, fix: str) -> tuple[Experiment, dict[str, Any]]:
-    """The experiment and the ledger of a report, checked by type, names and place in the grid; the counts are made anew.
+    """The experiment and the ledger of a report, checked by type, names and place in the grid; the states are counted again.
 
-    Parameters
-    ----------
-    folder : Path
-        Holds both files.
-    name : str
-        The experiment that it must be.
-    fix : str
-        What the message tells the user to do.
+    `name` is the experiment that the files in `folder` must be of; `fix` says what to do and ends every message.
 
     Raises
     ------
@@ -112,7 +105,7 @@ def _foreign(ledger: dict[str, Any], experiment: Experiment, grid: list[tuple[st
         yield f"`experiment` is {ledger['experiment']!r}, not {experiment.name!r}"
     if found := control_character(ledger, but=("reason",)):
         yield found
-    yield from (f"`other` names {name!r}, which is no folder's name" for name in ledger["other"] if _leads_away(name))
+    yield from (f"`other` names {name!r}, which does not name a folder" for name in ledger["other"] if _leads_away(name))
     places = [_place(cell, cell["model"], cell["data"]) for cell in ledger["cells"]]
     missing, more = set(grid) - set(places), set(places) - set(grid)
     if missing or more or len(places) != len(set(places)):
@@ -123,7 +116,7 @@ def _foreign(ledger: dict[str, Any], experiment: Experiment, grid: list[tuple[st
     for trial in trials:
         known = trial["model"] in experiment.models and trial["data"] in experiment.data
         if not known or trial["seed"] != experiment.tuning.seed or trial["train_fraction"] not in experiment.train_fractions:
-            yield f"`trials` name {trial['run_id']!r}, which this experiment has not"
+            yield f"`trials` name {trial['run_id']!r}, which is not a trial of this experiment"
     for cell in [*ledger["cells"], *trials]:
         turn = f"-trial{cell['trial']}" if "trial" in cell else ""
         stem = f"{cell['model']}-{cell['data']}-f{fraction_label(cell['train_fraction'])}-s{cell['seed']}{turn}-"

@@ -42,22 +42,14 @@ class StateError(UserError):
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's content, if it is a regular file of a size that can be meant.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
-    StateError
-        If it cannot be read.
-    """
+    """A file's content, if it is a regular file of a sensible size; raises FileNotFoundError or StateError."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe in its place is not waited for
             facts = os.fstat(file.fileno())
             if not stat.S_ISREG(facts.st_mode):
                 raise StateError(path, "is not a regular file")
             if facts.st_size > LARGEST_BYTES:
-                raise StateError(path, f"is too large ({facts.st_size:,} bytes; at most {LARGEST_BYTES:,} can be meant)")
+                raise StateError(path, f"is too large ({facts.st_size:,} bytes; at most {LARGEST_BYTES:,} are expected)")
             return file.read()
     except FileNotFoundError:
         raise
@@ -66,22 +58,14 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_json(path: Path, shape: Any, *, finite: bool = True) -> Any:
-    """A JSON file as a value of a type.
+    """A JSON file as a value of a type that pydantic can check: ``dict[str, str]``, a dataclass, a model.
 
-    Parameters
-    ----------
-    path : Path
-    shape : type
-        What pydantic can check: ``dict[str, str]``, a dataclass, a model.
-    finite : bool, default True
-        Refuse ``NaN`` and infinities; a reader that names the field of each may take them.
+    `finite` refuses ``NaN`` and infinities; a reader that names the field of each may take them.
 
     Raises
     ------
-    FileNotFoundError
-        If there is none.
-    StateError
-        If it cannot be read, is not JSON, or not of this type.
+    FileNotFoundError, StateError
+        If there is none; if it cannot be read, is not JSON, or not of this type.
     """
     content = read_bytes(path)
     try:
@@ -99,18 +83,12 @@ def read_json(path: Path, shape: Any, *, finite: bool = True) -> Any:
 def read_evaluations(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
     """Rows of a ``metrics.jsonl``, as they were written.
 
-    Parameters
-    ----------
-    path : Path
-    whole : bool, default False
-        Refuse a last line that a kill cut short, which is else left out.
+    `whole` refuses a last line that a kill cut short, which is otherwise left out.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no file.
-    StateError
-        If it cannot be read, or a line is not an evaluation. The message names the line.
+    FileNotFoundError, StateError
+        If there is no file; if it cannot be read, or a line is not an evaluation. The message names the line.
     """
     lines = read_bytes(path).rstrip(b"\n").split(b"\n")
     rows = []
@@ -133,7 +111,7 @@ def _row(row: Any) -> dict[str, Any]:
     for value in row.values():
         known = value is None or (type(value) is float and math.isfinite(value))
         if not known and not (type(value) is int and abs(value) < 2**63):
-            raise ValueError("a value that is no number")
+            raise ValueError("a value that is not a number")
     return row
 
 
@@ -144,7 +122,7 @@ def _parsed(content: bytes, *, finite: bool = True) -> Any:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number if finite else float)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    if re.search(r"\\u[dD][89a-fA-F]", text):  # half of a pair is no text: it could be neither shown nor written
+    if re.search(r"\\u[dD][89a-fA-F]", text):  # half of a surrogate pair can be neither shown nor written
         json.dumps(value, ensure_ascii=False).encode()
     level: Sequence[Any] = [value]
     for _ in range(DEEPEST):
@@ -166,7 +144,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is a value that is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 @lru_cache

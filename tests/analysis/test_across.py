@@ -6,7 +6,7 @@ import pytest
 from scipy import stats as scipy_stats
 from statsmodels.stats.meta_analysis import combine_effects
 
-from analysis.across import average_ranks, pooled, with_columns
+from analysis.statistics.across_datasets import average_ranks, pooled, with_columns
 
 
 @pytest.mark.parametrize("k", [2, 3, 6, 12])

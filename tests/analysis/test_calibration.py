@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from analysis.calibration import fit_temperature, null_error, summarise
 from analysis.mistakes import agreement
+from analysis.statistics.calibration import fit_temperature, null_error, summarise
 from experiments.metrics import (
     brier_per_image,
     confusion_matrix,
@@ -112,10 +112,10 @@ def test_class_measures_agree_with_the_reference(random_case):
 def test_agreement_by_hand():
     # Alike on images 0 and 3; both wrong on images 2 (differently) and 3 (alike).
     result = agreement([0, 1, 1, 2], [0, 0, 2, 2], [0, 1, 0, 0])
-    assert (result.same_prediction, result.both_wrong) == (2 / 4, 2 / 4)
+    assert (result["same_prediction"], result["both_wrong"]) == (2 / 4, 2 / 4)
     # Over two seeds the shares are those of all pairs: the second seed agrees and is right everywhere.
     result = agreement([[0, 1, 1, 2], [0, 1, 0, 0]], [[0, 0, 2, 2], [0, 1, 0, 0]], [0, 1, 0, 0])
-    assert (result.same_prediction, result.both_wrong) == (6 / 8, 2 / 8)
+    assert (result["same_prediction"], result["both_wrong"]) == (6 / 8, 2 / 8)
 
 
 # -------------------------------------------------------------------------------------------------------------- calibration

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from analysis import captions
-from analysis.certificate import Unequal, certify
+from analysis.fairness.certificate import Unequal, certify
 from analysis.load import load
 from analysis.summary import summarise
 from tests.analysis.conftest import make_experiment, write_experiment, write_run

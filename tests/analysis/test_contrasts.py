@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
-from analysis.contrasts import Layout
+from analysis.statistics.contrasts import Layout
 
 DIFFERENCE = {"a": 1.0, "b": -1.0}
 

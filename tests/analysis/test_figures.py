@@ -142,7 +142,7 @@ def test_lines_are_straight_in_log_error() -> None:
     # Errors 0.4 at 100 and 0.1 at 10,000 images: at 1,000, half way in log n, the error is √(0.4·0.1) = 0.2.
     cells = pd.DataFrame({"n": [100, 10_000], "n_test": 1000, "mean": [0.6, 0.9], "low": [np.nan] * 2, "high": [np.nan] * 2})
     look = style.Style("ViT", "#000000", "circle", [1, 0], 1.0)
-    line = figures.curves._line(cells, look, steps=3)
+    line = figures.curves.curve_points(cells, look, steps=3)
     assert [row["n"] for row in line] == pytest.approx([100, 1000, 10_000])
     assert [row["mean"] for row in line] == pytest.approx([60, 80, 90])
     assert all(np.isnan(row["low"]) for row in line)
@@ -193,13 +193,13 @@ def test_dominated_needs_cost_and_a_mark(full: Drawn, costs: dict[str, float], e
 
 def test_step_climbs_over_the_best_so_far() -> None:
     cells = pd.DataFrame({"price": [4.0, 1.0, 2.0, 3.0], "mean": [0.9, 0.6, 0.5, 0.8]})
-    corners = cost._step(cells, "price", 10.0)
+    corners = cost.pareto_step(cells, "price", 10.0)
     assert [corner["cost"] for corner in corners] == [1, 3, 4, 10]
     assert [corner["mean"] for corner in corners] == pytest.approx([60, 80, 90, 90])
 
 
 def test_equal_costs_stand_side_by_side() -> None:
-    places = cost._side_by_side(pd.Series([2.0, 8.0, 2.0], index=[5, 6, 7]), gap=4.0)
+    places = cost.side_by_side(pd.Series([2.0, 8.0, 2.0], index=[5, 6, 7]), gap=4.0)
     assert places == pytest.approx([1.0, 8.0, 4.0])
 
 
@@ -304,7 +304,7 @@ def test_reliability_is_pooled_over_predictions_of_all_runs() -> None:
         return {"logits": np.array([[z, 0.0]] * len(labels)), "labels": np.array(labels)}
 
     runs = {"a": predictions(np.log(3), [0, 0, 0, 1]), "b": predictions(np.log(3), [0, 1]), "c": predictions(np.log(9), [0])}
-    bins = errors._pooled_bins(SimpleNamespace(predictions=runs.__getitem__), list(runs))
+    bins = errors.pooled_bins(SimpleNamespace(predictions=runs.__getitem__), list(runs))
     filled = bins[bins["images"] > 0]
     # 0.75 lies in the bin (11/15, 12/15], 0.9 in (13/15, 14/15]; of the six predictions at 0.75 four are right.
     assert filled.index.tolist() == [11, 13]

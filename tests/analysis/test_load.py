@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from analysis.load import NothingDone, load, table_order
+from analysis.load import NothingDone, load, select, table_order
 from experiments.config import loading
 from experiments.config.cells import expand
 from experiments.config.paths import ROOT
@@ -22,6 +23,12 @@ from experiments.training import tuning
 
 def _load(synthetic_runs):
     return load(synthetic_runs.ledger, synthetic_runs.folder, synthetic_runs.experiment)
+
+
+def test_rows_are_selected_by_all_that_is_given():
+    frame = pd.DataFrame({"data": ["a", "a", "b"], "setting": ["", "x", ""], "n": [1, 2, 3]})
+    assert select(frame, data="a", setting="")["n"].tolist() == [1] and select(frame, setting="")["n"].tolist() == [1, 3]
+    assert select(frame, data="c").empty and select(frame.iloc[:0], data="a").empty and len(select(frame)) == 3
 
 
 def test_every_run_is_a_row_in_table_order(synthetic_runs):
@@ -98,15 +105,12 @@ def _truncate(runs, run_id, name):
         (lambda r, i: r.edit_record(i, metrics={"test/top1": None}), ["`metrics.test/top1` is missing"]),
         (lambda r, i: r.edit_record(i, metrics={"test/macro_f1": 5.0}), ["`metrics.test/macro_f1` is 5", "from the logits"]),
         (lambda r, i: r.edit_record(i, compute={"device_hours": -5.0}), ["`compute.device_hours` is -5", "below zero"]),
-        (lambda r, i: r.edit_record(i, compute={"device_hours": 1e-4}), ["`compute.device_hours`", "attempts took 0.001"]),
-        (lambda r, i: r.edit_record(i, compute={"train_pflops": 1e-4}), ["`compute.train_pflops`", "3200 images"]),
         (lambda r, i: r.edit_record(i, metrics={"val/top1": 0.9}), ["`metrics.val/top1` is 0.9", "it is 0.8"]),
         (lambda r, i: r.edit_record(i, metrics={"val/nll": 0.1}), ["`metrics.val/nll` is 0.1"]),
         (lambda r, i: r.edit_record(i, varied={"a": 1}), ["foreign", "`varied`"]),
         (lambda r, i: r.edit_record(i, trial=3), ["foreign", "`trial`"]),
         (lambda r, i: r.edit_record(i, init="pretrained"), ["foreign", "`init` is 'pretrained'"]),
         (lambda r, i: r.edit_record(i, samples_seen=10**400), ["`samples_seen`", "too many digits"]),
-        (lambda r, i: r.edit_record(i, compute={"images_per_second": 9.0}), ["`compute.images_per_second` is 9"]),
         (lambda r, i: r.edit_record(i, compute={"mfu": 7.0}), ["`compute.mfu` is 7"]),
         (lambda r, i: (r.folder / i / "record.json").write_text("[" * 200_000), ["record.json", "not valid JSON"]),
         (lambda r, i: r.edit_predictions(i, class_names=np.array(["a", "b"])), ["`class_names` must name 4"]),
@@ -213,7 +217,7 @@ def test_a_curve_with_a_value_that_is_none_is_left_out(synthetic_runs, value):
     path = synthetic_runs.folder / run_id / "metrics.jsonl"
     path.write_text(path.read_text().replace('"val/top1": 0.4', f'"val/top1": {value}'))
     (fault,) = _load(synthetic_runs).faults
-    assert run_id in fault and "a value that is no number" in fault
+    assert run_id in fault and "not a number" in fault
 
 
 def test_a_curve_that_lost_its_end_is_left_out(synthetic_runs):

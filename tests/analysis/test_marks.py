@@ -103,7 +103,7 @@ def test_marks_and_words_never_contradict_each_other(accuracy, n_images, jitter,
         if row.bound_ahead:
             at = cells[(cells["model"] == row.model) & (cells["train_fraction"] == 1.0)].iloc[0]
             assert at["state"] == "different" and (at["delta"] > 0) == (row.bound_ahead == row.model)
-    for sentence in verdict.sentences(results, summary, experiment):
+    for sentence in verdict.sentences(summary):
         assert "nan" not in sentence and "inf" not in sentence.replace("infer", "")
 
 
@@ -117,7 +117,7 @@ def test_all_right_or_all_wrong_on_few_images_is_no_certainty(accuracy):
     row = summary.efficiency[summary.efficiency["model"] != experiment.reference].iloc[0]
     assert row["multiplier_text"] == "1.0× [not bounded]" and row["crossover_text"] == ""
     assert row["multiplier_target"] == max(min(accuracy, 1.0), 0.0)
-    noise = verdict.sentences(results, summary, experiment)[-1]
+    noise = verdict.sentences(summary)[-1]
     assert "it takes more test images" in noise
 
 
@@ -129,5 +129,5 @@ def test_where_some_seeds_fail_to_learn_there_is_no_mark_and_no_interval_of_an_a
     assert summary.cells["low"].isna().all() and summary.cells["std"].notna().all()
     across = summary.budgets["fraction"] != summary.budgets["reference_fraction"]
     assert summary.budgets.loc[across, "low"].isna().all()
-    said = " ".join(verdict.sentences(results, summary, experiment))
+    said = " ".join(verdict.sentences(summary))
     assert "no intervals of accuracies" in said and "nan" not in said

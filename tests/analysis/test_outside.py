@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from analysis import render
 from analysis.figures import style
 from analysis.load import load
-from analysis.table import Table
+from analysis.render import Table
 from experiments.config.schema import DataConfig
 from experiments.config.text import control_character, printable
 from experiments.records.record import RecordError, read_record
@@ -80,6 +80,14 @@ def test_every_metric_is_computed_again(synthetic_runs: SyntheticRuns, split: st
     synthetic_runs.edit_record(run_id, metrics={key: before + (0.5 if kind is np.float16 and name == "ece" else 0.1)})
     (fault,) = _load(synthetic_runs).faults
     assert run_id in fault and f"metrics.{key}` is" in fault
+
+
+def test_an_accuracy_is_a_count_of_images_and_has_no_tolerance(synthetic_runs: SyntheticRuns) -> None:
+    run_id = synthetic_runs.run_id("vit")
+    top1 = read_record(synthetic_runs.folder / run_id / "record.json").metrics["test/top1"] or 0.0
+    synthetic_runs.edit_record(run_id, metrics={"test/top1": top1 + 5e-5})
+    (fault,) = _load(synthetic_runs).faults
+    assert run_id in fault and "metrics.test/top1` is" in fault
 
 
 @pytest.mark.parametrize("text", ["a\x1b[2J", "a\nb", "a\x00", "a\u202eb", "a\u2066b", "\x85"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from analysis import figures, page, report
-from analysis.certificate import Unequal
+from analysis.fairness.certificate import Unequal
 from analysis.load import NothingDone
 from tests.analysis.conftest import MODELS, make_experiment, write_experiment
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from statsmodels.stats.multitest import multipletests
 
-from analysis import stats
-from analysis.stats import Estimates, classify, friedman, holm, learn, mean_std, typical_kappa
+from analysis.statistics import intervals
+from analysis.statistics.intervals import Estimates, classify, friedman, holm, learn, mean_std, typical_kappa
 
 FLAT = learn(np.zeros(1), np.ones(1), np.ones(1), np.zeros(1))
 """The prior of a table that shows nothing about seeds."""
@@ -22,20 +22,20 @@ def one(value):
 
 def known_kappa(centre=0.01, residual=2e-5, images=3e-5, shift=0.1, at=60):
     """An estimate whose κ is known for sure: the value of the grid at `at`."""
-    posterior = np.eye(stats._KAPPA.size)[[at]]
+    posterior = np.eye(intervals.KAPPA.size)[[at]]
     return Estimates(one(centre), one(centre), one(residual), one(residual + images), one(shift), one(-1), one(1), posterior)
 
 
 def few_seeds(seeds, df, prior=FLAT, shift=0.1, residual=1e-5):
     """An estimate of .01 with no spread over images but that between seeds."""
-    parts = one(0.01), one(0.01), one(seeds), one(residual), one(0), one(shift)
-    return Estimates.of(*parts, (one(-1), one(1)), one(df), prior)
+    over_seeds = one(seeds), one(residual), one(shift)
+    return Estimates.of(one(0.01), one(0.01), over_seeds, one(0), (one(-1), one(1)), one(df), prior)
 
 
 # -------------------------------------------------------------------------------------------------------------- the mixture
 def test_with_kappa_known_everything_is_normal():
     found = known_kappa()
-    sd = np.sqrt(5e-5 + 0.1 * stats._KAPPA[60])
+    sd = np.sqrt(5e-5 + 0.1 * intervals.KAPPA[60])
     assert found.se[0] == pytest.approx(sd)
     assert found.half_width[0] == pytest.approx(1.959964 * sd, rel=1e-6)
     assert (found.low[0], found.high[0]) == pytest.approx((0.01 - 1.959964 * sd, 0.01 + 1.959964 * sd), rel=1e-6)
@@ -132,7 +132,7 @@ def test_seeds_needed_by_hand():
     # (1.959964 + .841621)² = 7.848879; an effect of .02 leaves .0004/7.848879 = 5.0963e-5, less 3e-5 for images: 2.0963e-5.
     # Over 4 seeds they add 2e-5 + .1 κ, as one seed 4 times as much.
     found = known_kappa()
-    expected = np.ceil((2e-5 + 0.1 * stats._KAPPA[60]) * 4 / 2.0963e-5)
+    expected = np.ceil((2e-5 + 0.1 * intervals.KAPPA[60]) * 4 / 2.0963e-5)
     assert found.seeds_needed(0.02, 4) == (expected, expected)
     assert known_kappa(residual=0, shift=1e-9).seeds_needed(0.02, 4) == (3, 3)
 
@@ -149,7 +149,7 @@ def test_seeds_needed_say_how_little_few_seeds_know():
 # --------------------------------------------------------------------------------------------------------- tests and states
 def test_accuracy_slope_by_hand():
     # φ(0) = .398942; Φ⁻¹(.975) = 1.959964, where φ is .058445.
-    assert stats.accuracy_slope(np.array([0.5, 0.975])) == pytest.approx([0.398942, 0.058445], abs=1e-6)
+    assert intervals.accuracy_slope(np.array([0.5, 0.975])) == pytest.approx([0.398942, 0.058445], abs=1e-6)
 
 
 def test_mean_and_sample_deviation():

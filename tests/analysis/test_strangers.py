@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from analysis import figures, report
-from analysis.certificate import Unequal
-from analysis.strangers import examine
+from analysis.fairness.certificate import Unequal
+from analysis.fairness.strangers import examine
 from tests.analysis.conftest import write_run
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from analysis import tables
 from analysis.columns import OF_DEVICE
-from analysis.efficiency import aulc_weights
 from analysis.load import load
+from analysis.statistics.learning_curves import aulc_weights
 from analysis.summary import summarise
 from experiments.config.schema import Expectation
 from tests.analysis.conftest import DATA_MULTIPLIER, make_experiment, truth, write_experiment
@@ -232,4 +232,4 @@ def test_time_to_target_is_a_bound_where_the_first_evaluation_meets_it(synthetic
     cell = _cell(summary, "vit")
     assert cell["seconds_to_target"] == pytest.approx(seconds, nan_ok=True)
     assert cell["target_is_bound"] is is_bound
-    assert tables._target_text(cell) == text
+    assert tables.target_text(cell) == text

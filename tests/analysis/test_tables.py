@@ -8,8 +8,9 @@ import subprocess
 import pandas as pd
 import pytest
 
-from analysis import captions, numbers, render, tables
-from analysis.certificate import certify
+from analysis import captions, render, tables
+from analysis import text as numerals
+from analysis.fairness.certificate import certify
 from analysis.load import load
 from analysis.summary import summarise
 from experiments.config.schema import DataConfig
@@ -37,16 +38,16 @@ def _texts(table, block=0):
     [(12.0, 0), (3.6, 0), (3.5, 1), (0.95, 1), (9.6, 0), (0.36, 1), (0.35, 2), (0.0, 4), (float("nan"), 1)],
 )
 def test_decimals_follow_the_particle_data_group(half_width, places):
-    assert numbers.decimals(half_width) == places
+    assert numerals.decimals(half_width) == places
 
 
 def test_numbers():
-    assert numbers.number(-0.04, 1) == "0.0" and numbers.number(-1.25, 1, signed=True) == "−1.2"
-    assert numbers.number(float("nan"), 1) == "–" == numbers.significant(None)
-    assert numbers.plus_minus(90.0, float("nan"), 1) == "90.0"
-    assert numbers.bracket(-1.0, 2.0, 1, signed=True) == "[−1.0, +2.0]"
-    assert [numbers.significant(v) for v in (1234567.0, 21.28, 0.0123, 0)] == ["1\u202f234\u202f567", "21.3", "0.0123", "0"]
-    assert numbers.percent(0.03) == "3%" and numbers.percent(0.125) == "12.5%"
+    assert numerals.number(-0.04, 1) == "0.0" and numerals.number(-1.25, 1, signed=True) == "−1.2"
+    assert numerals.number(float("nan"), 1) == "–" == numerals.significant(None)
+    assert numerals.plus_minus(90.0, float("nan"), 1) == "90.0"
+    assert numerals.bracket(-1.0, 2.0, 1, signed=True) == "[−1.0, +2.0]"
+    assert [numerals.significant(v) for v in (1234567.0, 21.28, 0.0123, 0)] == ["1\u202f234\u202f567", "21.3", "0.0123", "0"]
+    assert numerals.percent(0.03) == "3%" and numerals.percent(0.125) == "12.5%"
 
 
 def test_accuracy_rows(synthetic_runs):
@@ -246,9 +247,9 @@ def test_friedman_counts_datasets_and_not_settings():
         frame = pd.DataFrame(keys, columns=["data", "setting", "model"])
         return frame.assign(mean=frame["model"].map({"a": 0.7, "b": 0.8, "c": 0.9}))
 
-    assert tables._friedman(largest(3)) == "", "3 datasets × 2 tracks are not 6 datasets"
+    assert tables.friedman_sentences(largest(3)) == "", "3 datasets × 2 tracks are not 6 datasets"
     # Ranks 1, 2, 3 on all of six datasets: χ² = 12 with 2 degrees of freedom, p = exp(−6).
-    assert tables._friedman(largest(6)) == (
+    assert tables.friedman_sentences(largest(6)) == (
         "Friedman test of equal ranks over 6 datasets (identical): p = 0.0025. "
         "Friedman test of equal ranks over 6 datasets (tuned): p = 0.0025. "
     )

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from analysis import efficiency
-from analysis.pairing import Comparisons
-from analysis.stats import Floats
+from analysis.statistics import learning_curves
+from analysis.statistics.comparisons import Comparisons
+from analysis.statistics.intervals import Floats
 from tests.coverage.simulate import Counts, count, marked
 from tests.coverage.tables import World, cell
 
@@ -35,7 +35,7 @@ def simulate_limits(world: World, repetitions: int, seed: int) -> Counts:
         for other in range(1, models):
             ends = [layout.mean[layout.index[curves[m][-1]]] for m in (0, other)]
             ahead, behind = (0, other) if ends[0] > ends[1] else (other, 0)
-            ratio = efficiency.multiplier(comparisons, n, curves[ahead], curves[behind])
+            ratio = learning_curves.multiplier(comparisons, n, curves[ahead], curves[behind])
             count(counts, "wrong direction", ratio.directed and errors[ahead, -1] >= errors[behind, -1])
             bounded = not (math.isnan(ratio.low) and math.isinf(ratio.high))
             count(counts, "bounded", bounded)
@@ -44,7 +44,7 @@ def simulate_limits(world: World, repetitions: int, seed: int) -> Counts:
             if bounded:
                 count(counts, "images needed", held)
             pair = [signs[a, b] for a, b in zip(curves[0], curves[other], strict=True)]
-            crossing = efficiency.crossover(comparisons, n, curves[0], curves[other], [int(sign) for sign in pair])
+            crossing = learning_curves.crossover(comparisons, n, curves[0], curves[other], [int(sign) for sign in pair])
             place, leader = true_crossover(n, errors[0], errors[other])
             count(counts, "crossed", crossing is not None)
             count(counts, "wrong crossover", crossing is not None and crossing.leader != {0: "0", 1: str(other)}.get(leader))

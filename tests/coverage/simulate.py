@@ -9,10 +9,10 @@ from itertools import combinations, permutations
 import numpy as np
 from scipy import special
 
-from analysis import stats
-from analysis.contrasts import Layout
-from analysis.pairing import Comparisons, Term
-from analysis.stats import Estimates, Floats
+from analysis.statistics import intervals
+from analysis.statistics.comparisons import Comparisons, Term
+from analysis.statistics.contrasts import Layout
+from analysis.statistics.intervals import Estimates, Floats
 from tests.coverage.tables import World, cell
 
 Counts = dict[str, list[int]]
@@ -87,18 +87,18 @@ def simulate(world: World, repetitions: int, seed: int, margin: float = 0.005) -
         for group in groups:
             for name, value in zip(group, p, strict=False):
                 if not np.isnan(value):
-                    count(counts, name, value >= stats.ALPHA)
+                    count(counts, name, value >= intervals.ALPHA)
         levels.append(accuracies(world, comparisons))
         first = found[:pairs]
         tested, different = marked(comparisons, first)
-        same = tested & ~different & (stats.holm(np.where(tested, first.p_beyond(margin), np.nan)) < stats.ALPHA)
+        same = tested & ~different & (intervals.holm(np.where(tested, first.p_beyond(margin), np.nan)) < intervals.ALPHA)
         count(counts, "no mark", ~comparisons.trusted)
         if equal.any():
             count(counts, "wrong †", bool((different & equal).any()))
         if not equal.all():
             weights = comparisons.layout.weights(*contrasts["Δ"])
             count(counts, "found", different[~equal])
-            count(counts, "t", stats.holm(t_test(comparisons.layout, first, weights))[~equal] < stats.ALPHA)
+            count(counts, "t", intervals.holm(t_test(comparisons.layout, first, weights))[~equal] < intervals.ALPHA)
         if beyond.any():
             count(counts, "wrong ≡", same[beyond])
         if not beyond.all():
@@ -129,8 +129,8 @@ def count_accuracies(counts: Counts, world: World, drawn: list[Estimates]) -> No
 def marked(comparisons: Comparisons, gaps: Estimates) -> tuple[Floats, Floats]:
     """Which pairs are tested, and which are marked different."""
     counts = [min(map(comparisons.n_seeds, pair)) for pair in comparisons.pairs]
-    tested = comparisons.trusted & (np.array(counts) >= stats.MIN_SEEDS_FOR_MARKS)
-    return tested, tested & (stats.holm(np.where(tested, gaps.p, np.nan)) < stats.ALPHA)
+    tested = comparisons.trusted & (np.array(counts) >= intervals.MIN_SEEDS_FOR_MARKS)
+    return tested, tested & (intervals.holm(np.where(tested, gaps.p, np.nan)) < intervals.ALPHA)
 
 
 def prior_of_each(comparisons: Comparisons, contrasts: dict[str, list[Term]]) -> Floats:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import optimize, special, stats
 
-from analysis.contrasts import Layout
-from analysis.pairing import Cell
-from analysis.stats import Floats
+from analysis.statistics.comparisons import Cell
+from analysis.statistics.contrasts import Layout
+from analysis.statistics.intervals import Floats
 
 SHARED = (0.45, 0.1, 0.05)
 """Shares of image effects in what seeds leave: of all models, of one model, of one cell. The rest, .4, is noise."""

@@ -93,5 +93,5 @@ def test_what_was_added_is_run_and_shown(changed: Path) -> None:
     for mirror in mirrors:
         assert 1 / 3 < mirror["summary"]["test/confidence"] <= 1
         assert mirror["config"]["recipe/schedule"] == "one_minus_sqrt"
-    panels = run(changed, sys.executable, "-c", "from analysis.dashboard import ACCURACY_BARS; print(ACCURACY_BARS)")
+    panels = run(changed, sys.executable, "-c", "from analysis.workspace import ACCURACY_BARS; print(ACCURACY_BARS)")
     assert "'test/confidence': 'Mean confidence'" in panels

@@ -12,7 +12,6 @@ import torch
 from experiments.__main__ import main
 from experiments.bench import costs as bench_costs
 from experiments.bench import gpu as bench_gpu
-from experiments.bench import sources as bench_sources
 from experiments.bench.steps import evaluations_of_stretch
 from experiments.config.schema import Recipe
 
@@ -20,7 +19,9 @@ from experiments.config.schema import Recipe
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the parts that start processes, which have their own tests."""
-    monkeypatch.setattr(bench_sources, "images_per_second", lambda device: {"resident": 3.0, "mapped": 2.0, "decoded": 1.0})
+    monkeypatch.setattr(
+        bench_costs, "data_images_per_second", lambda device: {"resident": 3.0, "mapped": 2.0, "decoded": 1.0}
+    )
     monkeypatch.setattr(bench_costs, "startup_seconds", lambda: {"list": 0.1, "worker": 1.0})
     monkeypatch.setattr(
         bench_costs, "side_by_side", lambda engine_name: {"workers": 2, "of_one": 1.0, "together": 2.0, "ratio": 2.0}
@@ -86,7 +87,7 @@ def test_kernels_are_told_apart_by_name() -> None:
 
 
 def test_every_data_path_is_measured() -> None:
-    rates = bench_sources.images_per_second(torch.device("cpu"), n=6, batch_size=3, steps=2)
+    rates = bench_costs.data_images_per_second(torch.device("cpu"), n=6, batch_size=3, steps=2)
     assert list(rates) == ["resident", "mapped", "decoded"] and all(rate > 0 for rate in rates.values())
 
 

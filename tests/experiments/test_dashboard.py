@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from analysis import dashboard
+from analysis import workspace
 from experiments.tracking import dashboard as wandb_dashboard
 from experiments.tracking import viewer
 from experiments.tracking.mirror import Mirror, TrackingError
@@ -18,7 +17,6 @@ from tests.analysis.conftest import make_experiment
 from tests.experiments.test_wandb_content import call
 from tests.standins.wandb_service import WandbService
 
-VIEWS = Path(__file__).parent / "views"
 KNOWN = frozenset(
     {f"test/{name}" for name in ("top1", "nll", "macro_f1", "ece")}
     | {f"compute/{name}" for name in ("train_pflops", "device_hours", "images_per_second", "peak_memory_bytes", "n_params")}
@@ -66,34 +64,66 @@ def metrics_of(specification: Any) -> dict[str, set[str]]:
 
 
 # ----------------------------------------------------------------------------------------------------------- specifications
-def board(**changes: Any) -> dashboard.Board:
-    return dashboard.Board(make_experiment(args="seeds=[0,1,2]"), "team", "vit-bench", KNOWN)
+def board(**changes: Any) -> workspace.Board:
+    return workspace.Board(make_experiment(args="seeds=[0,1,2]"), "team", "vit-bench", KNOWN)
 
 
-def compare(name: str, specification: Any) -> None:
-    """Hold a specification against the reviewed one. To change it: UPDATE_VIEWS=1, then read the difference."""
-    text = json.dumps(specification, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    path = VIEWS / f"{name}.json"
-    if os.environ.get("UPDATE_VIEWS"):
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    assert text == path.read_text(encoding="utf-8"), f"{path} is not what the code builds"
+def titles(panels: Sequence[Any]) -> list[str]:
+    """Titles of panels; of those without one, the kind."""
+    return [getattr(panel, "title", None) or type(panel).__name__ for panel in panels]
 
 
-@pytest.mark.parametrize("question", ["accuracy", "data_efficiency", "compute"])
-def test_each_view_is_the_reviewed_one(question: str, env: pytest.MonkeyPatch) -> None:
-    view = dashboard.views(board())[question]
-    compare(question, json.loads(view._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)))
+CURVES = ["Validation accuracy", "Validation accuracy", "Training loss", "Validation loss"]
+BARS = ["Top-1 accuracy on the test set", "Macro-F1", "Negative log-likelihood (lower is better)",
+        "Expected calibration error (lower is better)"]  # fmt: skip
+COSTS = ["Device-hours of a training", "Training images per second", "Peak memory in bytes", "Parameters"]
+AGAINST = "Test accuracy against"
 
 
-def test_the_report_is_the_reviewed_one(service: WandbService) -> None:
-    tables = {name: f"# {name}\n\n| Model | x |\n|:--|--:|\n" for name in ("accuracy", "data_efficiency", "compute")}
-    made = dashboard.report(board(), tables, ["A leads.", "B follows."], ["learning_curves"])
-    compare("report", json.loads(made._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)))
+def test_each_view_answers_its_question(env: pytest.MonkeyPatch) -> None:
+    views = workspace.views(board())
+    assert {question: view.name for question, view in views.items()} == {
+        "accuracy": "synthetic: accuracy, 100% of the data",
+        "data_efficiency": "synthetic: data efficiency",
+        "compute": "synthetic: compute, 100% of the data",
+    }
+    shown = {name: {section.name: titles(section.panels) for section in view.sections} for name, view in views.items()}
+    assert shown == {
+        "accuracy": {"Accuracy": BARS, "Learning curves": CURVES, "Answers": ["CustomChart", "WeavePanelSummaryTable"]},
+        "data_efficiency": {
+            "Accuracy and labelled images": [
+                f"{AGAINST} labelled images", "Test accuracy by labelled images, mean over models", "Model, images, accuracy"
+            ],
+            "Learning curves": CURVES,
+        },
+        "compute": {"Accuracy for compute": [f"{AGAINST} training PFLOPs", f"{AGAINST} device-hours"], "Cost": COSTS},
+    }  # fmt: skip
+
+
+def test_runs_of_the_group_alone_are_shown() -> None:
+    of_the_grid = "Metric('Group') == 'synthetic' and Metric('JobType') == 'train'"
+    assert board().filters(largest_fraction=False) == of_the_grid
+    assert board().filters(largest_fraction=True) == f"{of_the_grid} and Config('train_fraction.value') == 1.0"
+
+
+def test_the_report_tells_the_result_then_shows_it(service: WandbService) -> None:
+    tables = {name: f"# {name}\n\n| {name} | x |\n" for name in ("accuracy", "data_efficiency", "compute")}
+    made = workspace.report(board(), tables, ["A leads.", "B follows."], ["learning_curves"])
+    assert (made.entity, made.project, made.title) == ("team", "vit-bench", "vit-bench: synthetic")
+    kinds = [type(block).__name__ for block in made.blocks]
+    headings = [block.text for block in made.blocks if type(block).__name__ == "H1"]
+    assert headings == ["Result", "Accuracy", "Data efficiency", "Compute", "Figures", "Answers", "Runs", "Repeat it"]
+    texts = [block.text for block in made.blocks if type(block).__name__ == "MarkdownBlock"]
+    assert texts[:-1] == ["- A leads.\n- B follows.", *(f"| {name} | x |\n" for name in tables)]
+    assert made.blocks[-1].text == f"```sh\n{board().experiment.command}\n```"
+    assert kinds.count("PanelGrid") == 6
+    grids = dict(zip(headings[1:-1], (block for block in made.blocks if type(block).__name__ == "PanelGrid"), strict=True))
+    assert titles(grids["Accuracy"].panels) == [*BARS[:2], *CURVES[:2]] and titles(grids["Figures"].panels) == ["Figures"]
+    assert [runs.name for runs in grids["Runs"].runsets] == ["All runs", "Report run"]
 
 
 def test_a_metric_that_no_run_has_gets_no_panel() -> None:
-    texts = {name: repr(view.sections) for name, view in dashboard.views(board()).items()}
+    texts = {name: repr(view.sections) for name, view in workspace.views(board()).items()}
     assert "compute/images_per_second" in texts["compute"]
     assert "compute/energy_joules" not in texts["compute"] and "test/top5" not in texts["accuracy"]
 
@@ -136,7 +166,7 @@ def test_the_dashboard_is_saved_once_over_metrics_that_exist(
 def test_a_view_that_was_deleted_in_the_browser_is_made_anew(
     service: WandbService, env: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    made = dashboard.views(dashboard.Board(make_experiment(), "standin", "vit-bench", KNOWN))["accuracy"]
+    made = workspace.views(workspace.Board(make_experiment(), "standin", "vit-bench", KNOWN))["accuracy"]
     saved: list[str] = []
 
     def save(self: Any) -> Any:
@@ -152,10 +182,10 @@ def test_a_view_that_was_deleted_in_the_browser_is_made_anew(
 
 
 def test_a_service_that_is_down_is_one_message(service: WandbService, env: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    made = dashboard.Board(make_experiment(), "standin", "vit-bench", KNOWN)
+    made = workspace.Board(make_experiment(), "standin", "vit-bench", KNOWN)
     env.setattr(wandb_dashboard, "_id_of_view", lambda view: (_ for _ in ()).throw(RuntimeError("connection refused")))
     with pytest.raises(TrackingError, match="could not be saved in standin/vit-bench"):
-        wandb_dashboard.save(tmp_path, dashboard.views(made), dashboard.report(made, {}, [], []))
+        wandb_dashboard.save(tmp_path, workspace.views(made), workspace.report(made, {}, [], []))
 
 
 # ------------------------------------------------------------------------------------------------------- without an account

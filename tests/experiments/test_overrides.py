@@ -167,8 +167,8 @@ def test_a_long_command_is_read_whole(tmp_path: Path) -> None:
 
 
 def test_the_words_of_another_run_can_be_typed() -> None:
-    from analysis.certificate import Difference
-    from analysis.strangers import Strangers
+    from analysis.fairness.certificate import Difference
+    from analysis.fairness.strangers import Strangers
 
     def advice(**differences: str) -> str:
         found = [

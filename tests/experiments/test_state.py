@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from analysis import freshness
-from analysis.run_folder import _read_curve
+from analysis.run_folder import read_curve
 from experiments.config.errors import UserError
 from experiments.grid.ledger import SPLITS_FILE, lost_caches, read_splits
 from experiments.records import state
@@ -31,7 +31,7 @@ WHOLE: dict[str, tuple[Any, Callable[[Path], Any]]] = {
     SPLITS_FILE: ({"digits/1/0": "ab"}, lambda folder: (read_splits(folder), lost_caches(folder))),
     METRICS_FILE: (
         ROW,
-        lambda folder: (_read_curve(folder / METRICS_FILE, []), MetricsLog(folder, 0), read_rows(folder / METRICS_FILE)),
+        lambda folder: (read_curve(folder / METRICS_FILE, 4, []), MetricsLog(folder, 0), read_rows(folder / METRICS_FILE)),
     ),
     PROGRESS_FILE: (
         {"step": 5, "steps": 9, "attempt": ATTEMPT, "started": "2026-01-01T00:00:00+00:00", "earlier": [ATTEMPT]},
@@ -127,7 +127,7 @@ def test_what_is_no_file_is_neither_read_nor_waited_for(tmp_path: Path, name: st
     [
         (b"\xef\xbb\xbf" + b'{"a": "b"}', ""),
         (b'{"a": "b", "a": "c"}', "a key stands twice"),
-        (b'{"a": NaN}', "NaN is a value that is no number"),
+        (b'{"a": NaN}', "NaN is not a number"),
         (b'{"a": 3}', "`a`: Input should be a valid string"),
         (b'["a"]', "Input should be an object"),
         (NESTED, "nested too deeply"),

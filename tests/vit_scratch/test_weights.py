@@ -191,9 +191,9 @@ def test_position_embeddings_are_interpolated_as_timm_does(image_size):
 
 def test_grid_that_is_no_square_must_be_named():
     exported = weights.export(scratch(1, image_size=(8, 24)), "hf")
-    with pytest.raises(ValueError, match="12 patches, which are no grid of 3 × 3; pass the source's own as source_grid"):
+    with pytest.raises(ValueError, match="12 patches, which are not a grid of 3 × 3; pass the source's own as source_grid"):
         weights.load(scratch(2), exported, "hf")
-    with pytest.raises(ValueError, match="12 patches, which are no grid of 3 × 5"):
+    with pytest.raises(ValueError, match="12 patches, which are not a grid of 3 × 5"):
         weights.load(scratch(2), exported, "hf", source_grid=(3, 5))
     model = weights.load(scratch(2), exported, "hf", source_grid=(2, 6))
     assert model.embedding.pos_embedding.shape == (1, 17, 32)
@@ -278,7 +278,7 @@ def test_unreadable_files_are_named(suffix, tmp_path):
 def test_sources_that_hold_no_weights(tmp_path):
     with pytest.raises(ValueError, match=r"are read from \.safetensors, \.npz, \.pt, \.pth, not from '\.h5'"):
         weights.load(scratch(), tmp_path / "weights.h5", "timm")
-    with pytest.raises(ValueError, match=r"the source holds entries that are no tensors: 'model' \(dict\)"):
+    with pytest.raises(ValueError, match=r"the source holds entries that are not tensors: 'model' \(dict\)"):
         weights.load(scratch(), {"model": weights.export(scratch(), "timm")}, "timm")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ValueError, match=r"list\.pt holds no named tensors, got list \[1, 2\]"):

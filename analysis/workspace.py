@@ -18,7 +18,7 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 from analysis.columns import COLUMNS
-from analysis.numbers import percent
+from analysis.text import percent
 from experiments.config.schema import Experiment
 from experiments.records.record import Record
 
@@ -44,21 +44,13 @@ COST_AXES = {"compute/train_pflops": "training PFLOPs", "compute/device_hours": 
 
 @dataclass(frozen=True)
 class Board:
-    """What the specifications are made from.
-
-    Attributes
-    ----------
-    experiment : Experiment
-    entity, project : str
-        Where the runs lie in W&B.
-    known : frozenset of str
-        Summary keys that have a value in some run.
-    """
+    """What the specifications are made from: an experiment, and where its runs lie in W&B."""
 
     experiment: Experiment
     entity: str
     project: str
     known: frozenset[str]
+    """Summary keys that have a value in some run."""
 
     def filters(self, *, largest_fraction: bool) -> str:
         """The runs of a panel: those that are trained for the tables, at all fractions or at the largest."""
@@ -78,46 +70,31 @@ def known_metrics(records: Iterable[Record]) -> frozenset[str]:
 
 
 # ---------------------------------------------------------------------------------------------------------------- panels
-def _curve(metric: str, title: str, x: str, x_title: str) -> Any:
-    """A learning curve per model: mean over runs and a band of one standard deviation."""
-    return wr.LinePlot(
-        title=title,
-        x=x,
-        y=[metric],
-        title_x=x_title,
-        groupby=wr.Config(MODEL),
-        groupby_aggfunc="mean",
-        groupby_rangefunc="stddev",
-        max_runs_to_show=500,
-    )
+def _over_runs(by: str = MODEL, spread: str = "stddev") -> dict[str, Any]:
+    """One line or bar per model, or per value of another setting: the mean over runs and their spread."""
+    return {"groupby": wr.Config(by), "groupby_aggfunc": "mean", "groupby_rangefunc": spread, "max_runs_to_show": 500}
 
 
 def _bars(board: Board, titles: Mapping[str, str]) -> list[Any]:
     return [
-        wr.BarPlot(
-            title=title,
-            metrics=[metric],
-            groupby=wr.Config(MODEL),
-            groupby_aggfunc="mean",
-            groupby_rangefunc="stddev",
-            max_runs_to_show=500,
-        )
+        wr.BarPlot(title=title, metrics=[metric], **_over_runs())
         for metric, title in titles.items()
         if metric in board.known
     ]
 
 
-def _scatter(x: Any, x_title: str, *, log_x: bool = True) -> Any:
-    return wr.ScatterPlot(title=f"Test accuracy against {x_title}", x=x, y=wr.SummaryMetric("test/top1"), log_x=log_x)
+def _scatter(x: Any, x_title: str) -> Any:
+    return wr.ScatterPlot(title=f"Test accuracy against {x_title}", x=x, y=wr.SummaryMetric("test/top1"), log_x=True)
 
 
-def _accuracy_curves() -> list[Any]:
-    return [
-        _curve("val/top1", "Validation accuracy", "step", "optimiser steps"),
-        _curve("val/top1", "Validation accuracy", "samples_seen", "images seen"),
-        _curve("train/loss", "Training loss", "step", "optimiser steps"),
-        _curve("val/loss", "Validation loss", "step", "optimiser steps"),
-    ]
+def _training_curves() -> list[Any]:
+    curves = (
+        ("val/top1", "Validation accuracy", "step", "optimiser steps"),
+        ("val/top1", "Validation accuracy", "samples_seen", "images seen"),
+        ("train/loss", "Training loss", "step", "optimiser steps"),
+        ("val/loss", "Validation loss", "step", "optimiser steps"),
+    )
+    return [wr.LinePlot(title=title, x=x, y=[y], title_x=x_title, **_over_runs()) for y, title, x, x_title in curves]
 
 
 def _answers() -> list[Any]:
@@ -130,26 +107,14 @@ def _answers() -> list[Any]:
     return [confusion, wr.WeavePanelSummaryTable(table_name="predictions")]
 
 
-def _efficiency(board: Board) -> list[Any]:
-    columns: list[tuple[Any, str]] = [
-        (wr.Config(MODEL), "model"),
-        (wr.Config(IMAGES), "labelled images"),
-        (wr.SummaryMetric("test/top1"), "top-1"),
-    ]
+def _accuracy_by_images() -> list[Any]:
+    by_images = "Test accuracy by labelled images, mean over models"
+    axes = ((wr.Config(MODEL), "model"), (wr.Config(IMAGES), "labelled images"), (wr.SummaryMetric("test/top1"), "top-1"))
+    columns = [wr.ParallelCoordinatesPlotColumn(metric=metric, display_name=name) for metric, name in axes]
     return [
         _scatter(wr.Config(IMAGES), "labelled images"),
-        wr.BarPlot(
-            title="Test accuracy by labelled images, mean over models",
-            metrics=["test/top1"],
-            groupby=wr.Config(IMAGES),
-            groupby_aggfunc="mean",
-            groupby_rangefunc="minmax",
-            max_runs_to_show=500,
-        ),
-        wr.ParallelCoordinatesPlot(
-            title="Model, images, accuracy",
-            columns=[wr.ParallelCoordinatesPlotColumn(metric=metric, display_name=name) for metric, name in columns],
-        ),
+        wr.BarPlot(title=by_images, metrics=["test/top1"], **_over_runs(IMAGES, "minmax")),
+        wr.ParallelCoordinatesPlot(title="Model, images, accuracy", columns=columns),
     ]
 
 
@@ -159,38 +124,20 @@ def _cost_scatters(board: Board) -> list[Any]:
 
 # ----------------------------------------------------------------------------------------------------------------- views
 def views(board: Board) -> dict[str, Any]:
-    """The saved views of the workspace, one per question.
+    """The saved views of the workspace, one per question: ``accuracy``, ``data_efficiency`` and ``compute``.
 
-    Returns
-    -------
-    dict of str to wandb_workspaces.workspaces.Workspace
-        ``accuracy``, ``data_efficiency`` and ``compute``. The internal name of each follows from experiment and question, so
-        that saving it again, from whatever machine, meets the same view.
+    The internal name of each follows from experiment and question, so that saving it again, from whatever machine, meets the
+    same view.
     """
+    accuracy = {"Accuracy": _bars(board, ACCURACY_BARS), "Learning curves": _training_curves(), "Answers": _answers()}
+    by_images = {"Accuracy and labelled images": _accuracy_by_images(), "Learning curves": _training_curves()}
+    cost = {"Accuracy for compute": _cost_scatters(board), "Cost": _bars(board, COST_BARS)}
     many = len(board.experiment.train_fractions) > 1
-    made = {
-        "accuracy": _view(
-            board,
-            "accuracy",
-            {
-                "Accuracy": _bars(board, ACCURACY_BARS),
-                "Learning curves": _accuracy_curves(),
-                "Answers": _answers(),
-            },
-        ),
-        "data_efficiency": _view(
-            board,
-            "data efficiency",
-            {"Accuracy and labelled images": _efficiency(board), "Learning curves": _accuracy_curves()},
-            every_fraction=many,
-        ),
-        "compute": _view(
-            board,
-            "compute",
-            {"Accuracy for compute": _cost_scatters(board), "Cost": _bars(board, COST_BARS)},
-        ),
+    return {
+        "accuracy": _view(board, "accuracy", accuracy),
+        "data_efficiency": _view(board, "data efficiency", by_images, every_fraction=many),
+        "compute": _view(board, "compute", cost),
     }
-    return made
 
 
 def _view(board: Board, question: str, sections: Mapping[str, list[Any]], *, every_fraction: bool = False) -> Any:
@@ -240,24 +187,28 @@ def report(board: Board, tables: Mapping[str, str], verdict: Sequence[str], figu
         The result in sentences.
     figures : sequence of str
         Names of the figures that the report run shows.
-
-    Returns
-    -------
-    wandb_workspaces.reports.v2.Report
-        Its title follows from the experiment; whoever saves it finds an earlier one by it.
     """
     everything = _runs_of(board, "All runs", largest_fraction=False)
     full = _runs_of(board, f"{percent(max(board.experiment.train_fractions))} of the data", largest_fraction=True)
     sections: list[tuple[str, str, list[Any], Any]] = [
-        ("Accuracy", "accuracy", [*_bars(board, ACCURACY_BARS)[:2], *_accuracy_curves()[:2]], full),
-        ("Data efficiency", "data_efficiency", [_from_table("accuracy", "n", "mean"), *_efficiency(board)[:1]], everything),
+        ("Accuracy", "accuracy", [*_bars(board, ACCURACY_BARS)[:2], *_training_curves()[:2]], full),
+        (
+            "Data efficiency",
+            "data_efficiency",
+            [_from_table("accuracy", "n", "mean"), *_accuracy_by_images()[:1]],
+            everything,
+        ),
         ("Compute", "compute", [*_cost_scatters(board), *_bars(board, COST_BARS)[:4]], full),
     ]
-    blocks: list[Any] = [wr.TableOfContents(), wr.H1(text="Result"), wr.MarkdownBlock(text=_list(verdict))]
+    blocks: list[Any] = [
+        wr.TableOfContents(),
+        wr.H1(text="Result"),
+        wr.MarkdownBlock(text="\n".join(f"- {sentence}" for sentence in verdict)),
+    ]
     for title, name, panels, runs in sections:
         blocks.append(wr.H1(text=title))
         if name in tables:
-            blocks.append(wr.MarkdownBlock(text=_without_title(tables[name])))
+            blocks.append(wr.MarkdownBlock(text=re.sub(r"\A# .*\n+", "", tables[name])))
         runsets = [runs, _report_run(board)] if any(isinstance(panel, wr.CustomChart) for panel in panels) else [runs]
         blocks.append(_grid(board, title, panels, runsets))
     if figures:
@@ -321,11 +272,3 @@ def _grid(board: Board, title: str, panels: Sequence[Any], runsets: Sequence[Any
         panel.layout = wr.Layout(x=number % columns * width, y=number // columns * height, w=width, h=height)
     _name_panels(panels, board.experiment.name, "report", title)
     return wr.PanelGrid(runsets=list(runsets), panels=list(panels))
-
-
-def _list(sentences: Sequence[str]) -> str:
-    return "\n".join(f"- {sentence}" for sentence in sentences)
-
-
-def _without_title(markdown: str) -> str:
-    return re.sub(r"\A# .*\n+", "", markdown)

@@ -1,4 +1,4 @@
-"""Runs as arrays, seeds in rows and test images in columns, and what is compared with what."""
+"""What is compared with what among the cells of one dataset, and what they show about seeds."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from itertools import combinations, permutations
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from analysis.contrasts import Layout
-from analysis.load import Results
-from analysis.stats import MAX_KAPPA_FOR_MARKS, Estimates, Floats, typical_kappa
+from analysis.statistics.contrasts import Layout
+from analysis.statistics.intervals import MAX_KAPPA_FOR_MARKS, Estimates, Floats, typical_kappa
 
 Cell = tuple[str, str, float]
 """Setting, model and train fraction."""
@@ -20,54 +18,19 @@ Term = Mapping[Cell, float]
 """The weights of a contrast's cells."""
 
 
-def scores(results: Results, runs: pd.DataFrame, what: str = "correct") -> np.ndarray | None:
-    """Per-image scores of runs as an array of shape (S, N); None if there is no run or the test images differ.
-
-    Parameters
-    ----------
-    results : Results
-    runs : DataFrame
-        Rows of `Results.runs`, one per seed.
-    what : {"correct", "nll", "predicted"}
-    """
-    if runs.empty or runs["test_digest"].nunique() > 1:
-        return None
-    return np.stack([getattr(results.outcomes[run_id], what) for run_id in runs["run_id"]]).astype(np.float64)
-
-
-def paired(
-    results: Results, a: pd.DataFrame, b: pd.DataFrame, what: str = "correct"
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Scores of two models on the seeds that both have, each of shape (S, N); None if they share no seed or test set."""
-    common = sorted(set(a["seed"]) & set(b["seed"]))
-    a, b = (runs[runs["seed"].isin(common)].sort_values("seed") for runs in (a, b))
-    if set(a["test_digest"]) != set(b["test_digest"]):
-        return None
-    first, second = scores(results, a, what), scores(results, b, what)
-    return None if first is None or second is None else (first, second)
-
-
 @dataclass(frozen=True)
 class Comparisons:
-    """All cells of one dataset, and what they show about seeds.
-
-    Attributes
-    ----------
-    layout : Layout
-        Its keys are cells.
-    pairs : list of (Cell, Cell)
-        Every two models of one setting at one budget: the family of the marks, setting by setting.
-    of_accuracies, of_pairs : arrays of shape (K, H) and (pairs, H)
-        Priors of the seeds' part, which may differ from kind to kind, see `_sorts`.
-    of_differences : array of shape (H,)
-        The same of all pairs alike.
-    """
+    """All cells of one dataset, and what they show about seeds."""
 
     layout: Layout
+    """Its keys are cells."""
     pairs: list[tuple[Cell, Cell]]
+    """Every two models of one setting at one budget: the family of the marks, setting by setting."""
     of_accuracies: Floats
     of_pairs: Floats
+    """Priors of the seeds' part, (K, H) of accuracies and (pairs, H); they may differ from kind to kind, see `_sorts`."""
     of_differences: Floats
+    """The prior of all pairs alike, (H,)."""
 
     @classmethod
     def of(cls, layout: Layout) -> Comparisons:
@@ -131,24 +94,6 @@ class Comparisons:
 def typical(prior: Floats) -> npt.NDArray[np.bool_]:
     """Under which priors the scatter of seeds is near to normal."""
     return np.asarray(typical_kappa(prior) <= MAX_KAPPA_FOR_MARKS)
-
-
-def compare(results: Results, data: str) -> Comparisons | None:
-    """Bring the runs of one dataset together; None without any.
-
-    Cells count with all seeds that they have. Cells that were tested on other images than most are left out, which can only
-    be where a report over unequal settings was asked for.
-    """
-    runs = results.runs[results.runs["data"] == data]
-    if runs.empty:
-        return None
-    usual = runs["test_digest"].mode().iloc[0]
-    answers = {}
-    for (setting, model, fraction), own in runs.groupby(["setting", "model", "train_fraction"], sort=False):
-        if (own["test_digest"] == usual).all():
-            correct = np.stack([results.outcomes[run_id].correct for run_id in own["run_id"]])
-            answers[str(setting), str(model), float(str(fraction))] = (own["seed"].tolist(), correct)
-    return Comparisons.of(Layout.of(answers))
 
 
 def _sorts(contrasts: Sequence[Sequence[Cell]]) -> list[npt.NDArray[np.intp]]:

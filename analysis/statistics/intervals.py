@@ -35,7 +35,7 @@ MIN_DATASETS = 6
 """The Friedman test over fewer datasets cannot reach .05."""
 
 _LOG_KAPPA = np.linspace(np.log(1e-7), np.log(1e2), 140)
-_KAPPA = np.exp(_LOG_KAPPA)
+KAPPA = np.exp(_LOG_KAPPA)
 _MEANS = np.linspace(np.log(1e-3), np.log(10), 31)
 
 
@@ -59,7 +59,7 @@ _APART /= _APART.sum(axis=2, keepdims=True)
 
 def _likelihood(seeds: Floats, residual: Floats, shift: Floats, df: Floats) -> Floats:
     """Likelihood (G, T) of κ: ``df · seeds / (residual + κ · shift)`` is distributed as χ² with `df` degrees of freedom."""
-    expected = residual[:, None] + _KAPPA * shift[:, None]
+    expected = residual[:, None] + KAPPA * shift[:, None]
     log = -0.5 * df[:, None] * (np.log(expected) + seeds[:, None] / expected)
     return np.asarray(np.exp(log - log.max(axis=1, keepdims=True)) + 1e-280)
 
@@ -128,7 +128,7 @@ def _by_kind(evidence: Floats, kind: npt.NDArray[np.intp]) -> tuple[Floats, floa
 
 def typical_kappa(prior: Floats) -> Floats:
     """Median κ under each learned prior."""
-    return np.asarray(_KAPPA[((prior @ _PRIORS).cumsum(axis=-1) < 0.5).sum(axis=-1).clip(max=_KAPPA.size - 1)])
+    return np.asarray(KAPPA[((prior @ _PRIORS).cumsum(axis=-1) < 0.5).sum(axis=-1).clip(max=KAPPA.size - 1)])
 
 
 @dataclass(frozen=True)
@@ -137,45 +137,36 @@ class Estimates:
 
     An estimate is normal around the true value with variance ``rest + κ · shift``; intervals and p-values are of the mixture
     over the posterior of κ, a Behrens–Fisher distribution with one moderated variance.
-
-    Attributes
-    ----------
-    estimate : array
-        As the tables print it.
-    centre : array
-        The estimate with pseudo-images, around which intervals lie.
-    residual, rest, shift : arrays
-        Parts of the variance: chance from image to image between seeds; the same and the spread over test images; what κ = 1
-        adds to them.
-    smallest, largest : arrays
-        The values that the contrast can take.
-    posterior : array of shape (G, T)
-        Of κ; NaN with one seed.
     """
 
     estimate: Floats
+    """As the tables print it."""
     centre: Floats
+    """The estimate with pseudo-images, around which intervals lie."""
     residual: Floats
     rest: Floats
     shift: Floats
+    """Parts of the variance: chance from image to image between seeds; the same and the spread over test images; what
+    κ = 1 adds to them."""
     smallest: Floats
     largest: Floats
+    """The values that the contrast can take."""
     posterior: Floats
+    """Of κ, (G, T); NaN with one seed."""
 
     @classmethod
     def of(
         cls,
         estimate: Floats,
         centre: Floats,
-        seeds: Floats,
-        residual: Floats,
+        over_seeds: tuple[Floats, Floats, Floats],
         images: Floats,
-        shift: Floats,
         span: tuple[Floats, Floats],
         df: Floats,
         prior: Floats,
     ) -> Estimates:
-        """Combine the variance over seeds, with `df` degrees of freedom, with a table's prior; see `learn`."""
+        """Combine a variance over seeds of `df` degrees of freedom, its residual part and shift with a prior of `learn`."""
+        seeds, residual, shift = over_seeds
         likelihood = _likelihood(seeds, residual, shift, df)
         weights = (prior / (likelihood @ _PRIORS.T)) @ _PRIORS * likelihood
         posterior = np.where(df[:, None] >= 1, weights / weights.sum(axis=1, keepdims=True), np.nan)
@@ -268,12 +259,12 @@ class Estimates:
         room = (effect / (special.ndtri(1 - ALPHA / 2) + special.ndtri(0.8))) ** 2 - images
         if not room > 0 or np.isnan(self.posterior[0, 0]):
             return (float("inf") if room <= 0 else float("nan"),) * 2
-        kappas = _KAPPA[np.searchsorted(self.posterior[0].cumsum(), [0.05, 0.95]).clip(max=_KAPPA.size - 1)]
+        kappas = KAPPA[np.searchsorted(self.posterior[0].cumsum(), [0.05, 0.95]).clip(max=KAPPA.size - 1)]
         low, high = np.maximum(np.ceil((self.residual[0] + kappas * self.shift[0]) * n_seeds / room), 3)
         return float(low), float(high)
 
     def _variance(self, shift: Floats) -> Floats:
-        return np.asarray(_KAPPA * shift[:, None] + self.rest[:, None])
+        return np.asarray(KAPPA * shift[:, None] + self.rest[:, None])
 
     def _tail(self, distance: Floats, sd: Floats) -> Floats:
         """Probability that the estimate lies more than `distance` above the truth."""

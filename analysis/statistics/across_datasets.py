@@ -15,27 +15,19 @@ COLUMNS = ("across_delta", "across_low", "across_high", "across_tau", "predictio
 
 @dataclass(frozen=True)
 class Pooled:
-    """A difference over datasets, as a fraction; NaN below two datasets.
-
-    Attributes
-    ----------
-    mean, low, high : float
-        Mean true difference over datasets like these, with its 95% interval.
-    tau : float
-        Standard deviation of true differences between datasets.
-    prediction_low, prediction_high : float
-        95% interval of the true difference on a further dataset.
-    k : int
-        Datasets that count.
-    """
+    """A difference over datasets, as a fraction; NaN below two datasets."""
 
     mean: float
     low: float
     high: float
+    """Mean true difference over datasets like these, with its 95% interval."""
     tau: float
+    """Standard deviation of true differences between datasets."""
     prediction_low: float
     prediction_high: float
+    """95% interval of the true difference on a further dataset."""
     k: int
+    """Datasets that count."""
 
 
 def pooled(delta: npt.ArrayLike, se: npt.ArrayLike) -> Pooled:
@@ -98,15 +90,8 @@ def pooled(delta: npt.ArrayLike, se: npt.ArrayLike) -> Pooled:
 def average_ranks(table: pd.DataFrame) -> pd.Series:
     """Mean rank of each model over datasets; 1 is the best, ties share their mean rank.
 
-    Parameters
-    ----------
-    table : DataFrame
-        Accuracies, a row per dataset and a column per model.
-
-    Returns
-    -------
-    Series
-        By model, among those without a missing value, so that all were ranked on the same datasets; NaN for the others.
+    `table` holds accuracies, a row per dataset and a column per model. Models with a missing value get NaN, so that all
+    others were ranked on the same datasets.
 
     References
     ----------
@@ -116,17 +101,9 @@ def average_ranks(table: pd.DataFrame) -> pd.Series:
 
 
 def with_columns(cells: pd.DataFrame) -> pd.DataFrame:
-    """Cells of one train fraction, joined by what holds of each model under each setting across datasets.
+    """Cells of one train fraction, as in `Summary.cells`, joined by what holds of each model and setting across datasets.
 
-    Parameters
-    ----------
-    cells : DataFrame
-        As `Summary.cells`, one row per (data, setting, model).
-
-    Returns
-    -------
-    DataFrame
-        The same rows in the same order, with ``rank`` and `COLUMNS`.
+    New columns: ``rank`` and `COLUMNS`.
     """
     found = []
     for setting, block in cells.groupby("setting", sort=False):

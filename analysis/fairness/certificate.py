@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from analysis.load import Results
+from analysis.load import Results, select
 from analysis.run_folder import devices
 from experiments.config.errors import UserError
 from experiments.config.identity import PROTOCOL, canonical_hash
@@ -26,34 +26,22 @@ _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that should be equal and is not.
-
-    Attributes
-    ----------
-    key : str
-        What differs, such as ``recipe.learning_rate`` or ``split_hash``.
-    where : str
-        The table or cell in which it should be equal.
-    values : dict of str to list of str
-        Each value found, with the ids of the runs that have it.
-    """
+    """One thing that should be equal and is not."""
 
     key: str
+    """What differs, such as ``recipe.learning_rate`` or ``split_hash``."""
     where: str
+    """The table or cell in which it should be equal."""
     values: dict[str, list[str]]
+    """Each value found, with the ids of the runs that have it."""
 
     def __str__(self) -> str:
-        found = "; ".join(f"{value} in {_some(run_ids)}" if run_ids else value for value, run_ids in self.values.items())
+        found = "; ".join(f"{value} in {few(run_ids)}" if run_ids else value for value, run_ids in self.values.items())
         return f"{self.where}: `{self.key}` differs: {found}"
 
 
 class Unequal(UserError):
-    """Rows of one table were made under different settings.
-
-    Attributes
-    ----------
-    differences : list of Difference
-    """
+    """Rows of one table were made under different settings, as its `differences` say."""
 
     def __init__(self, differences: list[Difference], advice: str = "") -> None:
         self.differences = differences
@@ -67,21 +55,13 @@ class Unequal(UserError):
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was compared and what was found.
-
-    Attributes
-    ----------
-    differences : list of Difference
-        Empty if all is equal.
-    faults : list of str
-        Runs whose settings could not be verified.
-    content : dict
-        What stands in ``certificate.json``.
-    """
+    """What was compared and what was found."""
 
     differences: list[Difference]
     faults: list[str]
+    """Runs whose settings could not be verified."""
     content: dict[str, Any]
+    """What stands in ``certificate.json``."""
 
     @property
     def equal(self) -> bool:
@@ -102,49 +82,36 @@ def certify(results: Results, known: Sequence[Difference] = ()) -> Certificate:
     devices, and batches trained in different numbers of parts, are listed but allowed.
     """
     requested, faults = _requested(results)
-    differences: list[Difference] = []
-    settings, hashes, precision = {}, {}, {}
-    for data, setting in results.groups:
-        runs = results.runs[(results.runs["data"] == data) & (results.runs["setting"] == setting)]
-        if runs.empty:
-            continue
-        table = table_label(data, setting)
-        settings[table] = next((requested[i] for i in runs["run_id"] if i in requested), None)
-        hashes[table] = sorted(set(runs["settings_hash"]))
-        precision[table] = sorted({str(value) for value in runs["precision"]})
-        of_settings = _settings_differences(table, runs, requested)
-        differences += of_settings
-        for column in ("precision",) if of_settings else ("precision", "steps", "samples_seen"):
-            differences += _unequal(runs, column, table)
-        for (fraction, seed), cell in runs.groupby(["train_fraction", "seed"]):
-            for column in ("split_hash", "n_train", "n_val"):
-                differences += _unequal(cell, column, f"{table}, train fraction {fraction:g}, seed {seed}")
-        for model, own in runs.groupby("model", sort=False):
-            for column in ("n_params", "forward_gmacs"):
-                differences += _unequal(own, column, f"{table}, model {model}")
-    for data, runs in results.runs.groupby("data", sort=False):
-        differences += _unequal(runs, "test_digest", str(data), key="test images and labels")
-    differences += _unequal(results.runs, "protocol", "report")
-    older = results.runs[results.runs["protocol"] != PROTOCOL]
-    if len(older) == len(results.runs):
-        found_protocol = _collect(dict(zip(older["run_id"], older["protocol"], strict=True)))
-        differences.append(Difference("protocol", "report", {f"{PROTOCOL} (this version)": [], **found_protocol}))
-    geometry, unequal_geometry = _geometry(results)
-    differences += unequal_geometry
-    found = {(difference.key, difference.where) for difference in differences}
-    differences += [difference for difference in known if (difference.key, difference.where) not in found]
+    runs, records = results.runs, [results.records[run_id] for run_id in results.runs["run_id"]]
+    tables = {table_label(data, setting): select(runs, data=data, setting=setting) for data, setting in results.groups}
+    tables = {table: own for table, own in tables.items() if len(own)}
+    differences = [difference for table, own in tables.items() for difference in _of_table(table, own, requested)]
+    for data, own in runs.groupby("data", sort=False):
+        differences += _unequal(own, "test_digest", str(data), key="test images and labels")
+    differences += _unequal(runs, "protocol", "report")
+    older = runs[runs["protocol"] != PROTOCOL]
+    if len(older) == len(runs):
+        found = _collect(dict(zip(older["run_id"], older["protocol"], strict=True)))
+        differences.append(Difference("protocol", "report", {f"{PROTOCOL} (this version)": [], **found}))
+    geometry, of_geometry = _geometry(results)
+    differences += of_geometry
+    places = {(difference.key, difference.where) for difference in differences}
+    differences += [difference for difference in known if (difference.key, difference.where) not in places]
+    hashes = {table: sorted(set(own["settings_hash"])) for table, own in tables.items()}
     content = {
         "equal": not differences,
         "settings_hash": {table: found[0] if len(found) == 1 else found for table, found in hashes.items()},
-        "settings": settings,
-        "precision": precision,
-        "protocol": sorted({int(value) for value in results.runs["protocol"]}),
+        "settings": {
+            table: next((requested[i] for i in own["run_id"] if i in requested), None) for table, own in tables.items()
+        },
+        "precision": {table: sorted({str(value) for value in own["precision"]}) for table, own in tables.items()},
+        "protocol": sorted({int(value) for value in runs["protocol"]}),
         "geometry": geometry,
-        "devices": sorted({device for run_id in results.runs["run_id"] for device in devices(results.records[run_id])}),
-        "micro_batches": sorted({results.records[run_id].compute.micro_batches or 1 for run_id in results.runs["run_id"]}),
+        "devices": sorted({device for record in records for device in devices(record)}),
+        "micro_batches": sorted({record.compute.micro_batches or 1 for record in records}),
         "differences": [asdict(difference) for difference in differences],
         "unverified": faults,
-        "records": len(results.runs),
+        "records": len(runs),
     }
     return Certificate(differences, faults, content)
 
@@ -159,10 +126,10 @@ def _requested(results: Results) -> tuple[dict[str, dict[str, Any]], list[str]]:
     found, faults = {}, []
     for run_id in results.runs["run_id"]:
         try:
-            found[run_id] = dict(read_config(results.folder / run_id / CONFIG_FILE)["requested"])
-            canonical_hash(found[run_id])  # raises where a value is none that settings have
+            requested = dict(read_config(results.folder / run_id / CONFIG_FILE)["requested"])
+            canonical_hash(requested)  # raises where a value has a type that settings never have
+            found[run_id] = requested
         except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
-            found.pop(run_id, None)
             path = Path(results.folder.parent.name, results.folder.name, run_id, CONFIG_FILE)
             reason = " ".join(str(getattr(error, "strerror", None) or error).split())
             faults.append(
@@ -172,27 +139,37 @@ def _requested(results: Results) -> tuple[dict[str, dict[str, Any]], list[str]]:
     return found, faults
 
 
-def _settings_differences(table: str, runs: pd.DataFrame, requested: Mapping[str, dict[str, Any]]) -> list[Difference]:
+def _of_table(table: str, runs: pd.DataFrame, requested: Mapping[str, dict[str, Any]]) -> list[Difference]:
+    """What differs among the runs of one table."""
+    of_settings = _of_settings(table, runs, requested)
+    differences = list(of_settings)
+    for column in ("precision",) if of_settings else ("precision", "steps", "samples_seen"):
+        differences += _unequal(runs, column, table)
+    for (fraction, seed), cell in runs.groupby(["train_fraction", "seed"]):
+        for column in ("split_hash", "n_train", "n_val"):
+            differences += _unequal(cell, column, f"{table}, train fraction {fraction:g}, seed {seed}")
+    for model, own in runs.groupby("model", sort=False):
+        for column in ("n_params", "forward_gmacs"):
+            differences += _unequal(own, column, f"{table}, model {model}")
+    return differences
+
+
+def _of_settings(table: str, runs: pd.DataFrame, requested: Mapping[str, dict[str, Any]]) -> list[Difference]:
     """Differences of settings among the runs of one table, key by key where the configurations tell."""
     recorded = dict(zip(runs["run_id"], runs["settings_hash"], strict=True))
+    own = {run_id: values for run_id, values in requested.items() if run_id in recorded}
     differences = []
-    for run_id, values in requested.items():
-        if run_id in recorded and canonical_hash(values) != recorded[run_id]:
-            values_found = {
-                f"{recorded[run_id]} (recorded)": [run_id],
-                f"{canonical_hash(values)} (of its {CONFIG_FILE})": [run_id],
-            }
-            differences.append(Difference("settings_hash", f"{table}, tampered run {run_id}", values_found))
-    flat = {run_id: flatten(requested[run_id]) for run_id in recorded if run_id in requested}
+    for run_id, values in own.items():
+        if (computed := canonical_hash(values)) != recorded[run_id]:
+            found = {f"{recorded[run_id]} (recorded)": [run_id], f"{computed} (of its {CONFIG_FILE})": [run_id]}
+            differences.append(Difference("settings_hash", f"{table}, tampered run {run_id}", found))
+    flat = {run_id: flatten(own[run_id]) for run_id in recorded if run_id in own}
     named = []
     for key in sorted({key for values in flat.values() for key in values}):
         found = _collect({run_id: values.get(key, "absent") for run_id, values in flat.items()})
         if len(found) > 1:
             named.append(Difference(key, table, found))
-    differences += named
-    if not named:
-        differences += _unequal(runs, "settings_hash", table)
-    return differences
+    return differences + (named or _unequal(runs, "settings_hash", table))
 
 
 def _unequal(runs: pd.DataFrame, column: str, where: str, key: str | None = None) -> list[Difference]:
@@ -207,22 +184,17 @@ def _geometry(results: Results) -> tuple[dict[str, Any], list[Difference]]:
     by_model: dict[str, dict[str, Any]] = {}
     for (model, data), runs in results.runs.groupby(["model", "data"], sort=False):
         geometries = {run_id: results.records[run_id].geometry for run_id in runs["run_id"]}
-        found = _collect({run_id: canonical_text(geometry) for run_id, geometry in geometries.items()})
+        texts = {i: ", ".join(f"{key}={value}" for key, value in sorted(own.items())) for i, own in geometries.items()}
+        found = _collect({run_id: text or "none" for run_id, text in texts.items()})
         if len(found) > 1:
             differences.append(Difference("geometry", f"{data}, model {model}", found))
         by_model.setdefault(str(model), {})[str(data)] = geometries[runs["run_id"].iloc[0]]
-    return {model: _common(geometries) for model, geometries in by_model.items()}, differences
 
+    def common(by_data: dict[str, Any]) -> Any:
+        first, *others = by_data.values()
+        return first if all(other == first for other in others) else by_data
 
-def _common(by_data: dict[str, Any]) -> Any:
-    """The one geometry of all datasets, or the geometry per dataset."""
-    first, *others = by_data.values()
-    return first if all(other == first for other in others) else by_data
-
-
-def canonical_text(values: Mapping[str, Any]) -> str:
-    """A flat mapping as text, in the order of its keys."""
-    return ", ".join(f"{key}={value}" for key, value in sorted(values.items())) or "none"
+    return {model: common(by_data) for model, by_data in by_model.items()}, differences
 
 
 def _collect(values: Mapping[str, Hashable]) -> dict[str, list[str]]:
@@ -241,7 +213,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _some(run_ids: list[str]) -> str:
-    """The first few of many run ids."""
-    shown = ", ".join(run_ids[:3])
-    return f"{shown} and {len(run_ids) - 3} more" if len(run_ids) > 3 else shown
+def few(run_ids: Sequence[str]) -> str:
+    """The first of many run ids, and how many more there are."""
+    return ", ".join(run_ids[:3]) + (f" and {len(run_ids) - 3} more" if len(run_ids) > 3 else "")

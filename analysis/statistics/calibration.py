@@ -87,7 +87,7 @@ def fit_temperature(val_logits: npt.ArrayLike, val_labels: npt.ArrayLike) -> flo
     """The temperature T that minimises the mean NLL of ``logits / T`` on the validation set.
 
     The NLL is convex in 1/T, so its slope changes sign at most once inside [0.05, 20]; a bound is returned where it does
-    not, as for a validation set that is classified without a fault, whose NLL falls with T for ever. Never fit it on test
+    not, as for a validation set without a wrong answer, whose NLL keeps falling with T. Never fit it on test
     images.
 
     Parameters

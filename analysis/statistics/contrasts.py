@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analysis import stats
-from analysis.stats import Estimates, Floats
+from analysis.statistics import intervals
+from analysis.statistics.intervals import Estimates, Floats
 
 Answers = tuple[Sequence[int], npt.NDArray[np.bool_]]
 """Seeds of a cell, and whether each run of them, in rows, answers each test image rightly."""
@@ -28,20 +28,6 @@ Answers = tuple[Sequence[int], npt.NDArray[np.bool_]]
 class Layout:
     """Cells that were tested on the same images, ready for any contrast.
 
-    Attributes
-    ----------
-    index : mapping of key to int
-        Place of each cell.
-    seeds : list of frozenset of int
-    n_images : int
-    mean : array of shape (K,)
-        Accuracies.
-    over_seeds, residual : arrays of shape (K, K)
-        Covariances of the means between seeds, and their part that is chance from image to image. For equal seeds in all
-        cells ``c·over_seeds·c`` is MS_seeds/(S·N) of the contrast c, ``c·residual·c`` MS_residual/(S·N).
-    over_images : array of shape (K, K)
-        Sums of products over test images: ``c·over_images·c`` is MS_images·(N − 1)/S.
-
     References
     ----------
     Hillis, Berbaum and Metz (2008), Recent developments in the Dorfman–Berbaum–Metz procedure for multireader ROC study
@@ -49,12 +35,18 @@ class Layout:
     """
 
     index: Mapping[Any, int]
+    """Place of each cell."""
     seeds: list[frozenset[int]]
     n_images: int
     mean: Floats
+    """Accuracies, (K,)."""
     over_seeds: Floats
+    """Covariances of the means between seeds, (K, K). For equal seeds in all cells ``c·over_seeds·c`` is MS_seeds/(S·N) of
+    the contrast c."""
     over_images: Floats
+    """Sums of products over test images, (K, K): ``c·over_images·c`` is MS_images·(N − 1)/S."""
     residual: Floats
+    """The part of `over_seeds` that is chance from image to image, (K, K): ``c·residual·c`` is MS_residual/(S·N)."""
 
     @classmethod
     def of(cls, answers: Mapping[Any, Answers]) -> Layout:
@@ -122,7 +114,7 @@ class Layout:
         weights : array of shape (G, K)
             Differences sum to 0, accuracies to 1.
         prior : array of shape (H,) or (G, H)
-            What the table shows about seeds, see `stats.learn`.
+            What the table shows about seeds, see `intervals.learn`.
         estimate : array of shape (G,), optional
             The value itself where the weights are derivatives of a function of the accuracies.
 
@@ -141,25 +133,25 @@ class Layout:
         centre = (self.n_images * value + added * middle) / total
         spread = _quadratic(weights, self.over_images) + added * reach**2
         spread += self.n_images * (value - middle) ** 2 * added / total
-        seeds, residual, shift = self._seed_parts(weights)
-        images = np.maximum(spread / ((total - 1) * total) - residual, 0)
+        over_seeds = self._seed_parts(weights)
+        images = np.maximum(spread / ((total - 1) * total) - over_seeds[1], 0)
         span = np.where(is_level, 0.0, -reach), np.where(is_level, 1.0, reach)
         df = (self.n_seeds(weights) - 1).astype(float)
-        return Estimates.of(value, centre, seeds, residual, images, shift, span, df, prior)
+        return Estimates.of(value, centre, over_seeds, images, span, df, prior)
 
     def prior(self, weights: Floats, weight: float = 1.0, kinds: Sequence[npt.NDArray[np.intp]] = ()) -> Floats:
-        """What these comparisons show together about seeds, see `stats.learn`.
+        """What these comparisons show together about seeds, see `intervals.learn`.
 
         Only contrasts of one sort are alike: an area under a learning curve has a prior of its own, since the seeds of one
         curve may act alike at all its budgets.
         """
-        return stats.learn(*self._seed_parts(weights), (self.n_seeds(weights) - 1).astype(float), weight, kinds)
+        return intervals.learn(*self._seed_parts(weights), (self.n_seeds(weights) - 1).astype(float), weight, kinds)
 
     def _seed_parts(self, weights: Floats) -> tuple[Floats, Floats, Floats]:
         """Variance over seeds, its residual part, at least that of one answer that differs, and what κ adds to it."""
         squares = weights**2
         counts = np.array([len(own) for own in self.seeds])
-        slope = stats.accuracy_slope((self.n_images * self.mean + 0.5) / (self.n_images + 1))
+        slope = intervals.accuracy_slope((self.n_images * self.mean + 0.5) / (self.n_images + 1))
         floor = squares @ (counts * self.n_images) ** -2.0
         seeds = np.maximum(_quadratic(weights, self.over_seeds), 0)
         residual = np.maximum(_quadratic(weights, self.residual), floor)

@@ -1,0 +1,1 @@
+"""Intervals, tests and curves from arrays of answers; nothing here reads a file."""
