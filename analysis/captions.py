@@ -55,8 +55,10 @@ def gather(results: Results, summary: Summary, experiment: Experiment, certifica
     precisions = sorted({str(value) for value in results.runs["precision"]})
     tables = certificate.content["settings_hash"]
     if certificate.equal:
-        hashes = "; ".join(f"{value[:12]}{f' ({table})' if len(tables) > 1 else ''}" for table, value in tables.items())
-        proof = f"Certificate: everything but the model is equal for all rows, settings {hashes}."
+        shown = {table: value[:12] if isinstance(value, str) else "of each model" for table, value in tables.items()}
+        hashes = "; ".join(f"{value}{f' ({table})' if len(tables) > 1 else ''}" for table, value in shown.items())
+        own = " and, on track own, its recipe" if experiment.track == "own" else ""
+        proof = f"Certificate: everything but the model{own} is equal for all rows, settings {hashes}."
         if unverified := len(certificate.faults):
             proof += f" The settings of {unverified} of {len(results.runs)} runs are known by the recorded hash alone."
         banner = ""
@@ -149,6 +151,9 @@ def _track(experiment: Experiment) -> str:
     """Whether all models share one recipe, or each has the best of its own trials."""
     if experiment.track == "identical":
         return "Track: identical, one recipe for all."
+    if experiment.track == "own":
+        seen = "equally many images seen" if experiment.equal_images else "images seen as each recipe says"
+        return f"Tracks in blocks: identical, one recipe for all; own, the recipe of each family's authors, {seen}."
     return (
         f"Tracks in blocks: identical, one recipe for all; tuned, for each model and fraction the best of "
         f"{experiment.tuning.trials} trials of one space, chosen on validation with a seed of its own, their cost charged."

@@ -76,7 +76,8 @@ def table_label(data: str, setting: str) -> str:
 def certify(results: Results, known: Sequence[Difference] = ()) -> Certificate:
     """Compare the settings of all runs of a report; `known` are differences that were found before.
 
-    Equal in each (data, setting) table: the settings' hash, precision, steps and images seen. Equal among models at one
+    Equal in each (data, setting) table: the settings' hash, precision, steps and images seen; on track C, where each model
+    has its own recipe, that and the steps are equal among a model's runs, and all else among all. Equal among models at one
     (data, fraction, seed): the hash of the split and the numbers of images. Equal for each dataset: the test images and
     their labels, and a model's geometry, parameters and forward pass. Equal over the report: the protocol. Different
     devices, and batches trained in different numbers of parts, are listed but allowed.
@@ -101,9 +102,8 @@ def certify(results: Results, known: Sequence[Difference] = ()) -> Certificate:
     content = {
         "equal": not differences,
         "settings_hash": {table: found[0] if len(found) == 1 else found for table, found in hashes.items()},
-        "settings": {
-            table: next((requested[i] for i in own["run_id"] if i in requested), None) for table, own in tables.items()
-        },
+        "settings": {table: _settings(own, requested) for table, own in tables.items()},
+        "images_seen": {table: sorted({int(value) for value in own["samples_seen"]}) for table, own in tables.items()},
         "precision": {table: sorted({str(value) for value in own["precision"]}) for table, own in tables.items()},
         "protocol": sorted({int(value) for value in runs["protocol"]}),
         "geometry": geometry,
@@ -114,6 +114,13 @@ def certify(results: Results, known: Sequence[Difference] = ()) -> Certificate:
         "records": len(runs),
     }
     return Certificate(differences, faults, content)
+
+
+def _settings(runs: pd.DataFrame, requested: Mapping[str, dict[str, Any]]) -> Any:
+    """The settings of a table, on track C by model."""
+    if (runs["track"] == "own").all():
+        return {str(model): _settings(own.assign(track=""), requested) for model, own in runs.groupby("model", sort=False)}
+    return next((requested[run_id] for run_id in runs["run_id"] if run_id in requested), None)
 
 
 def read_config(path: Path) -> Any:
@@ -144,7 +151,7 @@ def _of_table(table: str, runs: pd.DataFrame, requested: Mapping[str, dict[str, 
     of_settings = _of_settings(table, runs, requested)
     differences = list(of_settings)
     for column in ("precision",) if of_settings else ("precision", "steps", "samples_seen"):
-        differences += _unequal(runs, column, table)
+        differences += [found for where, own in _parts(table, runs, column) for found in _unequal(own, column, where)]
     for (fraction, seed), cell in runs.groupby(["train_fraction", "seed"]):
         for column in ("split_hash", "n_train", "n_val"):
             differences += _unequal(cell, column, f"{table}, train fraction {fraction:g}, seed {seed}")
@@ -166,10 +173,20 @@ def _of_settings(table: str, runs: pd.DataFrame, requested: Mapping[str, dict[st
     flat = {run_id: flatten(own[run_id]) for run_id in recorded if run_id in own}
     named = []
     for key in sorted({key for values in flat.values() for key in values}):
-        found = _collect({run_id: values.get(key, "absent") for run_id, values in flat.items()})
-        if len(found) > 1:
-            named.append(Difference(key, table, found))
-    return differences + (named or _unequal(runs, "settings_hash", table))
+        for where, part in _parts(table, runs, key):
+            found = _collect({run_id: flat[run_id].get(key, "absent") for run_id in part["run_id"] if run_id in flat})
+            if len(found) > 1:
+                named.append(Difference(key, where, found))
+    hashes = (own for where, part in _parts(table, runs, "settings_hash") for own in _unequal(part, "settings_hash", where))
+    return differences + (named or list(hashes))
+
+
+def _parts(table: str, runs: pd.DataFrame, key: str) -> list[tuple[str, pd.DataFrame]]:
+    """The runs among which a key must be equal: those of a table or, for what track C lets differ, of each model."""
+    of_recipe = key.startswith("recipe.") and key != "recipe.precision"
+    if (runs["track"] == "own").all() and (of_recipe or key in ("settings_hash", "steps", "samples_seen")):
+        return [(f"{table}, model {model}", own) for model, own in runs.groupby("model", sort=False)]
+    return [(table, runs)]
 
 
 def _unequal(runs: pd.DataFrame, column: str, where: str, key: str | None = None) -> list[Difference]:

@@ -109,8 +109,10 @@ def _place(values: Mapping[str, Any]) -> Place:
 def _differences(record: Record, cell: Cell, folder: Path, experiment: Experiment) -> dict[str, tuple[str, str]]:
     """What differs between a record and the cell whose place it has: key → (wanted, found)."""
     varied = cell["varied"] or {}
-    tuning = experiment.tuning if varied.get("track") == "tuned" else None
-    wanted = flatten(requested_settings(experiment.recipe, experiment.data[cell["data"]], tuning))
+    track = varied.get("track", "identical")
+    tuning = experiment.tuning if track == "tuned" else None
+    recipe = experiment.own[cell["model"]] if track == "own" else experiment.recipe
+    wanted = flatten(requested_settings(recipe, experiment.data[cell["data"]], tuning, track))
     wanted |= {key: value for key, value in varied.items() if key in wanted}
     try:
         config = read_config(folder / CONFIG_FILE)

@@ -101,8 +101,7 @@ def train_steps(
 
     Parameters
     ----------
-    model, optimizer
-        Changed in place.
+    model, optimizer : changed in place
     batches : callable
         Step → images (B, C, H, W) and labels: classes (B,), or probabilities (B, K).
     steps : range
@@ -111,7 +110,7 @@ def train_steps(
     loss_sum : Tensor of shape ()
         Sum of the losses, on the device; added to in place.
     more_parts : callable
-        Out of memory, takes the error and the parts that were tried, and returns how many are tried next, or raises.
+        Out of memory, takes the error and the parts that were tried; returns how many are tried next, or raises.
     should_stop : callable
         Asked before each step; true ends the function.
 

@@ -82,7 +82,8 @@ def write_run(
     """Write one run folder and return its cell of the ledger."""
     config = experiment.models[model]
     recipe = recipe or experiment.recipe
-    requested = requested_settings(recipe, experiment.data[data])
+    track = (varied or {}).get("track", "identical")
+    requested = requested_settings(recipe, experiment.data[data], track=track)
     settings = canonical_hash(requested)
     split = canonical_hash([data, fraction, seed])
     name = f"{model}-{data}-f{fraction:g}-s{seed}"
@@ -129,7 +130,7 @@ def write_run(
         source=config.source,
         data=data,
         recipe=experiment.recipe_name,
-        track=experiment.track,
+        track=track,
         settings_hash=settings,
         split_hash=split,
         protocol=PROTOCOL,

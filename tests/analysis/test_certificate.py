@@ -7,7 +7,7 @@ from analysis import captions
 from analysis.fairness.certificate import Unequal, certify
 from analysis.load import load
 from analysis.summary import summarise
-from tests.analysis.conftest import make_experiment, write_experiment, write_run
+from tests.analysis.conftest import SyntheticRuns, make_experiment, write_experiment, write_run
 
 
 def _certify(runs):
@@ -164,3 +164,44 @@ def test_varied_settings_are_tables_of_their_own(tmp_path):
         "shapes (recipe.learning_rate=0.001)",
         "shapes (recipe.learning_rate=0.01)",
     ]
+
+
+def _own_track(folder, sloppy=None):
+    """A grid on both tracks, with a recipe for each model on its own; `sloppy` changes one run's recipe and data."""
+    base = make_experiment()
+    own = {name: base.recipe.model_copy(update={"learning_rate": 0.01 * (1 + at)}) for at, name in enumerate(base.models)}
+    recipes = {name: name for name in base.models}
+    experiment = make_experiment(track="own", recipes=recipes, own=own)
+    cells = []
+    for track in ("identical", "own"):
+        for model in experiment.models:
+            for fraction in experiment.train_fractions:
+                for seed in experiment.seeds:
+                    recipe = own[model] if track == "own" else experiment.recipe
+                    if sloppy and (track, model, fraction, seed) == ("own", "vit", 1.0, 2):
+                        recipe = recipe.model_copy(update=sloppy)
+                    where = (experiment, model, "shapes", fraction, seed)
+                    cells.append(write_run(folder, *where, recipe=recipe, varied={"track": track}))
+    ledger = {"experiment": experiment.name, "counts": {"done": len(cells)}, "cells": cells, "other": []}
+    return SyntheticRuns(folder, experiment, ledger)
+
+
+def test_on_track_c_recipes_differ_between_models_and_nothing_else(tmp_path):
+    certificate = _certify(_own_track(tmp_path / "synthetic"))
+    assert certificate.equal
+    settings = certificate.content["settings"]
+    assert settings["shapes (track=identical)"]["recipe"]["learning_rate"] == 1e-3
+    assert settings["shapes (track=own)"]["vit_timm"]["recipe"]["learning_rate"] == pytest.approx(0.02)
+    assert certificate.content["images_seen"]["shapes (track=own)"] == [3200]
+
+
+@pytest.mark.parametrize(
+    ("sloppy", "key", "where"),
+    [
+        ({"weight_decay": 0.5}, "recipe.weight_decay", "shapes (track=own), model vit"),
+        ({"precision": "bf16"}, "recipe.precision", "shapes (track=own)"),
+    ],
+)
+def test_on_track_c_a_models_runs_have_one_recipe_and_all_one_precision(tmp_path, sloppy, key, where):
+    differences = {d.key: d for d in _certify(_own_track(tmp_path / "synthetic", sloppy)).differences}
+    assert differences[key].where == where
