@@ -1,6 +1,6 @@
-"""What W&B shows of a finished run beyond numbers: answers to a sample of test images, and the confusion matrix.
+"""What W&B shows of a finished run beyond numbers: answers to a sample of test images, the confusion matrix, weights.
 
-Plain values, made from the run folder alone, so that a run that is sent later shows the same as one that was online.
+Made from the run folder alone, so that a run that is sent later shows the same as one that was online.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from scipy.special import softmax
 
 from experiments.data.images import Pixels
 from experiments.metrics import confusion_matrix
-from experiments.records.record import PREDICTIONS_FILE, atomic_write
+from experiments.records.record import PREDICTIONS_FILE, WEIGHTS_FILE, atomic_write
+from experiments.tracking.mirror import Mirror, weights_asked
 
 EXAMPLES_FILE = "examples.npz"
 MAX_EXAMPLES = 64
@@ -129,3 +130,27 @@ def confusion_table(folder: Path) -> Rows | None:
         if len(names) <= 20 or counts[actual, predicted]
     ]
     return Rows(["Actual", "Predicted", "nPredictions"], rows)
+
+
+def add(run: Any, mirror: Mirror, folder: Path) -> None:
+    """Put a run's predictions and confusion matrix into its summary, and its weights into a version where asked for."""
+    import wandb
+
+    if confusion := confusion_table(folder):
+        run.summary["confusion_matrix"] = table(confusion)
+    if found := predictions_table(folder):
+        rows, images = found
+        shown = [[row[0], wandb.Image(image), *row[1:]] for row, image in zip(rows.rows, images, strict=True)]
+        run.summary["predictions"] = table(Rows(["id", "image", *rows.columns[1:]], shown))
+    weights = folder / WEIGHTS_FILE
+    if weights_asked() and weights.is_file():
+        artifact = wandb.Artifact(f"weights-{mirror.id}"[:128], type="model", metadata={"run_id": mirror.run_id})
+        artifact.add_file(str(weights))
+        run.log_artifact(artifact)
+
+
+def table(rows: Rows) -> Any:
+    """Rows as a ``wandb.Table``."""
+    import wandb
+
+    return wandb.Table(columns=[*rows.columns], data=rows.rows, allow_mixed_types=True)

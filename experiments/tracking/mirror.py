@@ -31,16 +31,26 @@ class TrackingError(UserError):
     """W&B cannot be used for what the user asked. The message says what to do."""
 
 
-@dataclass
-class Mirror:
-    """What is needed to make a run's W&B mirror again, and what W&B is known to hold of it."""
+@dataclass(kw_only=True)
+class About:
+    """What W&B shows of a run beside its numbers."""
 
-    id: Annotated[str, Field(pattern=r"^[^/\\#?%:\x00-\x1f]+$")]
     experiment: str
     run_id: str
     config: dict[str, Any]
+    """What the run was asked for. Dashboards group by it."""
+    name: str = ""
+    """The run's name for people; the run id where it is empty."""
+    job_type: str = "train"
     tags: list[str] = field(default_factory=list)
     notes: str = ""
+
+
+@dataclass(kw_only=True)
+class Mirror(About):
+    """What is needed to make a run's W&B mirror again, and what W&B is known to hold of it."""
+
+    id: Annotated[str, Field(pattern=r"^[^/\\#?%:\x00-\x1f]+$")]
     summary: dict[str, Any] = field(default_factory=dict)
     ended: Ending | None = None
     """How the last attempt ended; ``None`` while it goes on, or after it was killed."""
@@ -48,9 +58,6 @@ class Mirror:
     """The state that W&B confirmed, as `progress` gives it."""
     url: str | None = None
     """Where the service shows the run, as its client names the place."""
-    name: str = ""
-    """The run's name for people; the run id where it is empty."""
-    job_type: str = "train"
     shown: dict[str, Any] | None = None
     """Of a report: where and as which step the row of which content was meant to be shown."""
 

@@ -21,17 +21,17 @@ from experiments.records.folder import config_without_path, folder_name, without
 from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE
 from experiments.records.reported import EXPERIMENT_FILE, read_report
 from experiments.tracking.client import (
-    close_run,
+    Session,
     destination,
     long_wait_said,
     one_line,
     open_to_send,
+    own_temporary_folder,
     require_login,
     upload_seconds,
 )
-from experiments.tracking.content import Rows
+from experiments.tracking.content import Rows, table
 from experiments.tracking.mirror import Mirror, TrackingError, load_mirror, wandb_id
-from experiments.tracking.objects import table
 
 SUMS_FILE = "SHA256SUMS"
 RUN_FILES = (RECORD_FILE, CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE)
@@ -126,27 +126,28 @@ def send(experiment_folder: Path, report_folder: Path, say: Callable[[str], None
     folder = state_folder(experiment_folder)
     mirror.save(folder)
     with long_wait_said(say):
-        run = open_to_send(folder, mirror, finish_timeout=FINISH_TIMEOUT_SECONDS)
+        session = open_to_send(folder, mirror, finish_timeout=FINISH_TIMEOUT_SECONDS)
         try:
-            _show(run, mirror, folder, progress, report_folder)
-            _log_artifact(run, mirror.experiment, found | {SUMS_FILE: sums.encode()})
-            mirror.url = run.url
-            close_run(run, mirror, folder)
+            with own_temporary_folder():
+                _show(session, progress, report_folder)
+                _log_artifact(session.run, mirror.experiment, found | {SUMS_FILE: sums.encode()})
+            session.close()
         except Exception as error:
             with suppress(Exception):  # the service may be gone; what matters is the first error
-                run.finish(exit_code=1)
+                session.run.finish(exit_code=1)
             raise TrackingError(f"W&B: the report was not sent in full ({one_line(error)}). Sync again.") from error
     mirror.sent = progress
     mirror.save(folder)
     return True
 
 
-def _show(run: Any, mirror: Mirror, folder: Path, progress: dict[str, Any], report_folder: Path) -> None:
+def _show(session: Session, progress: dict[str, Any], report_folder: Path) -> None:
     """Log a content's row once, however often sending is broken off.
 
     Its step is noted before the row is given away: whether W&B holds it is told by the step that W&B expects next. Where the
     note is lost, the run's summary tells.
     """
+    run, mirror = session.run, session.mirror
     step = run.starting_step
     meant = dict(mirror.shown or {})
     if isinstance(meant.get("step"), int) and meant == progress | {"step": meant["step"]}:
@@ -154,9 +155,9 @@ def _show(run: Any, mirror: Mirror, folder: Path, progress: dict[str, Any], repo
     elif run.summary.get("digest") == progress["digest"]:
         return
     mirror.shown = progress | {"step": step}
-    mirror.save(folder)
+    mirror.save(session.folder)
     if run.starting_step <= step:
-        run.log({"step": step, **_shown(report_folder)}, step=step)
+        session.give({"step": step, **_shown(report_folder)})
         run.summary["digest"] = progress["digest"]
 
 

@@ -29,7 +29,7 @@ from experiments.records.folder import without_path
 from experiments.records.progress import Heartbeat
 from experiments.records.record import Record, write_record
 from experiments.tracking import content
-from experiments.tracking.tracker import Tracker
+from experiments.tracking.tracker import About, Tracker
 from experiments.training import artifacts, compilation, cost, distributed, models
 from experiments.training.artifacts import Predictions
 from experiments.training.device import resolve_device, set_deterministic
@@ -311,8 +311,7 @@ def open_tracker(
         "command": command,
     }
     config.pop("schema_")
-    return Tracker(
-        folder,
+    about = About(
         experiment=cell.experiment,
         run_id=str(cell.run_id),
         config=config,
@@ -320,6 +319,5 @@ def open_tracker(
         job_type="train" if cell.trial is None else "trial",
         tags=[cell.data_name, cell.model.family, cell.track],
         notes=f"Repeat it: {command}",
-        history=log.rows,
-        system_metrics=environment["device_type"] == "cuda",
     )
+    return Tracker(folder, about, history=log.rows, system_metrics=environment["device_type"] == "cuda")
