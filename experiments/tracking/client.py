@@ -264,7 +264,7 @@ class Session:
         """Hand one row to the client, unless W&B holds its step."""
         step = int(row["step"])
         if step >= self._next_step:
-            self.run.log(dict(row), step=step)
+            self.run.log(dict(row), step=step, commit=True)  # else it is held back until the next one
             self._next_step = step + 1
 
     def close(self) -> None:

@@ -480,8 +480,12 @@ def test_a_killed_process_leaves_nothing_in_the_temporary_folder(env: pytest.Mon
     given = os.environ | {"TMPDIR": str(place), "WANDB_MODE": "offline"}
     done = subprocess.run([sys.executable, "-c", code, run], cwd=ROOT, env=given, stdout=subprocess.PIPE, text=True)
     assert done.returncode == -signal.SIGKILL and done.stdout.strip() == "offline"
-    assert {path.name[-11:] for path in (run.parent / ".wandb" / "tmp").iterdir()} == {"wandb-media", "b-artifacts"}
+    tmp = run.parent / ".wandb" / "tmp"
+    (own,) = tmp.iterdir()
+    assert {path.name[-11:] for path in own.iterdir()} == {"wandb-media", "b-artifacts"}
     end = time.monotonic() + 60
     while (left := list(place.iterdir())) and time.monotonic() < end:  # the client's service sees that it is alone
         time.sleep(0.1)
     assert not left
+    wandb_client.point_client_at(run.parent)
+    assert not list(tmp.iterdir()), "the next command sweeps what it left beside the runs"

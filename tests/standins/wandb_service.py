@@ -82,6 +82,8 @@ class WandbService:
         connections without an answer, ``refuse-stream`` takes everything but history.
     fail_after : tuple of str and str, or None
         An operation of `log` and the fault that begins once it was carried out.
+    refused, held : int
+        Requests that a fault turned away, and that it let wait.
     log : list of str
         Every operation in order of arrival: a GraphQL operation's name, ``file_stream`` or ``PUT``.
     """
@@ -93,6 +95,7 @@ class WandbService:
         self.log: list[str] = []
         self.bodies: list[bytes] = []
         self.fail_after: tuple[str, Fault] | None = None
+        self.refused = self.held = 0
         self._fail: Fault | None = None
         self._lifted = threading.Event()
         self._lock = threading.RLock()
@@ -437,6 +440,7 @@ class WandbService:
     def wait_while_hanging(self) -> None:
         """Hold a request for as long as the fault ``hang`` lasts."""
         lifted = self._lifted
+        self.held += self._fail == "hang"
         while self._fail == "hang":
             lifted.wait(60)
             lifted = self._lifted
@@ -499,6 +503,7 @@ def _handler(service: WandbService) -> type[BaseHTTPRequestHandler]:
                 body = self._body()
                 service.wait_while_hanging()
                 value: Any
+                service.refused += service.fail in ("500", "closed")
                 if service.fail == "closed":
                     self.close_connection = True
                     return
