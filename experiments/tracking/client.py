@@ -23,6 +23,8 @@ Mode = Literal["online", "offline", "disabled"]
 
 DEFAULT_PROJECT = "vit-bench"
 CONFIRM_TIMEOUT_SECONDS = 5
+HTTP_TIMEOUT_SECONDS = 7
+"""Of each question that the client asks by itself, as before it takes an artifact; 19 by its default."""
 SEND_INIT_TIMEOUT_SECONDS = 20.0
 ANSWER_SECONDS = 15.0
 SLOWEST_BYTES_PER_SECOND = 250_000
@@ -192,6 +194,7 @@ def point_client_at(experiment_folder: Path) -> None:
     for left in (own / "tmp").glob(f"{host}-*"):
         if not _lives(left.name.removeprefix(f"{host}-")):
             rmtree(left, ignore_errors=True)
+    os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(HTTP_TIMEOUT_SECONDS))  # the client reads it at its import
     for name, part in (("WANDB_DATA_DIR", "data"), ("WANDB_CACHE_DIR", "cache")):
         if os.environ.get(name) == _pointed.get(name):
             os.environ[name] = _pointed[name] = str(own / part)
@@ -279,14 +282,16 @@ class Session:
             If the service did not take everything within the session's ``finish_timeout``.
         """
         run, mirror = self.run, self.mirror
-        if mirror.ended in ("done", "failed"):
-            run.summary.update(mirror.summary)
-            if mirror.ended == "done" and not run.offline:
-                with own_temporary_folder():
-                    content.add(run, mirror, self.folder)
-        else:
-            run.mark_preempting()
-        run.finish(exit_code=0 if mirror.ended == "done" else 1)
+        try:
+            if mirror.ended in ("done", "failed"):
+                run.summary.update(mirror.summary)
+                if mirror.ended == "done" and not run.offline:
+                    with own_temporary_folder():
+                        content.add(run, mirror, self.folder)
+            else:
+                run.mark_preempting()
+        finally:  # a session that is left open goes on asking the service, and holds up the end of the process
+            run.finish(exit_code=0 if mirror.ended == "done" else 1)
 
     def confirm(self, rows: Sequence[Mapping[str, Any]], *, tries: int = 1) -> bool:
         """Ask the service whether it holds a run's last row and its ending, and note it if so.

@@ -6,6 +6,7 @@ import io
 import json
 import multiprocessing
 import shutil
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -89,6 +90,7 @@ def test_a_service_that_hangs_after_the_first_table_holds_up_neither_run_nor_syn
     shutil.copytree(done, folder, ignore=shutil.ignore_patterns("wandb"))
     rows = read_rows(folder / "metrics.jsonl")
     env.setattr(tracker, "FINISH_TIMEOUT_SECONDS", 2.0)
+    env.setattr("wandb.apis.public.Api._HTTP_TIMEOUT", 1)
     run = Tracker(folder, About(experiment="smoke", run_id=folder.name, config=known.config))
     for evaluation in rows:
         run.log(evaluation)
@@ -100,7 +102,9 @@ def test_a_service_that_hangs_after_the_first_table_holds_up_neither_run_nor_syn
     env.setattr(wandb_client, "SAID_AFTER_SECONDS", 0.2)
     env.setattr(wandb_client, "ANSWER_SECONDS", 3.0)
     said = list[str]()
-    service.fail, service.fail_after = None, ("CreateArtifact", "hang")
+    service.fail = None
+    assert within(60, sys.modules["wandb"].teardown), "a new command has a new client"
+    service.fail_after = ("CreateArtifact", "hang")
     reports = list[wandb_sync.SyncReport]()
     assert within(60, lambda: reports.append(wandb_sync.sync(folder.parent, say=said.append)))
     assert reports[0].failed == [f"{folder.name}: the service did not answer"] and said == [LONG_WAIT]
