@@ -41,15 +41,9 @@ _pointed: dict[str, str] = {}  # W&B folders that this module chose, to be told 
 
 
 def choose_mode() -> tuple[Mode, str]:
-    """How runs are mirrored here, and why, from the environment and W&B's own settings. Never asks.
+    """How runs are mirrored here, and why, as a part of a sentence; empty where the mode is online. Never asks.
 
-    Returns
-    -------
-    mode : {"online", "offline", "disabled"}
-        Disabled by ``WANDB_MODE=disabled`` or ``WANDB_DISABLED``; offline by ``WANDB_MODE=offline``, or where W&B's client
-        finds no login for its host; else online.
-    reason : str
-        A part of a sentence, such as ``no login for Weights & Biases was found``. Empty where the mode is online.
+    The environment decides, then W&B's own settings; offline where W&B's client finds no login for its host.
     """
     wished = os.environ.get("WANDB_MODE", "").strip().lower()
     if wished == "disabled":
@@ -110,14 +104,10 @@ def why(error: BaseException) -> str:
     return f"the service cannot be used ({one_line(error)})"
 
 
-def transfer_seconds(size: int) -> float:
-    """How long so many bytes may be on their way: what a slow line needs, and some seconds for the answers."""
+def transfer_seconds(*parts: Path | int) -> float:
+    """How long files, or so many bytes, may be on their way: what a slow line needs, and some seconds for the answers."""
+    size = sum(part if isinstance(part, int) else part.stat().st_size if part.is_file() else 0 for part in parts)
     return ANSWER_SECONDS + size / SLOWEST_BYTES_PER_SECOND
-
-
-def upload_seconds(*paths: Path) -> float:
-    """How long files may take to be taken by W&B."""
-    return transfer_seconds(sum(path.stat().st_size for path in paths if path.is_file()))
 
 
 @contextmanager

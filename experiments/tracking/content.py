@@ -35,17 +35,7 @@ class Rows(NamedTuple):
 
 
 def chosen_examples(sample_ids: NDArray[np.str_]) -> NDArray[np.int64]:
-    """Which test images are shown: the same for every run on these images, spread over them by a hash of the id.
-
-    Parameters
-    ----------
-    sample_ids : str array of shape (N,)
-
-    Returns
-    -------
-    int64 array of shape (min(N, 64),)
-        Positions, in the order of the hash.
-    """
+    """Positions of the test images that are shown: the same for every run, spread over them by a hash of the id."""
     order = sorted(range(len(sample_ids)), key=lambda index: hashlib.sha256(str(sample_ids[index]).encode()).digest())
     return np.array(order[:MAX_EXAMPLES], dtype=np.int64)
 
@@ -61,31 +51,16 @@ def shrunk(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def write_examples(folder: Path, pixels: Pixels, sample_ids: NDArray[np.str_]) -> None:
-    """Keep the images that the predictions table shows in ``examples.npz`` of a run folder.
-
-    Parameters
-    ----------
-    folder : Path
-        The run folder.
-    pixels : uint8 array of shape (N, C, H, W)
-        The test set.
-    sample_ids : str array of shape (N,)
-    """
+    """Keep the images that the predictions table shows, of those of shape (N, C, H, W), in ``examples.npz``."""
     chosen = chosen_examples(sample_ids)
     with atomic_write(folder / EXAMPLES_FILE, "wb") as file:
         np.savez_compressed(file, pixels=shrunk(pixels[chosen]), sample_ids=sample_ids[chosen])
 
 
 def predictions_table(folder: Path) -> tuple[Rows, list[NDArray[np.uint8]]] | None:
-    """The sample of test images with what the model answered.
+    """The sample of test images with what the model answered, a row each, and the images, (H, W) or (H, W, 3).
 
-    Returns
-    -------
-    rows : Rows
-        One row per image: id, label, prediction, correct, probabilities.
-    images : list of uint8 arrays of shape (H, W) or (H, W, 3)
-        One per row.
-        ``None`` where the run kept no examples, such as a tuning trial.
+    ``None`` where the run kept no examples, such as a tuning trial.
     """
     try:
         with np.load(folder / EXAMPLES_FILE, allow_pickle=False) as stored:

@@ -22,7 +22,7 @@ from experiments.tracking.client import (
     one_line,
     open_to_send,
     require_login,
-    upload_seconds,
+    transfer_seconds,
 )
 from experiments.tracking.mirror import (
     MIRROR_FILE,
@@ -68,10 +68,6 @@ def sync(
         Called with the number of runs looked at, the number of all, and the run's id, before each run.
     say : callable, optional
         Takes sentences for the user: that a wait is long, and what was damaged and made again.
-
-    Returns
-    -------
-    SyncReport
 
     Raises
     ------
@@ -121,7 +117,7 @@ def _send(folder: Path, *, may_connect: bool, say: Callable[[str], None]) -> boo
     if not may_connect:
         raise Unreachable(NO_ANSWER)
     sent = [folder / name for name in (METRICS_FILE, PREDICTIONS_FILE, *([WEIGHTS_FILE] if weights_asked() else []))]
-    session = open_to_send(folder, mirror, finish_timeout=upload_seconds(*sent))
+    session = open_to_send(folder, mirror, finish_timeout=transfer_seconds(*sent))
     try:
         for row in rows:
             session.give(row)

@@ -25,8 +25,8 @@ from experiments.tracking.mirror import (
     flat,
     load_mirror,
     ordered,
+    renewed,
     summary_of,
-    wandb_id,
     weights_asked,
 )
 
@@ -115,12 +115,7 @@ class Tracker:
         except TrackingError as error:
             before = None
             self.message = f"W&B: {error}; it was made again."
-        mirror = Mirror(
-            **vars(about) | {"config": json.loads(json.dumps(flat(about.config), default=str))},
-            id=before.id if before else wandb_id(self._folder, about.run_id),
-            sent=before.sent if before else None,
-            url=before.url if before else None,
-        )
+        mirror = renewed(self._folder, about, before, config=json.loads(json.dumps(flat(about.config), default=str)))
         mirror.save(self._folder)
         return mirror
 

@@ -153,7 +153,7 @@ def test_control_characters_of_a_path_reach_no_terminal(
     shutil.move(runs.parent, hostile)
     monkeypatch.setenv("RUNS_DIR", str(hostile))
     (next((hostile / "vit_small_data").glob("*-s0-*")) / "predictions.npz").write_bytes(b"")
-    (hostile / "vit_small_data" / "splits.json").write_text("{")
+    (hostile / "vit_small_data" / "data.json").write_text("{")
     assert call(monkeypatch, "publish", "vit_small_data", *ONE, "--to", str(tmp_path / "paper")) == 1
     said = capsys.readouterr()
     assert said.err.count("a\\x1b[2Jb") == 2 and "\x1b" not in said.err + said.out
