@@ -19,9 +19,10 @@ unexport NAME ARGS FROM
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-RAY := $(if $(filter ray,$(ENGINE)),$(VENV)/.installed-ray)
+WITH ?= $(filter ray,$(ENGINE))
+EXTRAS := $(WITH:%=$(VENV)/.installed-%)
 
-install: $(VENV)/.installed $(RAY) ## Make .venv and install everything but Ray; nothing to do when nothing changed
+install: $(VENV)/.installed $(EXTRAS) ## Make .venv and install everything: [WITH="ray huggingface mnist"]; nothing to do when nothing changed
 
 $(VENV)/.installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -31,8 +32,8 @@ $(VENV)/.installed: requirements.lock
 	@$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python --require-hashes -r requirements.lock
 	@touch $@
 
-$(VENV)/.installed-ray: requirements-ray.lock | $(VENV)/.installed
-	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes -r requirements-ray.lock
+$(VENV)/.installed-%: requirements-%.lock | $(VENV)/.installed
+	@$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python --require-hashes -r $<
 	@touch $@
 
 list: install ## List experiments, models, data and recipes

@@ -16,7 +16,7 @@ import yaml
 
 from analysis.certificate import Difference, flatten, read_config, table_label
 from analysis.run_folder import setting_label
-from experiments.config.identity import ADDED_FIELDS, PROTOCOL, requested_settings
+from experiments.config.identity import PROTOCOL, added_fields, requested_settings
 from experiments.config.schema import Experiment, ModelConfig, join_words, quoted
 from experiments.records.record import CONFIG_FILE, RECORD_FILE, Record, RecordError, read_record
 
@@ -130,7 +130,7 @@ def _differences(record: Record, cell: Cell, folder: Path, experiment: Experimen
 
 def _younger_fields(model: Mapping[str, Any]) -> dict[str, Any]:
     """A run's model with the fields that did not exist when it was made, which were then as their default is now."""
-    return {name: ModelConfig.model_fields[name].default for name in ADDED_FIELDS[ModelConfig]} | dict(model)
+    return {name: ModelConfig.model_fields[name].default for name in added_fields(ModelConfig)} | dict(model)
 
 
 def _requested(experiment: Experiment, cell: Cell) -> dict[str, Any]:

@@ -25,7 +25,6 @@ from experiments.config.schema import Experiment, join_words
 from experiments.config.text import checked_name, printable
 from experiments.terminal import screens
 from experiments.terminal.screens import err, out
-from experiments.training import torchrun
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 BAD_INPUT, SOME_FAILED, STOPPED = 2, 1, 130
@@ -56,65 +55,28 @@ def run(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells again.")] = False,
 ) -> None:
     """Run what is missing of an experiment, then make its report. Under torchrun all its processes share each cell."""
-    if torchrun.place().size > 1:
-        from experiments.grid.driver import together
-
-        together(lambda: _run(name, overrides, engine, jobs, retry_failed))
-    else:
-        _run(name, overrides, engine, jobs, retry_failed)
-
-
-def _run(name: str, overrides: list[str] | None, engine: str, jobs: str, retry_failed: bool) -> None:
-    from experiments.config.cells import data_key
-    from experiments.grid.driver import ENGINES, experiment_folder, launch, plan, trials_for
-    from experiments.grid.ledger import ledger, left_to_run, lost_caches
-    from experiments.grid.worker import stop_requested
-    from experiments.records.dataset import read_descriptions
-    from experiments.records.record import CHECKPOINT_FILE
+    from experiments.grid import driver
     from experiments.terminal import display
 
-    if engine not in ENGINES:
-        raise ConfigError([f"ENGINE: must be {' or '.join(f'`{known}`' for known in ENGINES)}, got {engine!r}."])
-    experiment = _load(name, overrides)
-    folder = experiment_folder(experiment)
-    for sentence in lost_caches(folder):
-        err.print(f"[yellow]damaged:[/] {escape(printable(sentence))}", soft_wrap=True)
-    with err.status("Loading the data"):
-        cells = plan(experiment)
-    reporting.prepare(name)
-    trials = trials_for(cells)
-    described = read_descriptions(folder)
-    keys = dict.fromkeys(data_key(cell.data) for cell in cells)
-    headline = [f"[bold]{escape(name)}[/]: {escape(experiment.question)}"]
-    headline += screens.data_lines(described[key] for key in keys if key in described)
-    for batch, kind in ((trials, "tuning trials"), (cells, "cells")):
-        if not batch or stop_requested():
-            continue
-        counts = ledger(experiment, batch, folder)["counts"]
-        ended = 0 if retry_failed else counts["failed"]
-        begun = sum((folder / str(cell.run_id) / CHECKPOINT_FILE).is_file() for cell in left_to_run(batch, folder))
-        going_on = f" {begun} of them go on from a checkpoint." if begun else ""
-        to_run = len(batch) - counts["done"] - ended
-        headline.append(f"{len(batch)} {kind}, {counts['done']} done before, {to_run} to run.{going_on}")
-        with display.Progress(out, folder, total=len(batch), done=counts["done"] + ended, headline=headline) as progress:
-            launch(batch, folder, jobs=jobs, observer=progress, retry_failed=retry_failed, engine_name=engine)
-        headline = []
-    after = ledger(experiment, cells, folder, trials)
-    if stop_requested() and after["counts"]["done"] < len(cells):
-        out.print(f"Stopped: {after['counts']['done']} of {len(cells)} cells are done. The same command goes on from here.")
-        raise typer.Exit(STOPPED)
-    if after["counts"]["done"]:
-        reporting.say_report(experiment, after, folder, again=False)
-        reporting.mirror_report(experiment, after, folder)
-    reporting.where_to_look(experiment, folder)
-    if after["counts"]["done"] < len(cells):
-        out.print(screens.ledger_table(after, folder))
-        failed = after["counts"]["failed"]
-        if failed:
-            out.print("Failed cells are run again with FLAGS=--retry-failed.")
-        if failed + after["counts"]["done"] < len(cells):
-            out.print("The same command runs the cells that have not ended.")
-        raise typer.Exit(SOME_FAILED)
+    if engine not in driver.ENGINES:
+        raise ConfigError([f"ENGINE: must be {' or '.join(f'`{known}`' for known in driver.ENGINES)}, got {engine!r}."])
+    with driver.leading() as leads:
+        if not leads:
+            return
+        experiment = _load(name, overrides)
+        folder = driver.experiment_folder(experiment)
+        reporting.say_lost_caches(folder)
+        with err.status("Loading the data"):
+            cells = driver.plan(experiment)
+            trials = driver.trials_for(cells)
+        reporting.prepare(name)
+        headline = display.headline(experiment, cells, folder)
+        for batch in filter(None, (trials, cells)):
+            with display.progress(experiment, batch, folder, headline, retry_failed) as progress:
+                driver.launch(batch, folder, jobs=jobs, observer=progress, retry_failed=retry_failed, engine=engine)
+            headline = []
+        if code := reporting.after_run(experiment, cells, trials, folder):
+            raise typer.Exit(code)
 
 
 @app.command()
@@ -264,9 +226,7 @@ def profile(
         row = measure(
             model,
             config,
-            image_size=image_size,
-            channels=channels,
-            batch_size=batch_size,
+            shape=(batch_size, channels, image_size),
             n_classes=classes,
             precision=precision,
             threads=threads,

@@ -9,26 +9,38 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
 from experiments.config.paths import reports_dir, runs_dir
 from experiments.config.schema import Experiment
 from experiments.config.text import checked_name, printable
 from experiments.records.record import RECORD_FILE, atomic_write, read_record
-from experiments.terminal.screens import err, other_settings, out
+from experiments.terminal.screens import err, ledger_table, other_settings, out
 
 if TYPE_CHECKING:
     from analysis.freshness import Remembered
     from experiments.tracking.dashboard import Saved
 
 
+SOME_FAILED, STOPPED = 1, 130
+"""Exit codes of a run that did not get through."""
+
+
+def say_lost_caches(folder: Path) -> None:
+    """Name the caches of an experiment's folder that cannot be used."""
+    from experiments.grid.ledger import lost_caches
+
+    for sentence in lost_caches(folder):
+        err.print(f"[yellow]damaged:[/] {escape(printable(sentence))}", soft_wrap=True)
+
+
 def known_ledger(experiment: Experiment, folder: Path) -> dict[str, Any]:
     """The ledger from what lies in the folder; no data is loaded."""
     from experiments.config.cells import expand
     from experiments.grid.driver import trials_for
-    from experiments.grid.ledger import ledger, lost_caches, read_splits
+    from experiments.grid.ledger import ledger, read_splits
 
-    for sentence in lost_caches(folder):
-        err.print(f"[yellow]damaged:[/] {escape(printable(sentence))}", soft_wrap=True)
+    say_lost_caches(folder)
     cells = expand(experiment, read_splits(folder))
     return ledger(experiment, cells, folder, trials_for(cells))
 
@@ -135,6 +147,30 @@ def pages_of_runs(ledger: dict[str, Any], folder: Path) -> dict[str, str]:
 
     pages = {cell["run_id"]: page_of(folder / cell["run_id"]) for cell in ledger["cells"] if cell["run_id"]}
     return {run_id: page for run_id, page in pages.items() if page}
+
+
+def after_run(experiment: Experiment, cells: list[Cell], trials: list[Cell], folder: Path) -> int:
+    """Make and send the report of a grid that has just run, and say what is left. Returns the command's exit code."""
+    from experiments.grid.ledger import ledger
+    from experiments.training import stop
+
+    after = ledger(experiment, cells, folder, trials)
+    done, failed = after["counts"]["done"], after["counts"]["failed"]
+    if stop.requested() and done < len(cells):
+        out.print(f"Stopped: {done} of {len(cells)} cells are done. The same command goes on from here.")
+        return STOPPED
+    if done:
+        say_report(experiment, after, folder, again=False)
+        mirror_report(experiment, after, folder)
+    where_to_look(experiment, folder)
+    if done == len(cells):
+        return 0
+    out.print(ledger_table(after, folder))
+    if failed:
+        out.print("Failed cells are run again with FLAGS=--retry-failed.")
+    if failed + done < len(cells):
+        out.print("The same command runs the cells that have not ended.")
+    return SOME_FAILED
 
 
 def where_to_look(experiment: Experiment, folder: Path) -> None:

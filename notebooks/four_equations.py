@@ -65,7 +65,7 @@ from experiments.data.decoding import decode
 from experiments.data.splits import nested_subset
 from experiments.metrics import classification_metrics
 from experiments.training.optim import adamw, learning_rate
-from experiments.training.steps import evaluate, train_steps
+from experiments.training.steps import Update, evaluate, train_steps
 from vit_scratch import MLP, EncoderBlock, MultiHeadSelfAttention, PatchEmbedding, VisionTransformer
 from vit_scratch.attention import class_token_map
 
@@ -377,19 +377,10 @@ def train(model: nn.Module, looks: int = 10) -> list[dict[str, float]]:
     optimizer = adamw(model, weight_decay=recipe.weight_decay, betas=tuple(recipe.betas))
     borders = np.linspace(0, STEPS, looks + 1).astype(int)
     curve = []
+    update = Update(rate, SEED, label_smoothing=recipe.label_smoothing, clip_grad_norm=recipe.clip_grad_norm)
     for start, stop in itertools.pairwise(borders):
         loss_sum = torch.zeros((), device=device)
-        train_steps(
-            model,
-            optimizer,
-            batches,
-            range(start, stop),
-            rate=rate,
-            seed=SEED,
-            loss_sum=loss_sum,
-            label_smoothing=recipe.label_smoothing,
-            clip_grad_norm=recipe.clip_grad_norm,
-        )
+        train_steps(model, optimizer, batches, range(start, stop), update, loss_sum=loss_sum)
         found = classification_metrics(evaluate(model, validation, device=device), val_set.labels)
         curve.append({"step": int(stop), "loss": loss_sum.item() / (stop - start), "top1": found["top1"]})
     return curve

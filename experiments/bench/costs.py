@@ -21,12 +21,12 @@ from experiments.config.cells import Cell
 from experiments.config.paths import ROOT
 from experiments.config.schema import DataConfig, Recipe
 from experiments.data import datasets
-from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
+from experiments.data.batches import EvaluationBatches, TrainBatches, normalised
 from experiments.data.splits import nested_subset
-from experiments.grid import driver, worker
-from experiments.grid.local import Observer
+from experiments.grid import driver
+from experiments.grid.driver import Observer
 from experiments.records.record import Record, read_record
-from experiments.training import cost
+from experiments.training import cost, stop
 from experiments.training.fit import Training
 from experiments.training.run import build_model
 from experiments.training.steps import evaluate
@@ -60,7 +60,7 @@ def _apart() -> Iterator[Path]:
 
 def _records(cells: list[Cell], folder: Path) -> list[Record]:
     """The records of cells that have just run; a command that was told to stop meanwhile ends here."""
-    if worker.stop_requested():
+    if stop.requested():
         raise KeyboardInterrupt
     return [read_record(folder / str(cell.run_id) / "record.json") for cell in cells]
 
@@ -99,7 +99,7 @@ def _predicting(cell: Cell) -> float:
     """Seconds of the predictions at the end of a cell."""
     model = build_model(cell, n_classes=10)[0]
     dataset, device = datasets.load(cell.data), torch.device("cpu")
-    normalise = Normalise(cell.data.mean, cell.data.std, device)
+    normalise = normalised(cell.data, device)
     subset = nested_subset(dataset.pool.labels, cell.train_fraction, cell.seed)
     sets = [EvaluationBatches(i, normalise, device=device) for i in (dataset.pool.take(subset.val), dataset.seal().open())]
     return _median(lambda: [evaluate(model, images, device=device) for images in sets], 5)
@@ -117,7 +117,7 @@ def first_batch_seconds(data: DataConfig, recipe: Recipe, device: torch.device) 
     start = time.perf_counter()
     dataset = datasets.load(data)
     train = dataset.pool.take(nested_subset(dataset.pool.labels, 1.0, seed=0).train)
-    normalise = Normalise(data.mean, data.std, device)
+    normalise = normalised(data, device)
     batches = TrainBatches(
         train, normalise, batch_size=recipe.batch_size, seed=0, augmentation=recipe.augmentation, device=device,
         n_classes=len(dataset.class_names),
@@ -138,7 +138,7 @@ def side_by_side(engine_name: str, steps: int = 600, jobs: int = 2) -> dict[str,
             grid = ["train_fractions=[1.0]", f"recipe.steps={steps}", f"seeds={list(range(jobs))}"]
             experiment = loading.load_experiment("vit_small_data", loading.parse_overrides([*ONE_MODEL, *grid]))
             planned, folder = driver.plan(experiment), driver.experiment_folder(experiment)
-            driver.ENGINES[engine_name].execute(planned, folder, jobs=workers, observer=Observer())
+            driver.launch(planned, folder, jobs=str(workers), observer=Observer(), engine=engine_name)
             return _records(planned, folder)
 
     alone = float(np.mean([record.compute.images_per_second or 0.0 for record in rates(1)]))

@@ -26,13 +26,13 @@ from torchvision import transforms
 
 from experiments.bench import costs
 from experiments.config.schema import DataConfig, Recipe
-from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
+from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches, normalised
 from experiments.data.images import Images
-from experiments.records.progress import Heartbeat
 from experiments.training import compilation, cost
-from experiments.training.fit import MetricsLog, Training, fit
-from experiments.training.optim import adamw
-from experiments.training.steps import train_steps
+from experiments.training.fit import Training, fit
+from experiments.training.optim import make_optimizer
+from experiments.training.steps import Update, train_steps
+from experiments.training.watch import Written
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Task:
 
     def normalise(self) -> Normalise:
         """The data's normalisation on the device."""
-        return Normalise(self.data.mean, self.data.std, self.device)
+        return normalised(self.data, self.device)
 
     def batches(self) -> TrainBatches:
         """The harness's batches."""
@@ -73,8 +73,7 @@ class Task:
         """A fresh model and optimiser, in the memory format and compiled as a run has them."""
         model = self.build()[0].to(self.device)
         model.to(memory_format=compilation.memory_format(model, self.device))
-        betas = (self.recipe.betas[0], self.recipe.betas[1])
-        optimizer = adamw(model, weight_decay=self.recipe.weight_decay, betas=betas)
+        optimizer = make_optimizer(model, self.recipe)
         training = Training("bench", model, optimizer, cost.Meter(self.device), torch.zeros((), device=self.device))
         images = self.batches()(0)[0]
         training.forward = compilation.compiled(model, self.recipe.compile, images, precision=self.recipe.precision).forward
@@ -95,12 +94,8 @@ def _steps(task: Task, training: Training, batches: Callable[[int], tuple[Tensor
         training.optimizer,
         batches,
         range(recipe.steps),
-        rate=lambda step: recipe.learning_rate,
-        seed=0,
+        Update(lambda step: recipe.learning_rate, 0, recipe.precision, recipe.label_smoothing, recipe.clip_grad_norm),
         loss_sum=training.loss_sum,
-        precision=recipe.precision,
-        label_smoothing=recipe.label_smoothing,
-        clip_grad_norm=recipe.clip_grad_norm,
     )
 
 
@@ -139,20 +134,8 @@ def harness(task: Task) -> Callable[[], float]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             start = time.perf_counter()
-            heartbeat = Heartbeat(
-                folder, device="", steps=task.recipe.steps, batch_size=task.recipe.batch_size, start_step=0
-            )
-            fit(
-                training,
-                task.recipe,
-                batches,
-                val,
-                seed=0,
-                folder=folder,
-                log=MetricsLog(folder, 0),
-                on_row=lambda row: None,
-                heartbeat=heartbeat,
-            )
+            written = Written(folder, training, task.recipe)
+            fit(training, task.recipe, batches, val, seed=0, folder=folder, observer=written)
             cost.synchronise(task.device)
             return time.perf_counter() - start
 

@@ -12,15 +12,7 @@ from pydantic import BaseModel
 
 from experiments.config.identity import PROTOCOL, canonical_hash, fraction_label, hashed_values, settings_hash
 from experiments.config.loading import varied_settings, with_settings
-from experiments.config.schema import (
-    DataConfig,
-    Execution,
-    Experiment,
-    ModelConfig,
-    Recipe,
-    Tuning,
-    repeat_command,
-)
+from experiments.config.schema import DataConfig, Execution, Experiment, ModelConfig, Recipe, Tuning
 
 _known: dict[tuple[Any, ...], tuple[Any, Any]] = {}
 
@@ -41,43 +33,66 @@ def _untitled(part: BaseModel) -> dict[str, Any]:
 class Cell:
     """One combination of an experiment, before it runs. Plain values: it travels to worker processes."""
 
-    experiment: str
+    asked: Experiment
+    """The experiment that asks for it, whose keys hold for all its cells."""
     model_name: str
-    model: ModelConfig
     data_name: str
     data: DataConfig
-    recipe_name: str
     recipe: Recipe
     train_fraction: float
     seed: int
     varied: dict[str, Any]
-    execution: Execution
     split_hash: str | None
     """None where the split has never been computed: such a cell has not run."""
-    target_val_top1: float | None = None
     tuning: Tuning | None = None
     """On track B the space that the recipe is chosen from."""
     trial_split_hash: str | None = None
     """Split of the tuning seed, on track B."""
     trial: int | None = None
     """Number of a tuning trial, which never sees the test set; None for a run that is reported."""
-    args: str = ""
-    """The overrides of the command that asked for the cell."""
+
+    @property
+    def experiment(self) -> str:
+        """Name of the experiment."""
+        return self.asked.name
+
+    @property
+    def model(self) -> ModelConfig:
+        """The model."""
+        return self.asked.models[self.model_name]
+
+    @property
+    def recipe_name(self) -> str:
+        """Stem of the recipe's file."""
+        if self.track != "own":
+            return self.asked.recipe_name
+        recipes = self.asked.recipes
+        return recipes.get(self.model_name) or recipes[self.model.family]
+
+    @property
+    def execution(self) -> Execution:
+        """How the run is carried out."""
+        return self.asked.execution
+
+    @property
+    def args(self) -> str:
+        """The overrides of the command that asked for the cell."""
+        return self.asked.args
 
     @property
     def command(self) -> str:
         """What to type to run the cell's grid again."""
-        return repeat_command(self.experiment, self.args)
+        return self.asked.command
 
     @property
     def track(self) -> str:
-        """``identical``: one recipe for all; ``tuned``: for each model the best of equally many trials."""
-        return "tuned" if self.tuning else "identical"
+        """``identical``: one recipe for all; ``tuned``: each model's best of equally many trials; ``own``: its authors'."""
+        return str(self.varied.get("track", "identical"))
 
     @cached_property
     def settings_hash(self) -> str:
         """Hash of everything but the model."""
-        return _once(settings_hash, self.recipe, self.data, self.tuning)
+        return _once(settings_hash, self.recipe, self.data, self.tuning, self.track)
 
     @cached_property
     def run_id(self) -> str | None:
@@ -122,7 +137,7 @@ def split_key(data: DataConfig, train_fraction: float, seed: int) -> str:
 def expand(experiment: Experiment, splits: Mapping[str, str]) -> list[Cell]:
     """All cells that are reported, in the order in which they run: seeds outermost, so that an early stop leaves whole rows.
 
-    On track B the identical recipe comes first, as the block that the tuned one is read against.
+    On tracks B and C the identical recipe comes first, as the block that the other one is read against.
 
     Parameters
     ----------
@@ -131,33 +146,29 @@ def expand(experiment: Experiment, splits: Mapping[str, str]) -> list[Cell]:
         Split hashes by `split_key`; those absent leave the cell without a run id.
     """
     tracks: list[tuple[dict[str, Any], Tuning | None]] = [(setting, None) for setting in varied_settings(experiment)]
-    if experiment.track == "tuned":
-        tracks = [({"track": "identical"}, None), ({"track": "tuned"}, experiment.tuning)]
+    if experiment.track != "identical":
+        tuning = experiment.tuning if experiment.track == "tuned" else None
+        tracks = [({"track": "identical"}, None), ({"track": experiment.track}, tuning)]
     cells = []
     for varied, tuning in tracks:
-        recipe, datasets = with_settings(experiment, {} if experiment.track == "tuned" else varied)
+        recipe, datasets = with_settings(experiment, {} if "track" in varied else varied)
         for (data_name, data), seed in product(datasets.items(), experiment.seeds):
             for fraction in sorted(experiment.train_fractions, reverse=True):
                 trial_split = splits.get(split_key(data, fraction, tuning.seed)) if tuning else None
                 cells += [
                     Cell(
-                        experiment=experiment.name,
+                        asked=experiment,
                         model_name=model_name,
-                        model=model,
                         data_name=data_name,
                         data=data,
-                        recipe_name=experiment.recipe_name,
-                        recipe=recipe,
+                        recipe=experiment.own[model_name] if varied.get("track") == "own" else recipe,
                         train_fraction=fraction,
                         seed=seed,
                         varied=varied,
-                        execution=experiment.execution,
                         split_hash=splits.get(split_key(data, fraction, seed)),
-                        target_val_top1=experiment.target_val_top1,
                         tuning=tuning,
                         trial_split_hash=trial_split,
-                        args=experiment.args,
                     )
-                    for model_name, model in experiment.models.items()
+                    for model_name in experiment.models
                 ]
     return cells

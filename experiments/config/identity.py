@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from experiments.config.schema import Augmentation, DataConfig, ModelConfig, Recipe, Tuning
+from experiments.config.schema import ADDED, DataConfig, Recipe, Tuning
 
 PROTOCOL = 1
 """Raised when a change of the code changes results: runs made before it are then other runs."""
@@ -26,50 +26,44 @@ TUNED_FIELDS = {"learning_rate", "weight_decay", "augmentation"}
 """Fields of a recipe that track B searches."""
 
 
-ADDED_FIELDS: dict[type[BaseModel], set[str]] = {
-    DataConfig: {"test_cut"},
-    ModelConfig: {"init", "weights", "layout", "train"},
-    Augmentation: {"policy", "erase", "mixup", "cutmix", "mix_probability", "mix_until"},
-    Recipe: {"compile"},
-}
-"""Fields that came after the first published records: hashed only where they differ from their default, so that a new
-option renames no run that does not use it."""
+def added_fields(kind: type[BaseModel]) -> list[str]:
+    """Fields that are declared as `experiments.config.schema.Added`."""
+    return [name for name, field in kind.model_fields.items() if any(mark is ADDED for mark in field.metadata)]
 
 
 def hashed_values(part: BaseModel, exclude: Iterable[str] = ()) -> dict[str, Any]:
-    """A part of a configuration as it is hashed: every field but `exclude` and the `ADDED_FIELDS` at their default."""
+    """A part of a configuration as it is hashed: every field but `exclude` and what was added later, at its default."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, BaseModel):
             return hashed_values(value)
         return [plain(entry) for entry in value] if isinstance(value, list) else value
 
-    kind = type(part)
-    return {
-        name: plain(getattr(part, name))
-        for name, field in kind.model_fields.items()
-        if name not in exclude and not (name in ADDED_FIELDS.get(kind, ()) and getattr(part, name) == field.default)
-    }
+    fields = type(part).model_fields
+    unused = {name for name in added_fields(type(part)) if getattr(part, name) == fields[name].default}
+    return {name: plain(getattr(part, name)) for name in fields if name not in {*exclude, *unused}}
 
 
-def requested_settings(recipe: Recipe, data: DataConfig, tuning: Tuning | None = None) -> dict[str, Any]:
+def requested_settings(
+    recipe: Recipe, data: DataConfig, tuning: Tuning | None = None, track: str = "identical"
+) -> dict[str, Any]:
     """Everything but the model: what must be equal for all rows of a table.
 
     Neither path, title, seed, fraction nor device is part of it. On track B the search space and its budget stand for the
-    values that were searched.
+    values that were searched; on track C the recipe is the model's own.
     """
     settings = {
         "recipe": hashed_values(recipe, exclude=TUNED_FIELDS if tuning else ()),
         "data": hashed_values(data, exclude={"path", "title"}),
         "evaluation": {"checkpoint": "last", "test": "once, at the end"},
-        "track": "tuned" if tuning else "identical",
+        "track": "tuned" if tuning else track,
     }
     return settings | {"tuning": hashed_values(tuning)} if tuning else settings
 
 
-def settings_hash(recipe: Recipe, data: DataConfig, tuning: Tuning | None = None) -> str:
+def settings_hash(recipe: Recipe, data: DataConfig, tuning: Tuning | None = None, track: str = "identical") -> str:
     """Hash of `requested_settings`."""
-    return canonical_hash(requested_settings(recipe, data, tuning))
+    return canonical_hash(requested_settings(recipe, data, tuning, track))
 
 
 def fraction_label(fraction: float) -> str:

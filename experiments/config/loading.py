@@ -19,9 +19,10 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from experiments.config.code import identity_of
 from experiments.config.errors import ConfigError
 from experiments.config.paths import ROOT, configs_dir
-from experiments.config.schema import DataConfig, Execution, Experiment, ExperimentFile, ModelConfig, Recipe
+from experiments.config.schema import Asked, DataConfig, Experiment, ExperimentFile, ModelConfig, Recipe
 from experiments.config.text import CONTROL, NAME, NAME_RULE, printable
 
 
@@ -292,7 +293,13 @@ def load_part(
     model = types[kind]
     prefix = {"recipes": "recipe.", "data": "data.", "models": ""}[kind] if overrides else ""
     values, source = read_file(kind, name, asked_by)
-    return _validated(model, values, source, overrides or {}, prefix)
+    part = _validated(model, values, source, overrides or {}, prefix)
+    if getattr(part, "source", "") != "python":
+        return part
+    try:
+        return part.model_copy(update={"code": identity_of(part.name)})
+    except (ValueError, OSError) as error:
+        raise ConfigError([f"{source}: `{prefix}name`: {error}."]) from error
 
 
 def checked_settings(recipe: str, **changes: Any) -> dict[str, Any]:
@@ -330,31 +337,29 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
     changes |= {key: (value, f"ARGS {key}={value}") for key, value in (overrides or {}).items()}
     notes = _fit_to_args(values, changes, overrides or {})
 
-    def inside(part: str) -> dict[str, tuple[Any, str]]:
-        return {key.removeprefix(f"{part}."): change for key, change in changes.items() if key.startswith(f"{part}.")}
-
     own = {
         key: change for key, change in changes.items() if key.partition(".")[0] not in ("recipe", "data") or "." not in key
     }
     faults = _Faults()
     file = faults.attempt(lambda: _validated(ExperimentFile, values, source, own))
-    merged = values | {key: value for key, (value, _) in own.items()}
 
-    def named(key: str) -> list[str]:
-        """Names under a key, even of a file that has other faults, so that theirs are reported too."""
-        value = merged.get(key)
-        found = value if isinstance(value, list) else [value]
-        return [entry for entry in found if isinstance(entry, str)]
+    def load(kind: str, key: str) -> dict[str, Any]:
+        """What a key names, even in a file that has other faults, so that theirs are reported too."""
+        value, asked_by = own.get(key, (values.get(key), source))
+        inside = {other.removeprefix(f"{key}."): change for other, change in changes.items() if other.startswith(f"{key}.")}
+        return {
+            entry: faults.attempt(partial(load_part, kind, entry, {} if key == "models" else inside, asked_by))
+            for entry in (value if isinstance(value, list) else [value])
+            if isinstance(entry, str)
+        }
 
-    def load(kind: str, key: str, entry: str) -> Any:
-        asked_by = own[key][1] if key in own else source
-        overrides = {} if key == "models" else inside(key)
-        return faults.attempt(partial(load_part, kind, entry, overrides, asked_by))
-
-    models = {entry: load("models", "models", entry) for entry in named("models")}
-    data = {entry: load("data", "data", entry) for entry in named("data")}
-    recipes = [load("recipes", "recipe", entry) for entry in named("recipe")]
+    models, data, recipes = load("models", "models"), load("data", "data"), load("recipes", "recipe")
     known_models = {key: model for key, model in models.items() if model}
+    own_names = _own_recipes(file.recipes, known_models, source, faults) if file else {}
+    own_recipes = {
+        entry: faults.attempt(partial(load_part, "recipes", entry, None, source))
+        for entry in dict.fromkeys(own_names.values())
+    }
     resized = changes.get("data.image_size", (None, ""))[1]
     faults.extend(_geometry_faults(known_models, [entry for entry in data.values() if entry], resized))
     if faults:
@@ -365,22 +370,9 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
         models=models,
         data=data,
         recipe_name=file.recipe,
-        recipe=recipes[0],
-        **file.model_dump(
-            include={
-                "question",
-                "train_fractions",
-                "seeds",
-                "reference",
-                "track",
-                "vary",
-                "target_val_top1",
-                "equivalence_margin",
-                *Execution.model_fields,
-            }
-        ),
-        expect=file.expect,
-        tuning=file.tuning,
+        recipe=recipes[file.recipe],
+        own={model: _own(own_recipes[entry], recipes[file.recipe], file.equal_images) for model, entry in own_names.items()},
+        **{key: getattr(file, key) for key in Asked.model_fields},
         notes=notes,
     )
     varied_by = next((place for key, (_, place) in own.items() if key.partition(".")[0] == "vary"), None)
@@ -389,6 +381,34 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
     if faults:
         raise ConfigError(faults)
     return experiment
+
+
+def _own_recipes(
+    recipes: Mapping[str, str], models: Mapping[str, ModelConfig], source: str, faults: list[str]
+) -> dict[str, str]:
+    """The file of each model's own recipe."""
+    if not recipes:
+        return {}
+    known = {*models, *(model.family for model in models.values())}
+    faults += [
+        f"{source}: `recipes` names {key!r}, which is neither one of `models` nor the family of one. {nearest(key, known)}"
+        for key in recipes
+        if key not in known
+    ]
+    faults += [
+        f"{source}: `recipes` names no recipe for {name} nor for its family, {model.family}. Add one."
+        for name, model in models.items()
+        if name not in recipes and model.family not in recipes
+    ]
+    found = {name: recipes.get(name, recipes.get(model.family, "")) for name, model in models.items()}
+    return {name: recipe for name, recipe in found.items() if recipe}
+
+
+def _own(own: Recipe, shared: Recipe, equal_images: bool) -> Recipe:
+    """A model's own recipe as it runs beside the shared one, which says how runs are computed and how long they are."""
+    steps = max(1, round(shared.steps * shared.batch_size / own.batch_size)) if equal_images else own.steps
+    changes = {"steps": steps, "evaluations": min(shared.evaluations, steps)}
+    return own.model_copy(update=changes | {"precision": shared.precision, "compile": shared.compile})
 
 
 def _fit_to_args(values: dict[str, Any], changes: dict[str, tuple[Any, str]], args: Mapping[str, Any]) -> list[str]:

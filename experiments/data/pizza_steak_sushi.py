@@ -6,10 +6,7 @@ cut them for his course "Learn PyTorch for Deep Learning", with a training and a
 
 from __future__ import annotations
 
-import shutil
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +15,7 @@ from experiments.config.identity import canonical_hash
 from experiments.config.paths import data_dir
 from experiments.config.schema import DataConfig
 from experiments.data import image_folder
-from experiments.data.archive import unpack
-from experiments.data.download import DownloadError, Progress, download, exclusively, git_blob_id
+from experiments.data.download import DownloadError, download, git_blob_id, unpack
 from experiments.data.images import Dataset
 
 ADDRESS = "https://github.com/mrdbourke/pytorch-deep-learning/raw/main/data"
@@ -78,14 +74,11 @@ def fetched(source: str, address: str = ADDRESS) -> Path:
     if folder.is_dir():
         return folder
     archive = data_dir() / f"{source}.zip"
-    with exclusively(data_dir() / f".{source}.lock"):
-        if archive.is_file():
-            _check(archive, ARCHIVES[source], address)
-        elif not folder.is_dir():
-            _download(archive, ARCHIVES[source], f"{address}/{archive.name}")
-        for left_over in data_dir().glob(f".{source}.*.tmp"):  # of a process that was killed while it unpacked
-            shutil.rmtree(left_over, ignore_errors=True)
-        unpack(archive, folder, max_files=5_000, max_bytes=MAX_BYTES)
+    if archive.is_file():
+        _check(archive, ARCHIVES[source], address)
+    else:
+        _download(archive, ARCHIVES[source], f"{address}/{archive.name}")
+    unpack(archive, folder, max_bytes=MAX_BYTES)
     return folder
 
 
@@ -122,9 +115,9 @@ def _check(archive: Path, published: Published, address: str) -> None:
 
 
 def _download(archive: Path, published: Published, url: str) -> None:
+    archive.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _shown(archive.name) as progress:
-            download(url, archive, blob_id=published.blob_id, max_bytes=MAX_BYTES, progress=progress)
+        download(url, archive, blob_id=published.blob_id, max_bytes=MAX_BYTES)
     except DownloadError as error:
         raise ConfigError(
             [
@@ -132,16 +125,3 @@ def _download(archive: Path, published: Published, url: str) -> None:
                 f"the file {archive} there, or set `data.path` to a folder that holds its train and test."
             ]
         ) from error
-
-
-@contextmanager
-def _shown(name: str) -> Iterator[Progress]:
-    """A progress bar on the terminal, where there is one."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("Downloading {task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(name, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -1,4 +1,5 @@
-"""TrivialAugment (Müller & Hutter, arXiv 2103.10158): one operation of random strength per image.
+"""TrivialAugment (Müller & Hutter, arXiv 2103.10158), one operation of random strength per image, and RandAugment (Cubuk et
+al., arXiv 1909.13719), several of one strength.
 
 The operations and ranges are the paper's wide space at 31 strengths, as torchvision has it. Each image of a batch has an
 operation and a magnitude of its own; the images of one operation are changed together.
@@ -191,6 +192,18 @@ def draw(rng: np.random.Generator, batch_size: int) -> Choice:
     strength = rng.integers(0, STRENGTHS, batch_size)
     negated = (rng.random(batch_size) < 0.5) & _SIGNED[operation]
     return Choice(operation, np.where(negated, -1.0, 1.0) * _MAGNITUDES[operation, strength])
+
+
+def draw_rand(rng: np.random.Generator, batch_size: int, strength: int, size: int) -> Choice:
+    """Draw an operation of RandAugment and its sign for every image, each uniformly, at one strength of 0 to 30."""
+    share = strength / (STRENGTHS - 1)
+    most = {"shear_x": 0.3, "shear_y": 0.3, "translate_x": 150 / 331 * size, "translate_y": 150 / 331 * size, "rotate": 30}
+    most |= dict.fromkeys(("brightness", "color", "contrast", "sharpness"), 0.9)
+    magnitudes = {name: most.get(name, 0) * share for name in OPERATIONS}
+    magnitudes |= {"posterize": 8 - np.rint(4 * share), "solarize": 255 * (1 - share)}
+    operation = rng.integers(0, len(OPERATIONS), batch_size)
+    negated = (rng.random(batch_size) < 0.5) & _SIGNED[operation]
+    return Choice(operation, np.where(negated, -1.0, 1.0) * np.array(list(magnitudes.values()))[operation])
 
 
 def apply(images: Tensor, choice: Choice, to_device: Callable[[NDArray[np.generic]], Tensor]) -> Tensor:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from experiments.config.cells import Cell, expand
 from experiments.config.errors import ConfigError
 from experiments.config.paths import runs_dir
 from experiments.config.schema import Experiment
-from experiments.grid import local, ray, worker
+from experiments.grid import local, ray
 from experiments.grid.ledger import cell_status, compute_splits, lost_caches, read_splits
 from experiments.records.progress import LOCK_FILE, Busy, locked, owner
 from experiments.records.record import RECORD_FILE
-from experiments.training import torchrun
+from experiments.training import stop, torchrun
+from experiments.training.outcome import Outcome
 from experiments.training.tuning import trials_of
 
 WAIT_SECONDS = 2.0
@@ -39,43 +42,48 @@ def plan(experiment: Experiment) -> list[Cell]:
     Where every cell has ended and the data cannot change, as published sets cannot, no data is loaded, unless a cache is
     damaged.
     """
+    from experiments.data.datasets import is_published
+
     folder = experiment_folder(experiment)
     known = expand(experiment, read_splits(folder))
-    fixed = all(data.source != "image_folder" for data in experiment.data.values()) and not lost_caches(folder)
+    fixed = all(is_published(cell.data) for cell in known) and not lost_caches(folder)
     if fixed and all(cell_status(cell, folder)[0] in ("done", "failed") for cell in known):
         return known
     return expand(experiment, compute_splits(experiment, folder))
 
 
-def together(lead: Callable[[], None]) -> None:
-    """Under ``torchrun``: the first process carries out the command, the others take part in its cells.
+@contextlib.contextmanager
+def leading() -> Iterator[bool]:
+    """Whether this process carries out the command. Under ``torchrun`` all but the first follow it through its cells.
 
     Raises
     ------
     ConfigError
         If there are fewer GPUs than processes. All processes find that, the first tells it.
     """
+    if torchrun.place().size == 1:
+        yield True
+        return
     from experiments.training import distributed
     from experiments.training.run import follow
 
     try:
-        worker.end_with_parent()
+        stop.end_with_parent()
         group = distributed.join()
     except ConfigError:
         if torchrun.place().rank == 0:
             raise
+        yield False
         return
-    with worker.at_work:  # what is left behind by torchrun stops together, after a checkpoint that all have part in
+    with stop.at_work:  # what is left behind by torchrun stops together, after a checkpoint that all have part in
         try:
-            if group.leads:
-                try:
-                    lead()
-                finally:
-                    group.told(None)
-            else:
-                with worker.stop_signals_caught():
-                    follow(worker.stop_requested)
+            if not group.leads:
+                with stop.signals_caught():
+                    follow()
+            yield group.leads
         finally:
+            if group.leads:
+                group.told(None)
             distributed.leave()
 
 
@@ -101,18 +109,54 @@ def forget_failures(failed: list[Cell], folder: Path) -> None:
             (run_folder / RECORD_FILE).unlink()  # last: killed before it, the cell is still known as failed
 
 
-ENGINES = {"local": local, "ray": ray}
-"""Where cells run: each has `resolve_jobs` and `execute`."""
+class Observer:
+    """Who follows a grid. The base class says nothing."""
+
+    def checked(self) -> None:
+        """Nothing was found to be wrong; what follows is work."""
+
+    def started(self, cell: Cell) -> None:
+        """A cell begins."""
+
+    def ended(self, cell: Cell, outcome: Outcome) -> None:
+        """A cell ended in this way."""
+
+    def says(self, sentence: str) -> None:
+        """Something about the work as a whole."""
+
+
+class Engine(Protocol):
+    """Where cells run. It is made with the cells, the experiment's folder and ``JOBS``, and closed in the end."""
+
+    @property
+    def slots(self) -> int:
+        """Cells that it takes at a time, as things stand."""
+
+    @property
+    def running(self) -> int:
+        """Cells that were submitted and not collected."""
+
+    def check(self) -> list[str]:
+        """Faults that only a process with torch can tell; asked before the first cell."""
+
+    def submit(self, cell: Cell) -> None:
+        """Take a cell."""
+
+    def collect(self) -> Iterable[tuple[Cell, Outcome]]:
+        """Cells that ended, after a short wait at most. A dead worker is the engine's to deal with."""
+
+    def stop(self) -> None:
+        """Let every cell write a checkpoint and end."""
+
+    def close(self) -> None:
+        """Free what is held."""
+
+
+ENGINES: dict[str, Callable[[list[Cell], Path, str], Engine]] = {"local": local.start, "ray": ray.Cluster}
 
 
 def launch(
-    cells: list[Cell],
-    folder: Path,
-    *,
-    jobs: str,
-    observer: local.Observer,
-    retry_failed: bool = False,
-    engine_name: str = "local",
+    cells: list[Cell], folder: Path, *, jobs: str, observer: Observer, retry_failed: bool = False, engine: str = "local"
 ) -> None:
     """Run the cells that have no record; those that another process runs are waited for.
 
@@ -123,51 +167,80 @@ def launch(
     folder : Path
         Folder of the experiment's runs.
     jobs : str
-        ``auto`` or a number of worker processes.
-    observer : local.Observer
+        ``auto`` or a number of cells at a time.
+    observer : Observer
     retry_failed : bool
         Run failed cells again.
-    engine_name : {"local", "ray"}
+    engine : str
+        One of `ENGINES`.
 
     Raises
     ------
     ConfigError
         If something is found to be wrong before any cell ran.
     """
-    threads, room = cells[0].execution.threads, ENGINES[engine_name]
-    # A wrong value is told even when nothing is left to do; no cluster is needed for that.
-    local.requested_jobs(jobs) if room is ray else local.resolve_jobs(jobs, len(cells), threads)
-    again = {cell.run_id: cell for cell in cells if retry_failed and cell_status(cell, folder)[0] == "failed"}
-    begun = False
+    local.requested_jobs(jobs)  # a wrong value is refused even where nothing is left to do
+    queue = _Queue(cells, folder, observer, retry_failed)
+    while free := queue.free():
+        with contextlib.closing(ENGINES[engine](free, folder, jobs)) as room, stop.signals_caught(room.stop):
+            if faults := room.check():
+                raise ConfigError(faults)
+            queue.begin()
+            while queue.feeds(room):
+                for cell, outcome in room.collect():
+                    queue.ended(cell, outcome)
 
-    def begin() -> None:
-        """Nothing was found wrong: from here on files change."""
-        nonlocal begun
-        if not begun:
-            begun = True
-            observer.checked()
-            forget_failures(list(again.values()), folder)
-            again.clear()
 
-    def is_missing(cell: Cell) -> bool:
-        return cell.run_id in again or not (folder / str(cell.run_id) / RECORD_FILE).exists()
+class _Queue:
+    """Which cells are left, which wait for an engine, and which were settled here."""
 
-    settled, say_at = set[str | None](), 0.0
-    while not worker.stop_requested():
-        missing = [cell for cell in cells if cell.run_id not in settled and is_missing(cell)]
-        free = [cell for cell in missing if cell_status(cell, folder)[0] != "running"]
-        if not free:
-            begin()
+    def __init__(self, cells: list[Cell], folder: Path, observer: Observer, retry_failed: bool) -> None:
+        self.cells, self.folder, self.observer = cells, folder, observer
+        self._again = {cell.run_id: cell for cell in cells if retry_failed and cell_status(cell, folder)[0] == "failed"}
+        self._settled, self._waiting = set[str | None](), deque[Cell]()
+        self._begun, self._say_at = False, 0.0
+
+    def _is_missing(self, cell: Cell) -> bool:
+        return cell.run_id in self._again or not (self.folder / str(cell.run_id) / RECORD_FILE).exists()
+
+    def free(self) -> list[Cell]:
+        """The cells that nobody runs; waits where others run all that are left. None where all ended, or at a stop."""
+        while not stop.requested():
+            missing = [cell for cell in self.cells if cell.run_id not in self._settled and self._is_missing(cell)]
+            free = [cell for cell in missing if cell_status(cell, self.folder)[0] != "running"]
+            if free:
+                self._waiting = deque(free)
+                return free
+            self.begin()
             if not missing:
-                return
-            if time.monotonic() >= say_at:
-                observer.says(_waiting(missing, folder))
-                say_at = time.monotonic() + SAY_WAITING_SECONDS
+                break
+            if time.monotonic() >= self._say_at:
+                self.observer.says(_waiting(missing, self.folder))
+                self._say_at = time.monotonic() + SAY_WAITING_SECONDS
             time.sleep(WAIT_SECONDS)
-            continue
-        workers = room.resolve_jobs(jobs, len(free), threads)
-        outcomes = room.execute(free, folder, jobs=workers, observer=observer, on_checked=begin)
-        settled |= {run_id for run_id, outcome in outcomes.items() if outcome.status != "busy"}
+        return []
+
+    def begin(self) -> None:
+        """Nothing was found wrong: from here on files change."""
+        if not self._begun:
+            self._begun = True
+            self.observer.checked()
+            forget_failures(list(self._again.values()), self.folder)
+            self._again.clear()
+
+    def feeds(self, engine: Engine) -> bool:
+        """Give an engine as many cells as it takes. Whether it has any."""
+        while self._waiting and engine.running < engine.slots and not stop.requested():
+            cell = self._waiting.popleft()
+            self.observer.started(cell)
+            engine.submit(cell)
+        return engine.running > 0
+
+    def ended(self, cell: Cell, outcome: Outcome) -> None:
+        """A cell came back."""
+        if outcome.status != "busy":
+            self._settled.add(cell.run_id)
+        self.observer.ended(cell, outcome)
 
 
 def _waiting(cells: list[Cell], folder: Path) -> str:

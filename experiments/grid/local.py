@@ -1,21 +1,21 @@
-"""Run a function over cells: in this process, or in worker processes on this machine."""
+"""The engine ``local``: cells in this process, or in worker processes on this machine."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import repeat
 from pathlib import Path
 
 from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
 from experiments.config.machine import free_memory, usable_cores
 from experiments.grid import worker
-from experiments.grid.worker import Outcome
 from experiments.training import torchrun
+from experiments.training.outcome import Outcome
 
 DIED = (
     "its worker process died twice, most likely killed for memory; "
@@ -90,137 +90,114 @@ def resolve_jobs(jobs: str, cells: int, threads: int) -> int:
     return 1 if on_gpu else max(1, min(usable_cores() // threads, cells, room))
 
 
-class Observer:
-    """What a display is told. The base class says nothing."""
+class InProcess:
+    """Cells one after another in this process."""
 
-    def checked(self) -> None:
-        """Nothing was found to be wrong; what follows is work."""
+    slots = 1
 
-    def started(self, cell: Cell) -> None:
-        """A cell begins."""
+    def __init__(self, cells: list[Cell], folder: Path) -> None:
+        self.cells, self.folder = cells, folder
+        self._submitted: list[Cell] = []
 
-    def ended(self, cell: Cell, outcome: Outcome) -> None:
-        """A cell ended in this way."""
+    @property
+    def running(self) -> int:
+        return len(self._submitted)
 
-    def says(self, sentence: str) -> None:
-        """Something about the work as a whole."""
+    def check(self) -> list[str]:
+        return worker.check(self.cells)
+
+    def submit(self, cell: Cell) -> None:
+        self._submitted.append(cell)
+
+    def collect(self) -> Iterable[tuple[Cell, Outcome]]:
+        from experiments.training.run import run
+
+        cells, self._submitted = self._submitted, []
+        return zip(cells, map(run, cells, repeat(self.folder)), strict=False)  # lazily: the driver's next takes the step
+
+    def stop(self) -> None:
+        pass  # the signal reached this process
+
+    def close(self) -> None:
+        pass
 
 
-def execute(
-    cells: list[Cell], folder: Path, *, jobs: int, observer: Observer, on_checked: Callable[[], None] = lambda: None
-) -> dict[str | None, Outcome]:
-    """Run cells that are not done, `jobs` at a time. One failed cell never stops the others.
+class Processes:
+    """Cells in worker processes of this machine.
 
-    Parameters
-    ----------
-    cells : list of Cell
-    folder : Path
-        Folder of the experiment's runs.
-    jobs : int
-        1 runs in this process, more in as many worker processes.
-    observer : Observer
-    on_checked : callable
-        Called once device, precision and models were found to be there, before the first cell.
-
-    Returns
-    -------
-    dict
-        Outcomes by run id; a stop leaves the cells that had not begun out.
-
-    Raises
-    ------
-    ConfigError
-        If a model, the device or the precision cannot be had; nothing has run then.
+    When a worker dies, all cells in the pool are lost with it. Each of them is run again alone: a second death has one
+    culprit.
     """
-    outcomes: dict[str | None, Outcome] = {}
 
-    def ended(cell: Cell, outcome: Outcome) -> None:
-        outcomes[cell.run_id] = outcome
-        observer.ended(cell, outcome)
+    def __init__(self, cells: list[Cell], folder: Path, jobs: int) -> None:
+        self.cells, self.folder, self.jobs = cells, folder, jobs
+        self._context = multiprocessing.get_context("spawn")  # torch and CUDA do not survive a fork
+        self._stop = self._context.Event()
+        self._running: dict[Future[Outcome], Cell] = {}
+        self._suspects: list[Cell] = []
+        self._alone = False
+        self._pool = self._start(jobs)
 
-    run = _in_this_process if jobs == 1 else _in_workers
-    run(cells, folder, jobs, on_checked, observer.started, ended)
-    return outcomes
+    def _start(self, size: int) -> ProcessPoolExecutor:
+        threads = self.cells[0].execution.threads
+        return ProcessPoolExecutor(size, self._context, worker.initialise, (self._stop.is_set, threads))
 
+    @property
+    def running(self) -> int:
+        return len(self._running) + len(self._suspects)
 
-Checked = Callable[[], None]
-Started = Callable[[Cell], None]
-Ended = Callable[[Cell, Outcome], None]
+    @property
+    def slots(self) -> int:
+        return self.jobs if not (self._suspects or self._alone) else 0
 
+    def check(self) -> list[str]:
+        # A pool starts a process for a task: one for each worker lets all of them import torch at once.
+        checked = self._pool.submit(worker.check, self.cells)
+        for _ in range(self.jobs - 1):
+            self._pool.submit(worker.warm_up)
+        return checked.result()
 
-def _refuse(faults: list[str]) -> None:
-    if faults:
-        raise ConfigError(faults)
+    def submit(self, cell: Cell) -> None:
+        try:
+            self._running[self._pool.submit(worker.work, cell, self.folder)] = cell
+        except BrokenProcessPool:
+            self._suspects.append(cell)
 
-
-def _in_this_process(
-    cells: list[Cell], folder: Path, jobs: int, on_checked: Checked, started: Started, ended: Ended
-) -> None:
-    with worker.stop_signals_caught():
-        _refuse(worker.check(cells))
-        on_checked()
-        for cell in cells:
-            if worker.stop_requested():
-                return
-            started(cell)
-            ended(cell, worker.work(cell, folder))
-
-
-def _in_workers(cells: list[Cell], folder: Path, jobs: int, on_checked: Checked, started: Started, ended: Ended) -> None:
-    context = multiprocessing.get_context("spawn")  # torch and CUDA do not survive a fork
-    stop = context.Event()
-    waiting, checked = deque(cells), False
-
-    def pool_of(size: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(size, context, worker.initialise, (stop, cells[0].execution.threads))
-
-    with worker.stop_signals_caught(stop.set):
-        while waiting and not stop.is_set():
-            with pool_of(jobs) as pool:
-                if not checked:
-                    # A pool starts a process for a task: one for each worker lets all of them import torch at once.
-                    check, *_ = [pool.submit(worker.check, cells), *(pool.submit(worker.warm_up) for _ in range(jobs - 1))]
-                    _refuse(check.result())
-                    checked = True
-                    on_checked()
-                lost = _until_broken(pool, waiting, folder, jobs, started, ended, stop.is_set)
-            # When a worker dies, all cells in the pool are lost with it; alone, a second death has one culprit.
-            for cell in lost:
-                if stop.is_set():
-                    ended(cell, Outcome("interrupted"))
-                    continue
-                with pool_of(1) as alone:
-                    try:
-                        outcome = alone.submit(worker.work, cell, folder).result()
-                    except BrokenProcessPool:
-                        outcome = worker.record_death(cell, folder, DIED)
-                ended(cell, outcome)
-
-
-def _until_broken(
-    pool: ProcessPoolExecutor,
-    waiting: deque[Cell],
-    folder: Path,
-    jobs: int,
-    started: Started,
-    ended: Ended,
-    stopping: Callable[[], bool],
-) -> list[Cell]:
-    """Feed a pool, one cell a worker, until nothing waits. Returns the cells that were in a worker when one died."""
-    running: dict[Future[Outcome], Cell] = {}
-    lost: list[Cell] = []
-    while running or (waiting and not stopping() and not lost):
-        while waiting and len(running) < jobs and not stopping() and not lost:
-            cell = waiting.popleft()
-            started(cell)
+    def collect(self) -> Iterable[tuple[Cell, Outcome]]:
+        ended, alone = list[tuple[Cell, Outcome]](), self._alone
+        for future in wait(self._running, timeout=0.2, return_when=FIRST_COMPLETED).done:
+            cell = self._running.pop(future)
             try:
-                running[pool.submit(worker.work, cell, folder)] = cell
+                ended.append((cell, future.result()))
             except BrokenProcessPool:
-                lost.append(cell)
-        for future in wait(running, timeout=0.2, return_when=FIRST_COMPLETED).done:
-            cell = running.pop(future)
-            try:
-                ended(cell, future.result())
-            except BrokenProcessPool:
-                lost.append(cell)
-    return lost
+                if alone:
+                    ended.append((cell, worker.record_death(cell, self.folder, DIED)))
+                else:
+                    self._suspects.append(cell)
+        if not self._running and (self._suspects or self._alone):
+            ended += self._next_alone()
+        return ended
+
+    def _next_alone(self) -> list[tuple[Cell, Outcome]]:
+        """A new pool, of one worker for the next suspect or of all where none is left; at a stop, the suspects' outcomes."""
+        self._pool.shutdown()
+        if self._stop.is_set():
+            stopped, self._suspects = self._suspects, []
+            return [(cell, Outcome("interrupted")) for cell in stopped]
+        self._alone = bool(self._suspects)
+        self._pool = self._start(1 if self._alone else self.jobs)
+        if self._alone:
+            self.submit(self._suspects.pop(0))
+        return []
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+def start(cells: list[Cell], folder: Path, jobs: str) -> InProcess | Processes:
+    """The engine ``local``: this process for one cell at a time, worker processes for more."""
+    at_once = resolve_jobs(jobs, len(cells), cells[0].execution.threads)
+    return InProcess(cells, folder) if at_once == 1 else Processes(cells, folder, at_once)

@@ -1,4 +1,4 @@
-"""Run a function over cells as Ray tasks: on this machine, or on the cluster that `RAY_ADDRESS` names.
+"""The engine ``ray``: cells as Ray tasks, on this machine, or on the cluster that `RAY_ADDRESS` names.
 
 A task asks for the cell's CPU threads and its share of a GPU. A worker or node that dies loses no more than what came after
 the cell's checkpoint. Where the run folder is on a file system that every node sees, runs are written there; otherwise each
@@ -19,8 +19,8 @@ import tempfile
 import threading
 import time
 import uuid
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,9 @@ from experiments.config.identity import canonical_hash
 from experiments.config.machine import usable_cores
 from experiments.config.paths import ROOT, data_dir, runs_dir
 from experiments.grid import worker
-from experiments.grid.local import Observer, gpu_count, requested_jobs
-from experiments.grid.worker import Outcome
+from experiments.grid.local import gpu_count, requested_jobs
+from experiments.training import stop
+from experiments.training.outcome import Outcome
 
 CONNECT_SECONDS = 15.0
 """How long a cluster may take to answer."""
@@ -192,12 +193,12 @@ class _Stop:
 class _Polled:
     """The stop flag as a task sees it, asked for at most once in `STOP_POLL_SECONDS`."""
 
-    def __init__(self, stop: Any) -> None:
-        self._stop, self._next, self._asked = stop, 0.0, False
+    def __init__(self, flag: Any) -> None:
+        self._flag, self._next, self._asked = flag, 0.0, False
 
     def is_set(self) -> bool:
         if not self._asked and time.monotonic() >= self._next:
-            self._asked = bool(_ray().get(self._stop.is_asked.remote()))
+            self._asked = bool(_ray().get(self._flag.is_asked.remote()))
             self._next = time.monotonic() + STOP_POLL_SECONDS
         return self._asked
 
@@ -219,10 +220,10 @@ def _placed(cells: list[Cell]) -> list[Cell]:
     return cells
 
 
-def _work(cell: Cell, folder: Path, shared: bool, files: bytes | None, stop: Any) -> tuple[Outcome, bytes | None]:
+def _work(cell: Cell, folder: Path, shared: bool, files: bytes | None, flag: Any) -> tuple[Outcome, bytes | None]:
     """In a task: run a cell. Returns its outcome, and its run folder where the driver cannot see it."""
     _placed([cell])
-    worker.initialise(_Polled(stop), cell.execution.threads)
+    worker.initialise(_Polled(flag).is_set, cell.execution.threads)
     if shared:
         return worker.work(cell, folder), None
     own = Path(tempfile.gettempdir(), f"vit-bench-{os.getuid()}", f"{folder.name}-{canonical_hash(str(folder))[:8]}")
@@ -254,26 +255,67 @@ def unpack(files: bytes, folder: Path) -> None:
         archive.extractall(folder, members, filter="data")
 
 
-# ---------------------------------------------------------------------------------------------------------------- driver
-def execute(
-    cells: list[Cell], folder: Path, *, jobs: int, observer: Observer, on_checked: Callable[[], None] = lambda: None
-) -> dict[str | None, Outcome]:
-    """Run cells that are not done as Ray tasks, `jobs` at a time. See `experiments.grid.local.execute`."""
-    connect()
-    ray = _ray()
-    folder.mkdir(parents=True, exist_ok=True)
-    gpus = sum(int(node["Resources"].get("GPU", 0)) for node in _nodes()) if _on_gpu() else 0
-    options = {"num_cpus": cells[0].execution.threads, "num_gpus": gpu_share(jobs, gpus), "max_retries": 0}
-    stop = ray.remote(num_cpus=0)(_Stop).remote()
-    with worker.stop_signals_caught(lambda: stop.ask.remote()):
-        faults = _answer(ray.remote(**options)(_check).remote(cells))
-        if faults:
-            raise ConfigError(faults)
-        shared = _is_shared(folder)
-        on_checked()
-        outcomes = _Driver(cells, folder, jobs, ray.remote(**options)(_work), stop, shared, observer).outcomes()
-    ray.kill(stop)
-    return outcomes
+# ---------------------------------------------------------------------------------------------------------------- engine
+class Cluster:
+    """The engine ``ray``: cells as tasks, each given to another worker when its own dies."""
+
+    def __init__(self, cells: list[Cell], folder: Path, jobs: str) -> None:
+        threads = cells[0].execution.threads
+        self.cells, self.folder, self.slots = cells, folder, resolve_jobs(jobs, len(cells), threads)
+        gpus = sum(int(node["Resources"].get("GPU", 0)) for node in _nodes()) if _on_gpu() else 0
+        self._options = {"num_cpus": threads, "num_gpus": gpu_share(self.slots, gpus), "max_retries": 0}
+        folder.mkdir(parents=True, exist_ok=True)
+        ray = _ray()
+        self._flag = ray.remote(num_cpus=0)(_Stop).remote()
+        self._task = ray.remote(**self._options)(_work)
+        self._shared = True
+        self._running: dict[Any, Cell] = {}
+        self._deaths: Counter[str | None] = Counter()
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    def check(self) -> list[str]:
+        faults: list[str] = _answer(_ray().remote(**self._options)(_check).remote(self.cells))
+        self._shared = _is_shared(self.folder)
+        return faults
+
+    def submit(self, cell: Cell) -> None:
+        run_folder = self.folder / str(cell.run_id)
+        files = None if self._shared or not run_folder.exists() else pack(run_folder)
+        self._running[self._task.remote(cell, self.folder, self._shared, files, self._flag)] = cell
+
+    def collect(self) -> Iterable[tuple[Cell, Outcome]]:
+        for reference in _ray().wait(list(self._running), timeout=0.2)[0]:
+            cell = self._running.pop(reference)
+            if outcome := self._outcome(reference, cell):
+                yield cell, outcome
+
+    def _outcome(self, reference: Any, cell: Cell) -> Outcome | None:
+        """What a task gave back; None where it died and is tried again."""
+        ray = _ray()
+        try:
+            outcome, files = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:  # a fault of the engine itself: a cell's own faults are outcomes
+            return Outcome("failed", f"{type(error.cause).__name__}: {error.cause}")
+        except ray.exceptions.RayError:  # the worker or its node died
+            self._deaths[cell.run_id] += 1
+            if self._deaths[cell.run_id] == MAX_DEATHS:
+                return worker.record_death(cell, self.folder, DIED)
+            if stop.requested():
+                return Outcome("interrupted")
+            self.submit(cell)
+            return None
+        if files:
+            unpack(files, self.folder / str(cell.run_id))
+        return outcome
+
+    def stop(self) -> None:
+        self._flag.ask.remote()
+
+    def close(self) -> None:
+        _ray().kill(self._flag)
 
 
 def _answer(reference: Any) -> Any:
@@ -305,54 +347,6 @@ def _is_shared(folder: Path) -> bool:
         return all(_answer(reference) for reference in asked)
     finally:
         token.unlink(missing_ok=True)
-
-
-class _Driver:
-    """Feeds the cluster, `jobs` cells at a time, and gives cells of dead workers to others."""
-
-    def __init__(
-        self, cells: list[Cell], folder: Path, jobs: int, task: Any, stop: Any, shared: bool, observer: Observer
-    ) -> None:
-        self.waiting, self.folder, self.jobs, self.task = deque(cells), folder, jobs, task
-        self.stop, self.shared, self.observer = stop, shared, observer
-        self.running: dict[Any, Cell] = {}
-        self.deaths: Counter[str | None] = Counter()
-        self.done: dict[str | None, Outcome] = {}
-
-    def outcomes(self) -> dict[str | None, Outcome]:
-        """Work until nothing waits, or until it was asked to stop and nothing runs."""
-        ray = _ray()
-        while self.running or (self.waiting and not worker.stop_requested()):
-            while self.waiting and len(self.running) < self.jobs and not worker.stop_requested():
-                self._submit(self.waiting.popleft())
-            for reference in ray.wait(list(self.running), timeout=0.2)[0]:
-                self._collect(reference, self.running.pop(reference))
-        return self.done
-
-    def _submit(self, cell: Cell) -> None:
-        if not self.deaths[cell.run_id]:
-            self.observer.started(cell)
-        run_folder = self.folder / str(cell.run_id)
-        files = None if self.shared or not run_folder.exists() else pack(run_folder)
-        self.running[self.task.remote(cell, self.folder, self.shared, files, self.stop)] = cell
-
-    def _collect(self, reference: Any, cell: Cell) -> None:
-        ray = _ray()
-        try:
-            outcome, files = ray.get(reference)
-        except ray.exceptions.RayTaskError as error:  # a fault of the engine itself: a cell's own faults are outcomes
-            outcome, files = Outcome("failed", f"{type(error.cause).__name__}: {error.cause}"), None
-        except ray.exceptions.RayError:  # the worker or its node died
-            self.deaths[cell.run_id] += 1
-            if self.deaths[cell.run_id] < MAX_DEATHS:
-                self.waiting.appendleft(cell)
-                return
-            (self.folder / str(cell.run_id)).mkdir(exist_ok=True)
-            outcome, files = worker.record_death(cell, self.folder, DIED), None
-        if files:
-            unpack(files, self.folder / str(cell.run_id))
-        self.done[cell.run_id] = outcome
-        self.observer.ended(cell, outcome)
 
 
 def close() -> None:

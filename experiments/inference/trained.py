@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from experiments.config.errors import ConfigError
 from experiments.config.schema import DataConfig, ModelConfig
-from experiments.data.batches import Normalise
+from experiments.data.batches import normalised
 from experiments.data.decoding import decode
 from experiments.records.folder import find_run
 from experiments.records.record import (
@@ -62,12 +62,12 @@ class Trained:
         faults, pixels = [], []
         for path in paths:
             try:
-                pixels.append(decode(path, self.data.image_size, self.data.channels))
+                pixels.append(decode(path, self.data.stored_size, self.data.channels))
             except ConfigError as error:
                 faults += error.faults
         if faults:
             raise ConfigError(faults)
-        return Normalise(self.data.mean, self.data.std, torch.device("cpu"))(torch.from_numpy(np.stack(pixels)))
+        return normalised(self.data, torch.device("cpu"))(torch.from_numpy(np.stack(pixels)))
 
 
 def load_run(run: Path) -> Trained:

@@ -10,18 +10,22 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from experiments.config.cells import Cell
+from experiments.config.cells import Cell, data_key
+from experiments.config.schema import Experiment
 from experiments.config.text import printable
-from experiments.grid.local import Observer
-from experiments.grid.worker import Outcome
+from experiments.grid.driver import Observer
+from experiments.grid.ledger import ledger, left_to_run
+from experiments.records.dataset import read_descriptions
 from experiments.records.progress import read_progress
-from experiments.records.record import RECORD_FILE
-from experiments.terminal.screens import duration
+from experiments.records.record import CHECKPOINT_FILE, RECORD_FILE
+from experiments.terminal.screens import data_lines, duration, out
 from experiments.tracking.client import LONG_WAIT, SAID_AFTER_SECONDS
+from experiments.training.outcome import Outcome
 
 MIN_SHARE = 0.1
 """Part of a first cell that must be done before its pace tells anything."""
@@ -149,6 +153,28 @@ class Progress(Observer):
             beat = read_progress(self.folder / run_id)
             table.add_row(cell.describe(), *progress_columns(beat, cell.recipe.steps))
         return Group(Text(), table)
+
+
+def headline(experiment: Experiment, cells: Sequence[Cell], folder: Path) -> list[str]:
+    """What runs, and on which data, as lines of markup."""
+    described = read_descriptions(folder)
+    keys = dict.fromkeys(data_key(cell.data) for cell in cells)
+    question = f"[bold]{escape(experiment.name)}[/]: {escape(experiment.question)}"
+    return [question, *data_lines(described[key] for key in keys if key in described)]
+
+
+def progress(
+    experiment: Experiment, batch: list[Cell], folder: Path, headline: Sequence[str], retry_failed: bool
+) -> Progress:
+    """The display of tuning trials or cells that are about to run."""
+    counts = ledger(experiment, batch, folder)["counts"]
+    ended = 0 if retry_failed else counts["failed"]
+    begun = sum((folder / str(cell.run_id) / CHECKPOINT_FILE).is_file() for cell in left_to_run(batch, folder))
+    kind = "cells" if batch[0].trial is None else "tuning trials"
+    line = f"{len(batch)} {kind}, {counts['done']} done before, {len(batch) - counts['done'] - ended} to run."
+    line += f" {begun} of them go on from a checkpoint." if begun else ""
+    done = counts["done"] + ended
+    return Progress(out, folder, total=len(batch), done=done, headline=[*headline, line])
 
 
 def progress_columns(beat: dict[str, Any], steps: int) -> tuple[RenderableType, str, str]:

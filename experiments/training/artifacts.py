@@ -44,20 +44,30 @@ class Predictions(NamedTuple):
     val_sample_ids: NDArray[np.str_]
 
 
+class Facts(NamedTuple):
+    """What is known of a run before its first step."""
+
+    geometry: dict[str, Any]
+    environment: dict[str, Any]
+    """The machine, and what was decided on the way."""
+    gmacs: float
+    """Multiply–accumulates of the model on one image, in 1e9."""
+    n_train: int
+    n_pool: int
+    """Images of the budget: training and validation."""
+    n_test: int
+    test_split: str
+
+
 def make_record(
     cell: Cell,
+    facts: Facts,
+    training: Training,
     predictions: Predictions,
     *,
-    n_train: int,
-    n_test: int,
-    test_split: str,
     rows: list[dict[str, Any]],
     trials: list[Record],
-    training: Training,
-    geometry: dict[str, Any],
-    gmacs: float,
     attempts: list[dict[str, Any]],
-    environment: dict[str, Any],
     started: str,
 ) -> Record:
     """Everything that is known about a finished run.
@@ -73,49 +83,56 @@ def make_record(
     if predictions.logits is not None and predictions.labels is not None:
         test = classification_metrics(predictions.logits, predictions.labels)
     val = classification_metrics(predictions.val_logits, predictions.val_labels)
-    meter, samples = training.meter, training.step * cell.recipe.batch_size
-    rate = samples / meter.train_seconds if meter.train_seconds > 0 else None
-    passes = cost.FORWARD_AND_BACKWARD if cell.model.train == "all" else cost.FORWARD
-    of_one = rate / training.group.size if rate and environment["precision"] == "bf16" else None
     return Record(
         **identity(cell),
         status="done",
         tuned=cell.recipe.model_dump(include=TUNED_FIELDS) if cell.tuning else None,
         n_classes=predictions.val_logits.shape[1],
-        n_train=n_train,
+        n_train=facts.n_train,
         n_val=len(predictions.val_labels),
-        n_test=n_test,
-        test_split=test_split,
+        n_test=facts.n_test,
+        test_split=facts.test_split,
         steps=training.step,
-        samples_seen=samples,
+        samples_seen=training.step * cell.recipe.batch_size,
         metrics={
             **{f"test/{name}": value for name, value in test.items()},
             **{f"val/{name}": value for name, value in val.items()},
             **{f"val_best/{name}": value for name, value in training.val_best.items()},
         },
-        compute=Compute(
-            n_params=sum(parameter.numel() for parameter in training.model.parameters()),
-            forward_gmacs=gmacs,
-            train_pflops=cost.train_pflops(gmacs, samples, passes),
-            images_per_second=rate,
-            train_seconds=meter.train_seconds,
-            evaluation_seconds=meter.evaluation_seconds,
-            compile_seconds=meter.compile_seconds if cell.recipe.compile != "off" else None,
-            device_hours=device_hours(attempts),
-            peak_memory_bytes=meter.peak_bytes,
-            reserved_memory_bytes=meter.reserved_bytes,
-            micro_batches=training.micro_batches,
-            mfu=cost.mfu(gmacs, of_one, environment["device"], passes) if of_one else None,
-            energy_joules=meter.energy_joules if training.group.size == 1 else None,
-            seconds_to_target=seconds_to_target(rows, cell.target_val_top1),
-            tuning_pflops=sum(trial.compute.train_pflops or 0 for trial in trials) if trials else None,
-            tuning_device_hours=sum(trial.compute.device_hours or 0 for trial in trials) if trials else None,
-        ),
-        environment=environment,
-        geometry=geometry,
+        compute=_compute(cell, facts, training, rows, trials, device_hours(attempts)),
+        environment=facts.environment,
+        geometry=facts.geometry,
         attempts=[Attempt(**attempt) for attempt in attempts],
         started=started,
         finished=now(),
+    )
+
+
+def _compute(
+    cell: Cell, facts: Facts, training: Training, rows: list[dict[str, Any]], trials: list[Record], hours: float
+) -> Compute:
+    """What a run cost."""
+    meter, samples = training.meter, training.step * cell.recipe.batch_size
+    rate = samples / meter.train_seconds if meter.train_seconds > 0 else None
+    passes = cost.FORWARD_AND_BACKWARD if cell.model.train == "all" else cost.FORWARD
+    of_one = rate / training.group.size if rate and facts.environment["precision"] == "bf16" else None
+    return Compute(
+        n_params=sum(parameter.numel() for parameter in training.model.parameters()),
+        forward_gmacs=facts.gmacs,
+        train_pflops=cost.train_pflops(facts.gmacs, samples, passes),
+        images_per_second=rate,
+        train_seconds=meter.train_seconds,
+        evaluation_seconds=meter.evaluation_seconds,
+        compile_seconds=meter.compile_seconds if cell.recipe.compile != "off" else None,
+        device_hours=hours,
+        peak_memory_bytes=meter.peak_bytes,
+        reserved_memory_bytes=meter.reserved_bytes,
+        micro_batches=training.micro_batches,
+        mfu=cost.mfu(facts.gmacs, of_one, facts.environment["device"], passes) if of_one else None,
+        energy_joules=meter.energy_joules if training.group.size == 1 else None,
+        seconds_to_target=seconds_to_target(rows, cell.asked.target_val_top1),
+        tuning_pflops=sum(trial.compute.train_pflops or 0 for trial in trials) if trials else None,
+        tuning_device_hours=sum(trial.compute.device_hours or 0 for trial in trials) if trials else None,
     )
 
 
@@ -180,7 +197,7 @@ def identity(cell: Cell) -> dict[str, Any]:
     }
 
 
-def write_config(cell: Cell, folder: Path, geometry: dict[str, Any], environment: dict[str, Any]) -> None:
+def write_config(cell: Cell, folder: Path, facts: Facts) -> None:
     """``config.yaml``: what was requested and what it resolved to, complete."""
     about = identity(cell) | cell.execution.model_dump()
     about.pop("schema_")
@@ -188,11 +205,11 @@ def write_config(cell: Cell, folder: Path, geometry: dict[str, Any], environment
         "experiment": cell.experiment,
         "command": cell.command,
         "cell": about,
-        "requested": requested_settings(cell.recipe, cell.data, cell.tuning),
+        "requested": requested_settings(cell.recipe, cell.data, cell.tuning, cell.track),
         "data": cell.data.model_dump(),
         "recipe": cell.recipe.model_dump(),
         "model": cell.model.model_dump(),
-        "resolved": {"geometry": geometry, **environment},
+        "resolved": {"geometry": facts.geometry, **facts.environment},
     }
     with atomic_write(folder / CONFIG_FILE) as file:
         yaml.dump(values, file, Dumper=_SafeDumper, sort_keys=False, allow_unicode=True)

@@ -6,7 +6,8 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from experiments.config.errors import UserError
-from experiments.config.schema import Recipe
+from experiments.config.schema import Execution, Recipe
 from experiments.data.batches import EvaluationBatches, TrainBatches
 from experiments.metrics import classification_metrics
-from experiments.records.progress import Heartbeat
 from experiments.records.record import METRICS_FILE, RecordError, atomic_write, read_rows
 from experiments.training import checkpoint, memory
 from experiments.training.cost import Meter
 from experiments.training.distributed import ALONE, Group
 from experiments.training.optim import learning_rate
-from experiments.training.steps import evaluate, train_steps
+from experiments.training.steps import Update, evaluate, train_steps
 
 CHECKPOINT_SECONDS = 30.0
 """Shortest time between checkpoints that are not asked for by step."""
@@ -68,6 +69,8 @@ class Training:
         Their states go into the checkpoint.
     forward : nn.Module, optional
         What a step calls where that is not the model itself: its compiled or distributed form, of the same weights.
+    average : AveragedModel, optional
+        The moving average of the weights, where the recipe asks for one.
     group : Group
         The processes that train it together.
     loss_sum : Tensor of shape ()
@@ -94,7 +97,18 @@ class Training:
     ledger: dict[str, Any] | None = None
     rows: list[dict[str, Any]] | None = None
     forward: nn.Module | None = None
+    average: AveragedModel | None = None
     group: Group = ALONE
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model whose predictions count: the averaged one, where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def step_taken(self) -> None:
+        """Let the average follow the weights."""
+        if self.average is not None:
+            self.average.update_parameters(self.model)
 
     def save(self, folder: Path, ledger: dict[str, Any], rows: list[dict[str, Any]], *, last: bool = False) -> None:
         """Write a checkpoint, with the list of attempts and the rows of ``metrics.jsonl`` up to it, from the leader.
@@ -115,6 +129,7 @@ class Training:
             "micro_batches": self.micro_batches,
             "meter": self.meter.state(),
             "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "optimizer": None if last else self.optimizer.state_dict(),
         }
         checkpoint.save(folder, state)
@@ -128,6 +143,8 @@ class Training:
         if state["run_id"] != self.run_id:
             return [*warnings, f"{folder}: its checkpoint is of run {state['run_id']}; starting from step 0."]
         self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         if state["optimizer"] is not None:
             self.optimizer.load_state_dict(state["optimizer"])
         self.meter.restore(state["meter"])
@@ -194,11 +211,38 @@ class MetricsLog:
             file.write(self._line(row))
 
 
-class _Checkpoints:
-    """Decides when a checkpoint is due: by step where asked for, else by time and cost."""
+class Observer:
+    """Who follows a training: told what happens, and asked whether to stop. This one listens to nothing and never stops."""
 
-    def __init__(self, every_steps: int | None) -> None:
-        self.every_steps = every_steps
+    def stop_requested(self) -> bool:
+        """Asked before every step; true makes the run write a checkpoint and raise `Interrupted`."""
+        return False
+
+    def works(self) -> None:
+        """A stretch of training begins; evaluations and checkpoints lie between stretches."""
+
+    def beat(self, step: int) -> None:
+        """A step is about to be taken."""
+
+    def rests(self, step: int) -> None:
+        """A stretch ended before `step`."""
+
+    def splits(self, sentence: str) -> None:
+        """Batches had no room and are trained in parts from now on."""
+
+    def evaluated(self, row: dict[str, Any]) -> None:
+        """Validation was evaluated: a row of ``metrics.jsonl``."""
+
+    def kept(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """What a checkpoint keeps of the attempts, and the rows of ``metrics.jsonl`` up to it."""
+        return {}, []
+
+
+class _Checkpoints:
+    """Writes checkpoints, and decides when one is due: by step where asked for, else by time and cost."""
+
+    def __init__(self, training: Training, folder: Path, every_steps: int | None, observer: Observer) -> None:
+        self.training, self.folder, self.every_steps, self.observer = training, folder, every_steps, observer
         self._last, self._cost = time.monotonic(), 0.0
 
     def due(self, step: int) -> bool:
@@ -206,9 +250,13 @@ class _Checkpoints:
             return step > 0 and step % self.every_steps == 0
         return time.monotonic() - self._last >= max(CHECKPOINT_SECONDS, self._cost / CHECKPOINT_SHARE)
 
-    def save(self, training: Training, folder: Path, heartbeat: Heartbeat, log: MetricsLog, *, last: bool = False) -> None:
+    def known_to_all(self, step: int) -> bool:
+        """Whether every process of a group knows by itself that one is due."""
+        return self.every_steps is not None and step % self.every_steps == 0
+
+    def save(self, *, last: bool = False) -> None:
         start = time.monotonic()
-        training.save(folder, heartbeat.ledger(), log.rows, last=last)
+        self.training.save(self.folder, *self.observer.kept(), last=last)
         self._last = time.monotonic()
         self._cost = self._last - start
 
@@ -221,27 +269,66 @@ def fit(
     *,
     seed: int,
     folder: Path,
-    log: MetricsLog,
-    on_row: Callable[[dict[str, Any]], None],
-    heartbeat: Heartbeat,
-    checkpoint_every_steps: int | None = None,
-    on_oom: str = "fail",
-    say: Callable[[str], None] = lambda sentence: None,
-    stop_requested: Callable[[], bool] = lambda: False,
+    execution: Execution = Execution(),  # noqa: B008 - frozen
+    observer: Observer = Observer(),  # noqa: B008 - without state
 ) -> None:
     """Train to the last step of the recipe. Test data is no argument of this function.
 
     Raises
     ------
     Interrupted
-        After a checkpoint, if `stop_requested` turned true.
+        After a checkpoint, if the observer asked to stop.
     Diverged
         If a training loss is not finite at an evaluation.
     experiments.training.memory.DoesNotFit
-        If there is no room for a step, in the smallest parts that `on_oom` allows.
+        If there is no room for a step, in the smallest parts that `execution` allows.
     """
+    group, checkpoints = training.group, _Checkpoints(training, folder, execution.checkpoint_every_steps, observer)
+    update = _update(recipe, group.seed(seed))
+
+    def pause_before(step: int) -> bool:
+        observer.beat(step)
+        wish = observer.stop_requested() or (step != training.step and checkpoints.due(step))
+        return group.agree(wish, 0 if checkpoints.known_to_all(step) else step)
+
     evaluate_at = evaluation_steps(recipe.steps, recipe.evaluations)
-    checkpoints = _Checkpoints(checkpoint_every_steps)
+    while training.step < recipe.steps:
+        boundary = next(step for step in evaluate_at if step > training.step)
+        parts = training.micro_batches
+        observer.works()
+        with training.meter.training():
+            training.step = train_steps(
+                training.model if training.forward is None else training.forward,
+                training.optimizer,
+                train,
+                range(training.step, boundary),
+                replace(update, micro_batches=parts, after=training.step_taken),
+                loss_sum=training.loss_sum,
+                more_parts=partial(_more_parts, training, recipe.batch_size, execution.on_oom),
+                should_stop=pause_before,
+            )
+        observer.rests(training.step)
+        if training.micro_batches != parts:
+            observer.splits(_split_sentence(recipe.batch_size, training.micro_batches))
+        if training.step == boundary:
+            observer.evaluated(_evaluation_row(training, recipe, val, update.rate, execution.on_oom))
+        if group.agree(observer.stop_requested()):
+            checkpoints.save()
+            raise Interrupted(f"stopped at step {training.step} of {recipe.steps}")
+        if training.step < recipe.steps and group.agree(checkpoints.due(training.step)):
+            checkpoints.save()
+    checkpoints.save(last=True)
+
+
+def _more_parts(training: Training, batch_size: int, on_oom: str, error: BaseException, parts: int) -> int:
+    """Cut the batches of a training into more parts after it ran out of memory; several processes do not."""
+    on_oom = on_oom if training.group.size == 1 else "fail"
+    training.micro_batches = memory.more_parts(error, parts, batch_size=batch_size, on_oom=on_oom, model=training.model)
+    return training.micro_batches
+
+
+def _update(recipe: Recipe, seed: int) -> Update:
+    """A recipe's step."""
 
     def rate(step: int) -> float:
         return learning_rate(
@@ -250,59 +337,10 @@ def fit(
             peak=recipe.learning_rate,
             floor=recipe.min_learning_rate,
             warmup_fraction=recipe.warmup_fraction,
+            schedule=recipe.schedule,
         )
 
-    def pause_before(step: int) -> bool:
-        heartbeat.beat(step)
-        wish = stop_requested() or (step != training.step and checkpoints.due(step))
-        known_to_all = checkpoint_every_steps is not None and step % checkpoint_every_steps == 0
-        return training.group.agree(wish, 0 if known_to_all else step)
-
-    def more_parts(error: BaseException, parts: int) -> int:
-        training.micro_batches = memory.more_parts(
-            error,
-            parts,
-            batch_size=recipe.batch_size,
-            on_oom=on_oom if training.group.size == 1 else "fail",
-            model=training.model,
-        )
-        return training.micro_batches
-
-    told = training.micro_batches
-    while training.step < recipe.steps:
-        boundary = next(step for step in evaluate_at if step > training.step)
-        heartbeat.work_begins()
-        with training.meter.training():
-            training.step = train_steps(
-                training.model if training.forward is None else training.forward,
-                training.optimizer,
-                train,
-                range(training.step, boundary),
-                rate=rate,
-                seed=training.group.seed(seed),
-                loss_sum=training.loss_sum,
-                precision=recipe.precision,
-                label_smoothing=recipe.label_smoothing,
-                clip_grad_norm=recipe.clip_grad_norm,
-                micro_batches=training.micro_batches,
-                more_parts=more_parts,
-                should_stop=pause_before,
-            )
-        heartbeat.work_ends(training.step)
-        if training.micro_batches != told:
-            told = training.micro_batches
-            say(_split_sentence(recipe.batch_size, told))
-        if training.step == boundary:
-            row = _evaluation_row(training, recipe, val, rate, on_oom)
-            log.append(row)
-            on_row(row)
-            heartbeat.val_top1 = row["val/top1"]
-        if training.group.agree(stop_requested()):
-            checkpoints.save(training, folder, heartbeat, log)
-            raise Interrupted(f"stopped at step {training.step} of {recipe.steps}")
-        if training.step < recipe.steps and training.group.agree(checkpoints.due(training.step)):
-            checkpoints.save(training, folder, heartbeat, log)
-    checkpoints.save(training, folder, heartbeat, log, last=True)
+    return Update(rate, seed, recipe.precision, recipe.label_smoothing, recipe.clip_grad_norm)
 
 
 def _split_sentence(batch_size: int, parts: int) -> str:
@@ -335,7 +373,7 @@ def _evaluation_row(
     if not math.isfinite(loss):
         raise Diverged(training.step, clipped=recipe.clip_grad_norm is not None)
     with training.meter.evaluating():
-        logits = logits_of(training.model, val, device=device, precision=recipe.precision, on_oom=on_oom)
+        logits = logits_of(training.evaluated, val, device=device, precision=recipe.precision, on_oom=on_oom)
         logits = training.group.gathered(logits)
         metrics = classification_metrics(logits, val.labels.cpu().numpy())
     training.loss_sum.zero_()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -72,32 +72,35 @@ def _gradients(
     """Gradients of the loss by the images, and by those parameters that take part in it."""
     images = images.clone().requires_grad_()
     model.zero_grad()
-    loss = _loss(model, images, num_classes)
+    logits = _tried(lambda: model(images), images)
+    _check_logits(logits, len(images), num_classes)
+    loss = cross_entropy(logits, torch.arange(len(images)) % num_classes)
     if loss.requires_grad:
-        loss.backward()
+        _tried(loss.backward, images)
     slopes = torch.zeros_like(images) if images.grad is None else images.grad
     return slopes, {name: parameter.grad for name, parameter in trained.items() if parameter.grad is not None}
 
 
-def _loss(model: nn.Module, images: Tensor, num_classes: int) -> Tensor:
-    """Cross-entropy of a model's logits to classes that stand for labels, once the logits are what logits have to be."""
-    size = f"images of {images.shape[-2]}×{images.shape[-1]} pixels"
+def _tried(step: Callable[[], Any], images: Tensor) -> Any:
     try:
-        logits = model(images)
+        return step()
     except Exception as error:  # a model raises whatever its author's code does
-        reason = " ".join(str(error).split()) or "no reason given"
+        reason = " ".join(str(error).split())[:300] or "no reason given"
         raise ValueError(
-            f"it fails on {size} ({type(error).__name__}: {reason[:300]}); use images of another size, or another model"
+            f"it fails on images of {images.shape[-2]}×{images.shape[-1]} pixels ({type(error).__name__}: {reason}); "
+            f"use images of another size, or another model"
         ) from error
-    if not isinstance(logits, Tensor) or logits.shape != (len(images), num_classes):
+
+
+def _check_logits(logits: Any, batch_size: int, num_classes: int) -> None:
+    if not isinstance(logits, Tensor) or logits.shape != (batch_size, num_classes):
         found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"type {type(logits).__name__}"
         raise ValueError(
-            f"{len(images)} images and {num_classes} classes must give logits of shape {(len(images), num_classes)}, "
+            f"{batch_size} images and {num_classes} classes must give logits of shape {(batch_size, num_classes)}, "
             f"it gives {found}; choose a model that classifies"
         )
     if not logits.isfinite().all():
-        raise ValueError(f"its logits of random {size} are not finite; choose another model or other `arguments`")
-    return cross_entropy(logits, torch.arange(len(images)) % num_classes)
+        raise ValueError("its logits of random pixels are not finite; choose another model or other `arguments`")
 
 
 @torch.no_grad()

@@ -11,6 +11,8 @@ from torch import nn
 
 import baselines
 import vit_scratch
+from baselines import torchvision_models
+from experiments.config.code import called
 from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash
 from experiments.config.schema import ModelConfig
@@ -46,7 +48,28 @@ def _timm(config: ModelConfig, *, image_size: int, in_channels: int, num_classes
     )
 
 
-BUILDERS: dict[str, Callable[..., tuple[nn.Module, dict[str, Any]]]] = {"scratch": _scratch, "timm": _timm}
+def _torchvision(
+    config: ModelConfig, *, image_size: int, in_channels: int, num_classes: int
+) -> tuple[nn.Module, dict[str, Any]]:
+    sizes = {"image_size": image_size, "in_channels": in_channels, "num_classes": num_classes}
+    return torchvision_models.create(config.name, **sizes, **config.arguments)
+
+
+def _python(config: ModelConfig, *, image_size: int, in_channels: int, num_classes: int) -> tuple[nn.Module, dict[str, Any]]:
+    sizes = {"image_size": image_size, "img_size": image_size, "in_channels": in_channels, "in_chans": in_channels}
+    sizes["channels"] = in_channels
+    model = called(config.name, config.code, sizes | {"num_classes": num_classes}, config.arguments)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{config.name} gives {type(model).__name__}, not a torch.nn.Module")
+    return model, dict(config.arguments)
+
+
+BUILDERS: dict[str, Callable[..., tuple[nn.Module, dict[str, Any]]]] = {
+    "scratch": _scratch,
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "python": _python,
+}
 
 
 def build(
@@ -85,6 +108,30 @@ def build(
     return model, geometry
 
 
+def _global_state() -> dict[str, Any]:
+    """What a model's code must leave as it is for the models that run after it."""
+    return {
+        "torch's default dtype": torch.get_default_dtype(),
+        "torch's number of threads": torch.get_num_threads(),
+        "torch's gradient mode": torch.is_grad_enabled(),
+        "torch's deterministic mode": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def _unseeded(model: nn.Module, again: Callable[[], tuple[nn.Module, Any]]) -> str:
+    """What is wrong with a callable that does not build the same model from the same seed; empty where nothing is."""
+    before = _global_state()
+    torch.default_generator.manual_seed(0)
+    other = again()[0].state_dict()
+    changed = [name for name, value in _global_state().items() if value != before[name]]
+    if changed:
+        return f"changes {', '.join(changed)}, which other models share; leave it as it is"
+    differing = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, other[name])]
+    if differing:
+        return f"draws {differing[0]} from another generator than torch's, which the run's seed sets; draw it with torch"
+    return ""
+
+
 class Checked(NamedTuple):
     """What was found of a model that was tried.
 
@@ -119,6 +166,8 @@ def check(name: str, config: ModelConfig, *, image_size: int, in_channels: int) 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # not torch.manual_seed, which reaches the GPUs' generators
         model, _ = build(name, config, **sizes)
+        if config.source == "python" and (fault := _unseeded(model, partial(build, name, config, **sizes))):
+            raise ConfigError([f"configs/models/{name}.yaml: {config.name} {fault}."])
         batch_statistics = has_batch_statistics(model)
         try:
             declared = examine(model, **sizes)

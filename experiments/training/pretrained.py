@@ -19,7 +19,7 @@ import vit_scratch.weights
 from experiments.config.errors import ConfigError
 from experiments.config.paths import data_dir
 from experiments.config.schema import ModelConfig
-from experiments.data.download import exclusively, reason
+from experiments.data.download import reason
 from experiments.records.record import atomic_write
 
 HUB = "timm:"
@@ -93,23 +93,22 @@ def published(name: str) -> Path:
         If timm knows no such weights, or they cannot be downloaded. The message says which file to put where.
     """
     path = data_dir() / "weights" / f"{name}.safetensors"
-    with exclusively(path.with_name(f".{name}.lock")):
-        if path.is_file():
-            return path
-        baselines.pretrained.check_published(name)
-        try:
-            requests.head(
-                os.environ.get("HF_ENDPOINT") or "https://huggingface.co", timeout=10
-            )  # timm's own tries last minutes
-            with tempfile.TemporaryDirectory(dir=path.parent) as cache:
-                found = baselines.pretrained.from_hub(name, Path(cache))
-        except (requests.RequestException, ValueError) as error:
-            raise ValueError(
-                f"the weights timm:{name} could not be downloaded ({reason(error)}). Without a network, save the state dict "
-                f"of timm's {name} as {path}; the same command then finds it"
-            ) from error
-        with atomic_write(path, "wb") as file:
-            file.write(safetensors_bytes({key: tensor.contiguous() for key, tensor in found.items()}))
+    if path.is_file():
+        return path
+    baselines.pretrained.check_published(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # timm's own tries last minutes
+        requests.head(os.environ.get("HF_ENDPOINT") or "https://huggingface.co", timeout=10)
+        with tempfile.TemporaryDirectory(dir=path.parent) as cache:
+            found = baselines.pretrained.from_hub(name, Path(cache))
+    except (requests.RequestException, ValueError) as error:
+        raise ValueError(
+            f"the weights timm:{name} could not be downloaded ({reason(error)}). Without a network, save the state dict of "
+            f"timm's {name} as {path}; the same command then finds it"
+        ) from error
+    with atomic_write(path, "wb") as file:  # another command at the same time writes the same
+        file.write(safetensors_bytes({key: tensor.contiguous() for key, tensor in found.items()}))
     return path
 
 

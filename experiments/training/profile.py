@@ -35,13 +35,19 @@ def bare_step(
     return step
 
 
+def _seconds(step: Callable[[], None], device: torch.device) -> float:
+    cost.synchronise(device)
+    start = time.perf_counter()
+    step()
+    cost.synchronise(device)
+    return time.perf_counter() - start
+
+
 def profile(
     name: str,
     config: ModelConfig,
     *,
-    image_size: int,
-    channels: int,
-    batch_size: int,
+    shape: tuple[int, int, int],
     n_classes: int,
     precision: str,
     threads: int,
@@ -49,12 +55,18 @@ def profile(
 ) -> dict[str, Any]:
     """Measure a model on one device.
 
+    Parameters
+    ----------
+    shape : tuple of int
+        A batch: images, channels, pixels of a side.
+
     Returns
     -------
     dict
         Parameters, forward GMACs, training GFLOPs an image, the bare step in images/s (median and quartiles of 50 timed
         steps after 10), MFU at that rate and peak memory in bytes; null where unknown.
     """
+    batch_size, channels, image_size = shape
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model, geometry = models.build(name, config, image_size=image_size, in_channels=channels, num_classes=n_classes)
@@ -66,14 +78,7 @@ def profile(
     with meter.training():
         for _ in range(WARMUP_STEPS):
             step()
-    seconds = []
-    with meter.training():
-        for _ in range(TIMED_STEPS):
-            cost.synchronise(device)
-            start = time.perf_counter()
-            step()
-            cost.synchronise(device)
-            seconds.append(time.perf_counter() - start)
+        seconds = [_seconds(step, device) for _ in range(TIMED_STEPS)]
     low, median, high = (float(batch_size / value) for value in np.quantile(seconds, [0.75, 0.5, 0.25]))
     hardware = cost.device_name(device)
     return {

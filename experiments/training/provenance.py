@@ -7,13 +7,16 @@ import platform
 import subprocess
 from functools import lru_cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from experiments.config.cells import Cell
 from experiments.config.paths import ROOT
 from experiments.training.cost import device_name
+
+HERE = f"{__name__.replace('.', '/')}.py"
+"""This file, from the top of the project."""
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "wandb")
 
@@ -43,7 +46,7 @@ def git_facts() -> dict[str, Any]:
 
     Null outside a git checkout, and where the project was put into another repository, whose commit says nothing of it.
     """
-    said = _git("rev-parse", "--show-prefix", "HEAD", f"HEAD:experiments/{Path(__file__).name}")
+    said = _git("rev-parse", "--show-prefix", "HEAD", f"HEAD:{HERE}")
     if said is None or not said.startswith("\n"):  # the first line is the way down to here from the repository's top
         return {"commit": None, "dirty": None}
     status = _git("status", "--porcelain", "--untracked-files=no")
@@ -56,14 +59,14 @@ def versions() -> dict[str, str]:
     return {package: version(package) for package in PACKAGES}
 
 
-def environment_facts(device: torch.device, *, precision: str, threads: int, deterministic: bool) -> dict[str, Any]:
+def facts_of(cell: Cell, device: torch.device) -> dict[str, Any]:
     """The resolved values of a run that are not requested: device, precision, threads, versions, commit."""
     return {
         "device": device_name(device),
         "device_type": device.type,
-        "precision": precision,
-        "threads": threads,
-        "deterministic": deterministic,
+        "precision": cell.recipe.precision,
+        "threads": cell.execution.threads,
+        "deterministic": cell.execution.deterministic,
         "python": platform.python_version(),
         "versions": dict(versions()),
         "git": git_facts(),

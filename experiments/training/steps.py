@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -60,19 +61,39 @@ def _no_more_parts(error: BaseException, parts: int) -> int:
     raise error
 
 
+@dataclass(frozen=True)
+class Update:
+    """How a step is taken.
+
+    Attributes
+    ----------
+    rate : callable
+        Step → learning rate.
+    seed : int
+        Keys the random numbers inside the model (dropout, stochastic depth) together with the step.
+    micro_batches : int
+        Parts that each batch is cut into (gradient accumulation).
+    after : callable
+        Called after each step, as to average the weights.
+    """
+
+    rate: Callable[[int], float]
+    seed: int = 0
+    precision: str = "fp32"
+    label_smoothing: float = 0.0
+    clip_grad_norm: float | None = None
+    micro_batches: int = 1
+    after: Callable[[], None] = lambda: None
+
+
 def train_steps(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Callable[[int], tuple[Tensor, Tensor]],
     steps: range,
+    update: Update,
     *,
-    rate: Callable[[int], float],
-    seed: int,
     loss_sum: Tensor,
-    precision: str = "fp32",
-    label_smoothing: float = 0.0,
-    clip_grad_norm: float | None = None,
-    micro_batches: int = 1,
     more_parts: Callable[[BaseException, int], int] = _no_more_parts,
     should_stop: Callable[[int], bool] = lambda step: False,
 ) -> int:
@@ -86,17 +107,11 @@ def train_steps(
         Step → images (B, C, H, W) and labels: classes (B,), or probabilities (B, K).
     steps : range
         Steps to take, counted from 0 over the whole run.
-    rate : callable
-        Step → learning rate.
-    seed : int
-        Keys the random numbers inside the model (dropout, stochastic depth) together with the step.
+    update : Update
     loss_sum : Tensor of shape ()
         Sum of the losses, on the device; added to in place.
-    micro_batches : int
-        Parts that each batch is cut into (gradient accumulation).
     more_parts : callable
-        Out of memory, takes the error and the number of parts that was tried, and returns the number for the same step's
-        second start, or raises.
+        Out of memory, takes the error and the parts that were tried, and returns how many are tried next, or raises.
     should_stop : callable
         Asked before each step; true ends the function.
 
@@ -107,26 +122,29 @@ def train_steps(
     """
     model.train()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parts = update.micro_batches
     for step in steps:
         if should_stop(step):
             return step
         for group in optimizer.param_groups:
-            group["lr"] = rate(step)
+            group["lr"] = update.rate(step)
         images, labels = batches(step)
 
         def gradients(step: int = step, images: Tensor = images, labels: Tensor = labels) -> Tensor:
-            _seed_device(images.device, integer_seed(seed, "model", step))
+            _seed_device(images.device, integer_seed(update.seed, "model", step))
             optimizer.zero_grad(set_to_none=True)
-            return accumulate(model, images, labels, micro_batches, precision=precision, label_smoothing=label_smoothing)
+            smoothing = update.label_smoothing
+            return accumulate(model, images, labels, parts, precision=update.precision, label_smoothing=smoothing)
 
         def smaller(error: BaseException) -> None:
-            nonlocal micro_batches
-            micro_batches = more_parts(error, micro_batches)
+            nonlocal parts
+            parts = more_parts(error, parts)
 
         loss = until_it_fits(gradients, smaller)
-        if clip_grad_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, clip_grad_norm)
+        if update.clip_grad_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, update.clip_grad_norm)
         optimizer.step()
+        update.after()
         loss_sum += loss
     return steps.stop
 

@@ -52,7 +52,7 @@ def trials_of(cell: Cell) -> list[Cell]:
 
 
 def chosen(cell: Cell, experiment_folder: Path) -> tuple[Cell, list[Record]]:
-    """A cell of track B with the recipe of its best trial, and the records of all its trials that ended.
+    """A cell of track B with the recipe of its best trial, and the records of all its trials that ended; others as they are.
 
     Best is the highest validation accuracy of the last checkpoint; among equals the lowest validation NLL, then the first.
 
@@ -61,6 +61,8 @@ def chosen(cell: Cell, experiment_folder: Path) -> tuple[Cell, list[Record]]:
     ConfigError
         If no trial ended well.
     """
+    if cell.tuning is None or cell.trial is not None:
+        return cell, []
     trials = trials_of(cell)
     records: dict[int, Record] = {}
     for number, trial in enumerate(trials):

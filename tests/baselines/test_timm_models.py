@@ -92,6 +92,27 @@ def test_any_other_family_works_by_its_name():
     assert geometry == {"drop_path_rate": 0.1} and model(torch.randn(1, 3, 64, 64)).shape == (1, 5)
 
 
+@pytest.mark.parametrize(
+    ("name", "image_size", "tokens"),
+    [
+        ("deit_tiny_distilled_patch16_224", 32, 2 + 4),
+        ("deit_tiny_distilled_patch16_224", 64, 2 + 16),
+        ("levit_128s", 32, None),
+    ],
+)
+def test_image_size_reaches_constructors_that_pass_it_on(name, image_size, tokens):
+    with torch.device("meta"):
+        model, geometry = create(name, image_size)
+    assert geometry == {} and model.eval()(torch.empty(1, 3, image_size, image_size, device="meta")).shape == (1, 5)
+    assert tokens is None or model.pos_embed.shape[1] == tokens
+
+
+def test_a_distilled_vit_has_patches_to_set():
+    with torch.device("meta"):
+        model, geometry = create("deit_tiny_distilled_patch16_224", 32, patch_size=4)
+    assert model.pos_embed.shape[1] == 2 + 64 and geometry == {"patch_size": 4}
+
+
 def test_weights_are_drawn_as_by_timm_alone():
     """Looking up the family and trying the image size take nothing from the generator, and leave training mode on."""
     model, _ = create("test_resnet", 64)
@@ -125,6 +146,8 @@ def test_create_is_possible_on_the_meta_device():
         ("vit_tiny_patch16_224", {"patch_size": 5}, "image_size 32 is not divisible by patch_size 5"),
         ("vit_tiny_patch16_224", {"image_size": 30}, "image_size 30 is not divisible by patch_size 16"),
         ("convnext_atto", {"image_size": 8}, "'convnext_atto' cannot take images of 8×8 pixels"),
+        ("halonet26t", {"image_size": 32}, "'halonet26t' cannot take images of 32×32 pixels (AssertionError)"),
+        ("convnext_atto", {"depths": []}, "'convnext_atto' cannot be built with in_chans=3, num_classes=5, depths=[]"),
         ("resnet18", {"stem": "tiny"}, "stem must be 'native' or 'small', got 'tiny'"),
         ("regnety_002", {"stem": "small"}, "have one: ResNet, ConvNeXt, EfficientNet, MobileNetV3. Use `stem: native` and"),
     ],

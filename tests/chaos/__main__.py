@@ -16,7 +16,7 @@ from typing import Any
 
 from experiments.config.paths import reports_dir
 from experiments.records.record import atomic_write
-from tests.chaos import commands, grids, hostile, inputs, kills, outside, pictures
+from tests.chaos import commands, grids, hostile, inputs, kills, outside, pictures, scale
 
 PROMISED_ZERO = {
     *("lost_runs", "lost_evaluations", "doubled_evaluations", "differing_files", "left_over_files", "stuck_locks"),
@@ -77,6 +77,8 @@ def attacks(place: Path) -> dict[str, Callable[[], Any]]:
         "damaged_images": lambda: pictures.damaged_images(place / "damaged_images", 10_000),
         "idx_archives": lambda: inputs.idx_archives(place / "idx_archives", 60),
         "zips": lambda: inputs.zips(place / "zips", 200),
+        "large_grid": lambda: scale.large_grid(place / "large_grid"),
+        "large_reports": lambda: scale.large_reports(place / "large_reports", ((504, 1000), (2004, 1000), (996, 10_000))),
         "wandb": lambda: [
             outside.service_fault(place / f"wandb-{fault}", small, grids.SMALL, fault) for fault in ("500", "hang", "killed")
         ],

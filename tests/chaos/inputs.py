@@ -28,9 +28,9 @@ from experiments.config.errors import ConfigError
 from experiments.config.paths import ROOT
 from experiments.config.schema import ExperimentFile, ModelConfig, Recipe
 from experiments.data import datasets
-from experiments.data.archive import unpack
-from experiments.grid import worker
-from experiments.grid.worker import Outcome
+from experiments.data.download import unpack
+from experiments.training import run as procedure
+from experiments.training.outcome import Outcome
 from tests.chaos import pictures
 
 Verdict = tuple[str, str]
@@ -45,7 +45,7 @@ def no_cell_runs(started: list[str]) -> Iterator[None]:
         started.append(str(cell.run_id))
         return Outcome("interrupted")
 
-    with mock.patch.object(worker, "work", note):
+    with mock.patch.object(procedure, "run", note):
         yield
 
 
@@ -339,7 +339,7 @@ def zips(place: Path, examples: int, seed: int = 0) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # a name that is there twice
             _hostile_zip(draws, path)
         try:
-            unpack(path, folder, max_files=100, max_bytes=20_000_000)
+            unpack(path, folder, max_bytes=20_000_000)
             counts["unpacked"] += 1
         except (ConfigError, OSError):
             counts["refused"] += 1

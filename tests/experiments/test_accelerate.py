@@ -12,7 +12,7 @@ from experiments.config.loading import load_part
 from experiments.training.compilation import compiled, evaluation_batch_size, memory_format
 from experiments.training.models import build
 from experiments.training.optim import adamw
-from experiments.training.steps import train_steps
+from experiments.training.steps import Update, train_steps
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 SAME = 1e-9
@@ -32,10 +32,8 @@ def trained(name: str, mode: str, compiler: Any = torch.compile, steps: int = 5)
     step = compiled(model, mode, images, precision="fp32", compiler=compiler)
     assert step.failure is None and all(parameter.grad is None for parameter in model.parameters())
     optimizer = adamw(model, weight_decay=0.05, betas=(0.9, 0.999))
-    train_steps(
-        step.forward, optimizer, lambda _: (images, labels), range(steps), rate=lambda _: 1e-3, seed=0,
-        loss_sum=torch.zeros(()), clip_grad_norm=1.0,
-    )  # fmt: skip
+    update = Update(lambda _: 1e-3, clip_grad_norm=1.0)
+    train_steps(step.forward, optimizer, lambda _: (images, labels), range(steps), update, loss_sum=torch.zeros(()))
     return [tensor.clone() for tensor in model.state_dict().values()], step.mode
 
 

@@ -14,8 +14,7 @@ from PIL import Image
 from experiments.config.errors import ConfigError
 from experiments.config.loading import load_part
 from experiments.data import datasets, pizza_steak_sushi
-from experiments.data.archive import unpack
-from experiments.data.download import git_blob_id
+from experiments.data.download import git_blob_id, unpack
 
 
 def make_zip(path: Path, entries: list[tuple[str | zipfile.ZipInfo, bytes]]) -> Path:
@@ -51,24 +50,28 @@ def test_unpacks_into_a_folder_that_appears_whole(tmp_path: Path) -> None:
     assert (tmp_path / "to" / "photos" / "read me.txt").read_text() == "mine"
 
 
+OUTSIDE, TWICE = "leads out of the folder, or is no plain file of it", "is there twice, or a file and a folder at once"
+
+
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
-        ([(entry(""), b"x")], "has no usable name"),
-        ([("../out.txt", b"x")], "leads out of the folder"),
-        ([("a/../../out.txt", b"x")], "leads out of the folder"),
-        ([("/tmp/out.txt", b"x")], "absolute path"),  # noqa: S108 - never written
-        ([("C:/out.txt", b"x")], "absolute path"),
-        ([("a\\..\\out.txt", b"x")], "absolute path or one of another system"),
-        ([("a//b.txt", b"x")], "no usable name"),
-        ([("a/\x1b[2J.txt", b"x")], "no usable name"),
-        ([(entry("link", stat.S_IFLNK | 0o777), b"/etc/passwd")], "is a link"),
-        ([(entry("pipe", stat.S_IFIFO | 0o644), b"")], "special file"),
-        ([("a.txt", b"x"), ("a.txt", b"y")], "is there twice"),
-        ([("A.txt", b"x"), ("a.TXT", b"y")], "is there twice"),
-        ([("a/caf\u00e9.txt", b"x"), ("a/cafe\u0301.txt", b"y")], "is there twice"),
-        ([("a", b"x"), ("a/b.txt", b"y")], "a file and a folder at once"),
-        ([("a/b.txt", b"y"), ("A", b"x")], "a file and a folder at once"),
+        ([(entry(""), b"x")], OUTSIDE),
+        ([("../out.txt", b"x")], OUTSIDE),
+        ([("a/../../out.txt", b"x")], OUTSIDE),
+        ([("/tmp/out.txt", b"x")], OUTSIDE),  # noqa: S108 - never written
+        ([("C:/out.txt", b"x")], OUTSIDE),
+        ([("a\\..\\out.txt", b"x")], OUTSIDE),
+        ([("a//b.txt", b"x")], OUTSIDE),
+        ([("a/\x1b[2J.txt", b"x")], OUTSIDE),
+        ([(entry("link", stat.S_IFLNK | 0o777), b"/etc/passwd")], OUTSIDE),
+        ([(entry("pipe", stat.S_IFIFO | 0o644), b"")], OUTSIDE),
+        ([("a.txt", b"x"), ("a.txt", b"y")], TWICE),
+        ([("A.txt", b"x"), ("a.TXT", b"y")], TWICE),
+        ([("a/caf\u00e9.txt", b"x"), ("a/cafe\u0301.txt", b"y")], TWICE),
+        ([("a", b"x"), ("a/b.txt", b"y")], TWICE),
+        ([("a", b"x"), ("a/", b"")], TWICE),
+        ([("a/b.txt", b"y"), ("A", b"x")], TWICE),
     ],
 )
 def test_hostile_names_are_refused(tmp_path: Path, entries: list[tuple[str | zipfile.ZipInfo, bytes]], said: str) -> None:
@@ -78,9 +81,7 @@ def test_hostile_names_are_refused(tmp_path: Path, entries: list[tuple[str | zip
 
 def test_bombs_are_refused(tmp_path: Path) -> None:
     large = make_zip(tmp_path / "large.zip", [("zeros", bytes(5_000_000))])
-    assert "would unpack to 5000000 bytes" in faults_of(large, tmp_path / "to" / "photos", max_bytes=1_000_000)
-    many = make_zip(tmp_path / "many.zip", [(f"{number}.txt", b"") for number in range(50)])
-    assert "holds 50 entries" in faults_of(many, tmp_path / "to" / "photos", max_files=49)
+    assert "5000000 bytes unpacked, more than 1000000" in faults_of(large, tmp_path / "to" / "photos", max_bytes=1_000_000)
 
 
 def test_a_size_that_lies_is_seen_while_unpacking(tmp_path: Path) -> None:
@@ -98,7 +99,7 @@ def test_damaged_archives_are_named(tmp_path: Path, damage: str) -> None:
     content = archive.read_bytes()
     broken = {"cut": content[:-30], "flipped": content[:60] + b"\xff" + content[61:], "no zip": b"<html>"}[damage]
     archive.write_bytes(broken)
-    assert "a.zip: not a whole zip archive" in faults_of(archive, tmp_path / "to" / "photos")
+    assert "a.zip: cannot be unpacked (" in faults_of(archive, tmp_path / "to" / "photos")
 
 
 # --------------------------------------------------------------------------------------------- pizza, steak and sushi

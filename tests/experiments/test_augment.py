@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn.functional import interpolate
 from torchvision.transforms import autoaugment
 
 from experiments.config.schema import Augmentation
-from experiments.data import mixing, source, trivial_augment
+from experiments.data import mixing, resized_crop, source, trivial_augment
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
 from experiments.data.decoding import Photos
 from experiments.data.images import Images, Rows
@@ -271,3 +272,73 @@ def test_strong_batches_are_functions_of_the_step() -> None:
         expected = onward(step)
     again = batches(images, **STRONG)(3)
     assert torch.equal(expected[0], again[0]) and torch.equal(expected[1], again[1])
+
+
+# ----------------------------------------------------------------------------------------- resized crops, RandAugment
+@pytest.mark.parametrize(("stored", "size"), [(40, 32), (32, 32), (24, 32), (120, 64)])
+def test_resized_crops_are_those_of_an_antialiased_resize(stored: int, size: int) -> None:
+    pixels = torch.randint(0, 256, (20, 3, stored, stored), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    boxes = resized_crop.draw(generator(0, "resized_crop", 0), 20, stored, 0.08)
+    flip = torch.arange(20) % 2 == 0
+    ours = resized_crop.apply(pixels, torch.from_numpy(boxes), size, flip)
+    for image, (top, left, height, width), mirrored, found in zip(pixels, boxes, flip, ours, strict=True):
+        crop = image[None, :, top : top + height, left : left + width].double()
+        exact = interpolate(crop, (size, size), mode="bilinear", antialias=True)[0]
+        exact = exact.flip(-1) if mirrored else exact
+        # Images one by one are rounded after the rows and again after the columns.
+        assert found.dtype == torch.uint8 and (found - exact).abs().max() <= (1.01 if stored > resized_crop.LARGE else 0.51)
+
+
+def test_crops_have_the_areas_and_aspects_of_the_paper() -> None:
+    top, left, height, width = resized_crop.draw(generator(0, "resized_crop", 0), 20_000, 100, 0.25).T
+    assert top.min() == left.min() == 0 and (top + height).max() == (left + width).max() == 100
+    area, aspect = height * width / 10_000, height / width
+    assert 0.24 < area.min() < 0.27 and aspect.min() > 0.73 and aspect.max() < 1.37
+    assert abs(np.log(aspect).mean()) < 0.01
+    lower, upper = ((low <= area) & (area < low + 0.25) for low in (0.25, 0.5))  # what is below three quarters always fits
+    assert abs(lower.sum() / upper.sum() - 1) < 0.06
+
+
+@pytest.mark.parametrize("strength", [0, 9, 30])
+def test_rand_augment_has_the_space_of_torchvision(strength: int) -> None:
+    theirs = autoaugment.RandAugment()._augmentation_space(31, (64, 64))
+    drawn = trivial_augment.draw_rand(generator(0, "policy", 0), 5000, strength, 64)
+    for number, (name, operation) in enumerate(trivial_augment.OPERATIONS.items()):
+        values, signed = theirs[TORCHVISION_NAMES[name]]
+        expected = float(values[strength]) if values.ndim else 0.0
+        found = np.unique(drawn.magnitude[drawn.operation == number])
+        assert operation.signed == signed
+        assert found == pytest.approx(sorted({-expected, expected}) if signed else [expected], rel=1e-6)
+
+
+def test_crops_and_policies_are_functions_of_the_step_and_give_what_a_model_sees() -> None:
+    options = {"resized_crop": 0.3, "horizontal_flip": True, "policy": "rand_augment", "erase": 0.5, "mixup": 0.8}
+    images = some_images(20, size=24)
+
+    def made(part: tuple[int, int] = (0, 1)) -> TrainBatches:
+        return TrainBatches(
+            images, Normalise([0.5] * 3, [0.25] * 3, CPU, 16), batch_size=8, seed=0, n_classes=5, device=CPU, part=part,
+            augmentation=Augmentation.model_validate(options),
+        )  # fmt: skip
+
+    whole, again = made(), made()
+    again(5)
+    for step in (0, 3):
+        pixels, labels = whole(step)
+        assert pixels.shape == (8, 3, 16, 16) and labels.shape == (8, 5)
+        assert torch.equal(pixels, again(step)[0])
+        slices = [made((process, 2))(step)[0] for process in (0, 1)]
+        assert torch.equal(torch.cat(slices), pixels)
+
+
+def test_what_is_stored_larger_is_cropped_at_the_centre_and_resized() -> None:
+    pixels = torch.zeros(1, 1, 20, 20, dtype=torch.uint8)
+    pixels[..., 2:18, 2:18] = 255
+    seen = Normalise([0.0], [1.0], CPU, 8, 0.8)(pixels)
+    assert seen.shape == (1, 1, 8, 8) and seen.min() == 1.0  # 80% of a side is the white square
+    assert Normalise([0.0], [1.0], CPU, 8, 1.0)(pixels).min() < 0.5
+
+
+def test_two_ways_to_crop_are_refused() -> None:
+    with pytest.raises(ValueError, match="two ways to crop"):
+        Augmentation(resized_crop=0.5, crop_padding=4)

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -22,11 +23,12 @@ from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
 from experiments.config.paths import ROOT
 from experiments.grid import driver, local, worker
+from experiments.grid.driver import Observer
 from experiments.grid.ledger import ledger
-from experiments.grid.local import Observer
-from experiments.grid.worker import Outcome
 from experiments.records.progress import locked, read_progress
 from experiments.records.record import RecordError, read_record
+from experiments.training import stop
+from experiments.training.outcome import Outcome
 
 TINY = ["recipe.steps=4", "recipe.evaluations=2", "seeds=[0]", "train_fractions=[0.1]"]
 
@@ -102,18 +104,17 @@ def test_a_failed_cell_stops_no_other_and_runs_again_only_when_asked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     # A rate at which the ViT's loss overflows within two steps; the ResNet's norms keep it finite.
-    real = worker._run
+    from experiments.training import run as procedure
+    from experiments.training.fit import Diverged
 
-    def failing(cell: Cell, *rest: object) -> Outcome:
+    real = procedure.build_model
+
+    def failing(cell: Cell, n_classes: int) -> Any:
         if cell.model.family == "ViT":
-            from experiments.training.fit import Diverged
+            raise Diverged(2)
+        return real(cell, n_classes)
 
-            folder = rest[0]
-            worker._record_failure(cell, folder, Diverged(2))  # type: ignore[arg-type]
-            return Outcome("failed", str(Diverged(2)))
-        return real(cell, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(worker, "_run", failing)
+    monkeypatch.setattr(procedure, "build_model", failing)
     assert call(monkeypatch, "run", "smoke", *TINY, "--jobs", "1") == 1
     printed = capsys.readouterr().out
     assert "failed vit_micro_p2" in printed and "done resnet_micro" in printed
@@ -124,7 +125,7 @@ def test_a_failed_cell_stops_no_other_and_runs_again_only_when_asked(
     reasons = [cell["reason"] for cell in values["cells"] if cell["status"] == "failed"]
     assert "not finite at step 2" in reasons[0]
 
-    monkeypatch.setattr(worker, "_run", real)
+    monkeypatch.setattr(procedure, "build_model", real)
     assert call(monkeypatch, "run", "smoke", *TINY, "--jobs", "1") == 1  # failed stays failed
     failed = next(folder.glob("vit_micro_p2*"))
     retry = ["run", "smoke", *TINY, "--jobs", "1", "--retry-failed"]
@@ -292,17 +293,17 @@ def test_no_process_outlives_a_command_that_is_killed(tmp_path: Path) -> None:
 
 def test_an_ignored_hang_up_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = threading.Event()
-    monkeypatch.setattr(worker, "_stop_asked", asked)
+    monkeypatch.setattr(stop, "_asked", asked)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
-        with worker.stop_signals_caught():
+        with stop.signals_caught():
             os.kill(os.getpid(), signal.SIGHUP)
             assert not asked.is_set()
             os.kill(os.getpid(), signal.SIGTERM)
             assert asked.is_set()
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         asked.clear()
-        with worker.stop_signals_caught():
+        with stop.signals_caught():
             os.kill(os.getpid(), signal.SIGHUP)
             assert asked.is_set()
     finally:
@@ -397,7 +398,7 @@ def test_a_full_disk_leaves_no_half_record_and_the_cell_is_run_again(
 def test_two_commands_on_one_grid_run_every_cell_once(tmp_path: Path) -> None:
     code = (
         "from experiments.config import loading\nfrom experiments.grid import driver\n"
-        "from experiments.grid.local import Observer\n"
+        "from experiments.grid.driver import Observer\n"
         f"e = loading.load_experiment('smoke', loading.parse_overrides({[*TINY, 'recipe.steps=60']!r}))\n"
         "class Say(Observer):\n"
         "    def ended(self, cell, outcome): print(outcome.status, cell.run_id, outcome.seconds)\n"
@@ -457,6 +458,6 @@ def test_a_death_is_recorded_with_what_its_folder_tells(tmp_path: Path) -> None:
 
 def test_a_stop_before_a_cell_leaves_it_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     cells, folder = tiny_cells("models=[resnet_micro]")
-    monkeypatch.setattr(worker, "_stop_shared", lambda: True)
+    monkeypatch.setattr(stop, "_shared", lambda: True)
     assert worker.work(cells[0], folder).status == "interrupted"
     assert not (folder / str(cells[0].run_id)).exists()

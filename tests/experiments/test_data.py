@@ -19,6 +19,8 @@ from experiments.config.errors import ConfigError
 from experiments.config.schema import DataConfig
 from experiments.data import datasets, decoding, image_folder
 from experiments.data.images import Dataset, Images, Rows, SealedTest
+from experiments.grid import driver
+from experiments.grid.ledger import read_splits
 
 
 def folder_config(path: Path, **changes: object) -> DataConfig:
@@ -286,3 +288,21 @@ def test_the_seal_breaks_once() -> None:
     assert sealed.open() is images
     with pytest.raises(RuntimeError, match="opened twice"):
         sealed.open()
+
+
+def test_a_source_that_is_not_there_is_named_with_the_nearest() -> None:
+    config = DataConfig(title="Mine", source="digit", image_size=8, channels=1, mean=[0.3], std=[0.4])
+    for ask in (datasets.load, datasets.is_published):
+        with pytest.raises(ConfigError, match=r"Mine: `data.source`: no source is named 'digit'. Did you mean 'digits'"):
+            ask(config)
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_only_published_images_are_not_read_again(published: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment, read = loading.load_experiment("smoke", {}), list[str]()
+    cells = driver.plan(experiment)
+    monkeypatch.setitem(datasets.SOURCES, "digits", datasets.Source(datasets.SOURCES["digits"].load, published))
+    monkeypatch.setattr(driver, "cell_status", lambda cell, folder: ("done", None))
+    monkeypatch.setattr(driver, "compute_splits", lambda experiment, folder: read.append("again") or read_splits(folder))
+    assert [cell.run_id for cell in driver.plan(experiment)] == [cell.run_id for cell in cells]
+    assert read == ([] if published else ["again"])

@@ -24,7 +24,7 @@ from experiments.data.images import Images
 from experiments.grid import driver, local, worker
 from experiments.records.progress import read_progress
 from experiments.records.record import read_record, read_rows
-from experiments.training import distributed, run
+from experiments.training import distributed, run, stop
 from experiments.training.distributed import Group
 from experiments.training.torchrun import Place
 from tests.arithmetic import rounding
@@ -54,17 +54,17 @@ LEAD = """
 import sys
 from experiments.grid import driver
 from experiments.config import loading
+from experiments.training import stop
 from experiments.training import run
-from experiments.grid.local import Observer
+from experiments.grid.driver import Observer
 from tests.experiments.test_distributed import doubled
 
 run.build_model = doubled(run.build_model)
 
-def lead():
-    experiment = loading.load_experiment("smoke", loading.parse_overrides(sys.argv[1:]))
-    driver.launch(driver.plan(experiment), driver.experiment_folder(experiment), jobs="auto", observer=Observer())
-
-driver.together(lead)
+with driver.leading() as leads:
+    if leads:
+        experiment = loading.load_experiment("smoke", loading.parse_overrides(sys.argv[1:]))
+        driver.launch(driver.plan(experiment), driver.experiment_folder(experiment), jobs="auto", observer=Observer())
 """
 
 
@@ -111,7 +111,7 @@ def test_two_processes_make_the_run_of_one(tmp_path: Path, monkeypatch: pytest.M
     cells, shared = cells_of()
     asked = iter(range(1000))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker, "stop_requested", lambda: next(asked) >= 3)
+        patch.setattr(stop, "requested", lambda: next(asked) >= 3)
         assert worker.work(cells[1], shared).status == "interrupted"
     stopped_at = read_progress(shared / str(cells[1].run_id))["step"]
     assert 0 < stopped_at < 10

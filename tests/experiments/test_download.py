@@ -1,17 +1,22 @@
-"""Downloads against a server of the test's own: whole, resumed, wrong, broken off, unreachable."""
+"""Downloads against a server of the test's own: whole, wrong, broken off, at the same time, unreachable."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import subprocess
 import threading
+import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments.data.download import DownloadError, download, git_blob_id
+from experiments.data.download import DownloadError, download, git_blob_id, unpack
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 
@@ -23,8 +28,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.breaks, self.ranges, self.status = CONTENT, 0, True, 200
-        self.asked: list[str | None] = []
+        self.content, self.breaks, self.status, self.asked = CONTENT, 0, 200, 0
 
     @property
     def url(self) -> str:
@@ -35,19 +39,12 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        wanted = self.headers.get("Range")
-        self.server.asked.append(wanted)
+        self.server.asked += 1
         if self.server.status != 200:
             self.send_error(self.server.status)
             return
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.server.ranges else 0
-        body, whole = self.server.content[start:], len(self.server.content)
-        if start >= whole:
-            self.send_error(416)
-            return
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{whole - 1}/{whole}")
+        body = self.server.content
+        self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.server.breaks:
@@ -76,12 +73,8 @@ def blob_id(tmp_path: Path) -> str:
     return git_blob_id(path)
 
 
-def get(server: Server, target: Path, blob_id: str, **options: object) -> list[tuple[int, int | None]]:
-    seen: list[tuple[int, int | None]] = []
-    download(
-        server.url, target, blob_id=blob_id, progress=lambda *state: seen.append(state), **{"max_bytes": 10**6, **options}
-    )
-    return seen
+def get(server: Server, target: Path, blob_id: str, max_bytes: int = 10**6) -> None:
+    download(server.url, target, blob_id=blob_id, max_bytes=max_bytes)
 
 
 def test_blob_id_is_that_of_git(tmp_path: Path) -> None:
@@ -90,62 +83,58 @@ def test_blob_id_is_that_of_git(tmp_path: Path) -> None:
     assert git_blob_id(tmp_path / "file") == said.stdout.strip()
 
 
-def test_download_tells_progress_and_leaves_the_file_alone(server: Server, tmp_path: Path, blob_id: str) -> None:
+def test_download_leaves_the_file_alone(server: Server, tmp_path: Path, blob_id: str) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
-    seen = get(server, folder / "file.zip", blob_id)
+    get(server, folder / "file.zip", blob_id)
     assert (folder / "file.zip").read_bytes() == CONTENT
-    assert seen[0] == (0, len(CONTENT)) and seen[-1] == (len(CONTENT), len(CONTENT)) and len(seen) > 3
     assert [path.name for path in folder.iterdir()] == ["file.zip"]
 
 
-def test_broken_connection_is_taken_up_where_it_broke(server: Server, tmp_path: Path, blob_id: str) -> None:
-    server.breaks = 1
-    seen = get(server, tmp_path / "file.zip", blob_id)
-    first, second = server.asked
-    assert first is None and second and int(second.removeprefix("bytes=").rstrip("-")) > len(CONTENT) // 3
-    assert (tmp_path / "file.zip").read_bytes() == CONTENT
-    assert max(total for _, total in seen if total) == len(CONTENT)
+def test_broken_connection_begins_again(server: Server, tmp_path: Path, blob_id: str) -> None:
+    server.breaks = 2
+    get(server, tmp_path / "file.zip", blob_id)
+    assert (tmp_path / "file.zip").read_bytes() == CONTENT and server.asked == 3
 
 
-def test_next_command_goes_on_from_what_came(server: Server, tmp_path: Path, blob_id: str) -> None:
+def test_a_connection_that_keeps_breaking_leaves_nothing(server: Server, tmp_path: Path, blob_id: str) -> None:
     server.breaks = 3
-    with pytest.raises(DownloadError, match=r"file\.zip"):
+    before = set(tmp_path.iterdir())
+    with pytest.raises(DownloadError, match=r"file\.zip: .*IncompleteRead"):
         get(server, tmp_path / "file.zip", blob_id)
-    assert not (tmp_path / "file.zip").exists()
-    have = (tmp_path / "file.zip.part").stat().st_size
-    assert have > len(CONTENT) // 3
-    get(server, tmp_path / "file.zip", blob_id)
-    assert server.asked[-1] == f"bytes={have}-"
-    assert (tmp_path / "file.zip").read_bytes() == CONTENT
-
-
-def test_server_without_ranges_sends_all_again(server: Server, tmp_path: Path, blob_id: str) -> None:
-    server.breaks, server.ranges = 1, False
+    assert set(tmp_path.iterdir()) == before
     get(server, tmp_path / "file.zip", blob_id)
     assert (tmp_path / "file.zip").read_bytes() == CONTENT
-    assert len(server.asked) == 2
 
 
-@pytest.mark.parametrize("left", [b"another beginning", CONTENT + b"too much"])
-def test_foreign_beginning_is_thrown_away_and_fetched_again(
-    server: Server, tmp_path: Path, blob_id: str, left: bytes
+def test_commands_at_the_same_time_need_no_lock(
+    server: Server, tmp_path: Path, blob_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file.zip.part").write_bytes(left)
-    get(server, tmp_path / "file.zip", blob_id)
-    assert (tmp_path / "file.zip").read_bytes() == CONTENT
-    assert server.asked[-1] is None
+    def absent(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", absent)
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("train/1.txt", CONTENT)
+
+    def both(number: int) -> None:
+        get(server, tmp_path / "file.zip", blob_id)
+        unpack(tmp_path / "photos.zip", tmp_path / "photos")
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(both, range(8)))
+    assert (tmp_path / "file.zip").read_bytes() == (tmp_path / "photos" / "train" / "1.txt").read_bytes() == CONTENT
+    assert {path.name for path in tmp_path.iterdir()} == {"file.zip", "photos", "photos.zip", "published"}
 
 
 def test_wrong_content_is_refused_with_both_ids(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match=f"git blob id [0-9a-f]{{40}}, expected {'0' * 40}"):
         get(server, tmp_path / "file.zip", "0" * 40)
-    assert len(server.asked) == 1
-    assert not (tmp_path / "file.zip").exists() and not (tmp_path / "file.zip.part").exists()
+    assert server.asked == 1 and [path.name for path in tmp_path.iterdir()] == []
 
 
 def test_an_answer_that_is_too_large_is_not_taken(server: Server, tmp_path: Path, blob_id: str) -> None:
-    with pytest.raises(DownloadError, match="offers 300000 bytes, more than 1000"):
+    with pytest.raises(DownloadError, match="sends more than 1000 bytes"):
         get(server, tmp_path / "file.zip", blob_id, max_bytes=1000)
     assert not (tmp_path / "file.zip").exists()
 
@@ -154,7 +143,7 @@ def test_refusal_is_told_and_not_asked_again(server: Server, tmp_path: Path, blo
     server.status = 404
     with pytest.raises(DownloadError, match="404"):
         get(server, tmp_path / "file.zip", blob_id)
-    assert len(server.asked) == 1
+    assert server.asked == 1
 
 
 def test_certificate_is_checked(server: Server, tmp_path: Path, blob_id: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def test_every_experiment_composes_and_expands(name: str) -> None:
     experiment = loading.load_experiment(name, needed)
     cells = expand(experiment, {})
     expected = len(experiment.models) * len(experiment.train_fractions) * len(experiment.seeds) * len(experiment.data)
-    blocks = 2 if experiment.track == "tuned" else max(1, sum(map(len, experiment.vary.values())))
+    blocks = 2 if experiment.track != "identical" else max(1, sum(map(len, experiment.vary.values())))
     assert len(cells) == expected * blocks
     header = (ROOT / "configs" / "experiments" / f"{name}.yaml").read_text(encoding="utf-8")
     for part in ("# Cells", "# Cost", "# Expected", "# Command"):
@@ -235,3 +236,37 @@ def test_an_expectation_speaks_of_a_metric_that_records_have():
     assert {f"{split}/{name}" for split in ("test", "val") for name in computed} <= set(known_metrics())
     with pytest.raises(ValueError, match=r"`metric` must be one of test/top1, .*, got 'test/acc'"):
         Expectation(claim="it is good", models=["vit"], metric="test/acc", at_least=0.5)
+
+
+# ------------------------------------------------------------------------------------------------------- recipes of track C
+RECIPES = {"ViT": "digits_deit", "resnet_micro": "digits_sgd", "EfficientNet": "digits_efficientnet"}
+OWN = {"track": "own", "recipes": RECIPES}
+
+
+def test_each_model_has_its_own_recipe_beside_the_shared_one() -> None:
+    experiment = loading.load_experiment("vit_small_data", OWN | {"recipe.steps": 70, "recipe.precision": "bf16"})
+    cells = {(cell.track, cell.model_name): cell for cell in expand(experiment, {})}
+    assert {cell.recipe_name for (track, _), cell in cells.items() if track == "identical"} == {"digits"}
+    resnet, vit = cells["own", "resnet_micro"], cells["own", "timm_vit_micro_p2"]
+    assert (resnet.recipe_name, resnet.recipe.optimizer, resnet.recipe.schedule) == ("digits_sgd", "sgd", "step")
+    assert vit.recipe_name == "digits_deit" and vit.recipe.augmentation.policy == "rand_augment"
+    assert {(cell.recipe.steps, cell.recipe.precision) for cell in cells.values()} == {(70, "bf16")}
+    assert resnet.settings_hash != vit.settings_hash
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"recipes": {"ViT": "digits_deit"}}, ["names no recipe for resnet_micro nor for its family, ResNet"]),
+        ({"recipes": {**RECIPES, "ResNets": "digits"}}, ["names 'ResNets'", "Did you mean 'ResNet'?"]),
+        ({"recipes": {**RECIPES, "ViT": "digits_diet"}}, ["no recipe named 'digits_diet'", "'digits_deit'"]),
+        ({"recipes": {}}, ["`recipes` and `track: own` go together"]),
+        ({"track": "identical"}, ["`recipes` and `track: own` go together"]),
+        ({"vary": {"recipe.steps": [3, 4]}}, ["`vary` and `track: own` cannot be combined"]),
+    ],
+)
+def test_own_recipes_that_do_not_fit(changes: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loading.load_experiment("vit_small_data", OWN | changes)
+    for word in words:
+        assert word in str(caught.value)

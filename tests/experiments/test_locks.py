@@ -16,11 +16,13 @@ from experiments.__main__ import main
 from experiments.config.cells import Cell
 from experiments.config.paths import ROOT
 from experiments.grid import driver, local, worker
+from experiments.grid.driver import Observer
 from experiments.grid.ledger import cell_status
-from experiments.grid.local import Observer
-from experiments.grid.worker import Outcome
 from experiments.records.progress import Busy, LockError, NoLocks, is_running, locked, owner
 from experiments.records.record import atomic_write
+from experiments.training import run as procedure
+from experiments.training.fit import Interrupted
+from experiments.training.outcome import Outcome
 from tests.experiments.test_grid import cells_of
 
 PUBLISHED = next((ROOT / "results" / "vit_small_data").glob("*/record.json"))
@@ -34,7 +36,11 @@ def cell(tmp_path: Path) -> Cell:
 @pytest.fixture
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "check", lambda cells: [])
-    monkeypatch.setattr(worker, "_run", lambda cell, folder, began, says: Outcome("done", seconds=1.0, says=tuple(says)))
+
+    def stopped(*arguments: object) -> None:
+        raise Interrupted("no training here")
+
+    monkeypatch.setattr(procedure, "chosen", stopped)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
@@ -46,7 +52,7 @@ def test_without_locks_a_cell_runs_and_its_state_is_unknown(
 
     monkeypatch.setattr(fcntl, "flock", absent)
     outcome = worker.work(cell, tmp_path)
-    assert outcome.status == "done"
+    assert (outcome.status, outcome.message) == ("interrupted", "no training here")
     (said,) = outcome.says
     assert said.startswith(f"{tmp_path}: this file system has no file locks ({os.strerror(number)})")
     assert "one command at a time" in said and str(cell.run_id) not in said  # equal for all cells: shown once
@@ -145,7 +151,11 @@ def test_cells_that_did_not_end_are_not_called_failed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(worker, "check", lambda cells: [])
-    monkeypatch.setattr(worker, "_run", lambda *_: Outcome("failed", "OSError: No space left on device: 'last.pt'"))
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "last.pt")
+
+    monkeypatch.setattr(procedure, "chosen", full)
     monkeypatch.setattr("sys.argv", ["experiments", "run", "smoke", "--jobs", "1"])
     assert main() == 1
     printed = capsys.readouterr().out

@@ -21,7 +21,7 @@ from experiments.records.record import read_record
 from experiments.training import checkpoint, memory
 from experiments.training import run as procedure
 from experiments.training.optim import adamw
-from experiments.training.steps import train_steps
+from experiments.training.steps import Update, train_steps
 from tests.arithmetic import rounding
 
 CPU = torch.device("cpu")
@@ -74,10 +74,8 @@ def losses(
     for step in range(steps):
         loss = torch.zeros(())
         options: dict[str, Any] = {"more_parts": more} if more else {}
-        train_steps(
-            model, optimizer, batches, range(step, step + 1), rate=lambda step: 3e-3, seed=0, loss_sum=loss,
-            label_smoothing=0.1, clip_grad_norm=1.0, micro_batches=parts(step), **options,
-        )  # fmt: skip
+        update = Update(lambda step: 3e-3, label_smoothing=0.1, clip_grad_norm=1.0, micro_batches=parts(step))
+        train_steps(model, optimizer, batches, range(step, step + 1), update, loss_sum=loss, **options)
         curve.append(loss.item())
     return curve
 

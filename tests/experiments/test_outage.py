@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from experiments.grid.worker import Outcome
 from experiments.records.record import read_rows
 from experiments.terminal import display
 from experiments.tracking import client as wandb_client
@@ -26,6 +25,7 @@ from experiments.tracking import tracker
 from experiments.tracking.client import LONG_WAIT
 from experiments.tracking.mirror import MIRROR_FILE, About, TrackingError, load_mirror
 from experiments.tracking.tracker import Tracker
+from experiments.training.outcome import Outcome
 from tests.experiments.test_grid import cells_of
 from tests.experiments.test_tracking import open_tracker, record, row, steps, wait_for, write_row
 from tests.standins.wandb_service import WandbService

@@ -24,13 +24,13 @@ from experiments.__main__ import main
 from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash, hashed_values
-from experiments.config.loading import load_part
+from experiments.config.loading import load_experiment
 from experiments.config.paths import ROOT
-from experiments.config.schema import DataConfig, Execution, ModelConfig, Recipe
+from experiments.config.schema import DataConfig, ModelConfig, Recipe
 from experiments.records.record import read_record
 from experiments.training import models, pretrained
 from experiments.training.optim import adamw
-from experiments.training.steps import train_steps
+from experiments.training.steps import Update, train_steps
 
 MICRO = {"title": "ViT", "family": "ViT", "source": "scratch", "name": "micro", "geometry": {"patch_size": 2}}
 RESNET = {"title": "ResNet", "family": "ResNet", "source": "timm", "name": "test_resnet"}
@@ -68,17 +68,14 @@ def test_published_runs_keep_their_names(name: str) -> None:
     folder = next((ROOT / "results" / "vit_small_data").glob(f"{name}-digits-f1-s0-*"))
     about = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     cell = Cell(
-        experiment="vit_small_data",
+        asked=load_experiment("vit_small_data"),
         model_name=name,
-        model=load_part("models", name),
         data_name="digits",
         data=DataConfig.model_validate(about["data"]),
-        recipe_name="digits",
         recipe=Recipe.model_validate(about["requested"]["recipe"]),
         train_fraction=1.0,
         seed=0,
         varied={},
-        execution=Execution(),
         split_hash=about["cell"]["split_hash"],
     )
     assert cell.run_id == folder.name
@@ -299,7 +296,7 @@ def test_frozen_features_do_not_move(base: dict[str, Any]) -> None:
         return images, labels
 
     optimizer = adamw(model, weight_decay=0.05, betas=(0.9, 0.999))
-    train_steps(model, optimizer, batches, range(3), rate=lambda step: 0.1, seed=0, loss_sum=torch.zeros(()))
+    train_steps(model, optimizer, batches, range(3), Update(lambda step: 0.1), loss_sum=torch.zeros(()))
     assert not any(layer.training for layer in model.modules())
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     head = "fc" if base is RESNET else "head"

@@ -7,17 +7,19 @@ import signal
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from experiments.config import loading
 from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
-from experiments.grid import driver, local, ray, worker
-from experiments.grid.local import Observer
-from experiments.grid.worker import Outcome
+from experiments.grid import driver, local
+from experiments.grid import ray as engine
+from experiments.grid.driver import Observer
 from experiments.records.progress import read_progress
 from experiments.records.record import read_record
+from experiments.training.outcome import Outcome
 
 TINY = ["recipe.steps=4", "recipe.evaluations=2", "seeds=[0]", "train_fractions=[0.1]"]
 
@@ -42,18 +44,18 @@ def test_a_cluster_that_is_away_is_told_soon(monkeypatch: pytest.MonkeyPatch) ->
         probe.bind(("127.0.0.1", 0))
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{probe.getsockname()[1]}")
         with pytest.raises(ConfigError, match=r"RAY_ADDRESS: the cluster 127.0.0.1:\d+ cannot be joined"):
-            ray.connect()
+            engine.connect()
 
 
 def test_without_ray_the_fix_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(ConfigError, match="`make experiment ENGINE=ray …` installs it"):
-        ray.connect()
+        engine.connect()
 
 
 @pytest.mark.parametrize(("jobs", "gpus", "share"), [(1, 0, 0), (1, 1, 1), (2, 2, 1), (2, 1, 0.5), (5, 2, 1 / 3), (8, 8, 1)])
 def test_cells_share_gpus_evenly(jobs: int, gpus: int, share: float) -> None:
-    assert ray.gpu_share(jobs, gpus) == share
+    assert engine.gpu_share(jobs, gpus) == share
 
 
 @pytest.mark.parametrize(
@@ -69,22 +71,22 @@ def test_cells_share_gpus_evenly(jobs: int, gpus: int, share: float) -> None:
 def test_more_than_the_cluster_has_is_told(
     monkeypatch: pytest.MonkeyPatch, jobs: str, threads: int, device: str, message: str
 ) -> None:
-    monkeypatch.setattr(ray, "connect", lambda: None)
-    monkeypatch.setattr(ray, "_nodes", lambda: [{"Resources": {"CPU": 4.0}}, {"Resources": {"CPU": 2.0}}])
+    monkeypatch.setattr(engine, "connect", lambda: None)
+    monkeypatch.setattr(engine, "_nodes", lambda: [{"Resources": {"CPU": 4.0}}, {"Resources": {"CPU": 2.0}}])
     monkeypatch.setenv("DEVICE", device)
     with pytest.raises(ConfigError, match=message):
-        ray.resolve_jobs(jobs, 100, threads)
+        engine.resolve_jobs(jobs, 100, threads)
 
 
 def test_auto_fills_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = [{"Resources": {"CPU": 16.0, "GPU": 4.0}}, {"Resources": {"CPU": 16.0}}]
-    monkeypatch.setattr(ray, "connect", lambda: None)
-    monkeypatch.setattr(ray, "_nodes", lambda: nodes)
+    monkeypatch.setattr(engine, "connect", lambda: None)
+    monkeypatch.setattr(engine, "_nodes", lambda: nodes)
     monkeypatch.setenv("DEVICE", "cpu")
-    assert ray.resolve_jobs("auto", 100, 3) == 10
+    assert engine.resolve_jobs("auto", 100, 3) == 10
     monkeypatch.setenv("DEVICE", "auto")
-    assert ray.resolve_jobs("auto", 100, 3) == 4
-    assert ray.resolve_jobs("auto", 2, 3) == 2
+    assert engine.resolve_jobs("auto", 100, 3) == 4
+    assert engine.resolve_jobs("auto", 2, 3) == 2
 
 
 def test_a_run_folder_travels_whole(tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ def test_a_run_folder_travels_whole(tmp_path: Path) -> None:
     (there / "wandb").mkdir(parents=True)
     for name in ("record.json", "last.pt", "run.lock", ".half.tmp", "wandb/mirror.json"):
         (there / name).write_text(name, encoding="utf-8")
-    ray.unpack(ray.pack(there), tmp_path / "here")
+    engine.unpack(engine.pack(there), tmp_path / "here")
     names = sorted(str(path.relative_to(tmp_path / "here")) for path in (tmp_path / "here").rglob("*") if path.is_file())
     assert names == ["last.pt", "record.json", "wandb/mirror.json"]
 
@@ -102,9 +104,9 @@ def test_a_run_folder_travels_whole(tmp_path: Path) -> None:
 def two_cpus(monkeypatch: pytest.MonkeyPatch) -> object:
     pytest.importorskip("ray", reason="Ray is not installed; ENGINE=ray installs it")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(ray, "usable_cores", lambda: 2)
+    monkeypatch.setattr(engine, "usable_cores", lambda: 2)
     yield
-    ray.close()
+    engine.close()
 
 
 def test_ray_gives_the_bits_of_one_process(two_cpus: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,16 +116,16 @@ def test_ray_gives_the_bits_of_one_process(two_cpus: object, tmp_path: Path, mon
         cells, folder = cells_of()
         seen = Seen()
         jobs = "1" if name == "local" else "2"
-        driver.launch(cells, folder, jobs=jobs, observer=seen, engine_name=name)
+        driver.launch(cells, folder, jobs=jobs, observer=seen, engine=name)
         assert [outcome.status for _, outcome in seen.outcomes] == ["done", "done"]
         weights[name] = [(folder / str(cell.run_id) / "model.safetensors").read_bytes() for cell in cells]
     assert weights["local"] == weights["ray"]
 
     # No shared folder: the run is made elsewhere and comes back whole.
     monkeypatch.setenv("RUNS_DIR", str(tmp_path / "apart"))
-    monkeypatch.setattr(ray, "_is_shared", lambda folder: False)
+    monkeypatch.setattr(engine, "_is_shared", lambda folder: False)
     cells, folder = cells_of()
-    driver.launch(cells, folder, jobs="2", observer=Seen(), engine_name="ray")
+    driver.launch(cells, folder, jobs="2", observer=Seen(), engine="ray")
     assert [(folder / str(cell.run_id) / "model.safetensors").read_bytes() for cell in cells] == weights["local"]
     assert all(read_record(folder / str(cell.run_id) / "record.json").status == "done" for cell in cells)
 
@@ -151,7 +153,7 @@ def test_a_killed_worker_is_retried_from_its_checkpoint(two_cpus: object) -> Non
         killed.extend(pids)
 
     seen = Killer()
-    driver.launch(cells, folder, jobs="1", observer=seen, engine_name="ray")
+    driver.launch(cells, folder, jobs="1", observer=seen, engine="ray")
     assert killed and [outcome.status for _, outcome in seen.outcomes] == ["done"]
     attempts = read_record(folder / str(cells[0].run_id) / "record.json").attempts
     assert [attempt.reason for attempt in attempts] == ["killed", "completed"]
@@ -170,17 +172,28 @@ def test_a_worker_that_dies_twice_ends_its_cell(monkeypatch: pytest.MonkeyPatch)
     ray = pytest.importorskip("ray")
     cells, folder = cells_of()
 
-    class Task:
-        remote = staticmethod(lambda *arguments: object())
-
     def dead(reference: object) -> None:
         raise ray.exceptions.WorkerCrashedError
 
+    class Anything:
+        """A remote function, an actor and a task, whatever is asked of it."""
+
+        def __getattr__(self, name: str) -> Any:
+            return Anything()
+
+        def __call__(self, *arguments: object, **options: object) -> Any:
+            return Anything()
+
+    monkeypatch.setattr(engine, "resolve_jobs", lambda *_: 1)
+    monkeypatch.setattr(engine, "_nodes", list)
+    monkeypatch.setattr(engine.Cluster, "check", lambda self: [])
+    monkeypatch.setattr(ray, "remote", lambda *_, **options: Anything())
+    monkeypatch.setattr(ray, "kill", lambda actor: None)
     monkeypatch.setattr(ray, "wait", lambda references, timeout: (references, []))
     monkeypatch.setattr(ray, "get", dead)
     seen = Seen()
-    outcomes = ray._Driver(cells, folder, 1, Task, None, True, seen).outcomes()
-    assert {outcome.status for outcome in outcomes.values()} == {"failed"} and len(seen.outcomes) == 2
+    driver.launch(cells, folder, jobs="1", observer=seen, engine="ray")
+    assert [outcome.status for _, outcome in seen.outcomes] == ["failed", "failed"]
     record = read_record(folder / str(cells[0].run_id) / "record.json")
     assert record.failure and "died twice" in record.failure.message
 
@@ -191,4 +204,4 @@ def test_an_unknown_engine_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr("sys.argv", ["experiments", "run", "smoke", "--engine", "slurm"])
     assert main() == 2
     assert "must be `local` or `ray`, got 'slurm'" in capsys.readouterr().err
-    assert local.requested_jobs("3") == 3 and worker.STOP_SIGNALS
+    assert local.requested_jobs("3") == 3

@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 
 from experiments.config.paths import ROOT
-from experiments.grid.worker import Outcome
 from experiments.records.record import read_record
 from experiments.terminal import display, screens
+from experiments.training.outcome import Outcome
 from tests.experiments.test_command import tiny_cells
 from tests.experiments.test_wandb_content import call
 

@@ -17,7 +17,7 @@ from experiments.__main__ import main
 from experiments.config import paths
 from experiments.config.errors import ConfigError
 from experiments.config.paths import ROOT
-from experiments.data import archive, decoding
+from experiments.data import decoding, download
 from experiments.grid import local
 from experiments.records.record import atomic_write
 from experiments.training import provenance, torchrun
@@ -48,7 +48,8 @@ def facts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], dict[str
 def unpacked(folder: Path) -> Path:
     """A project's files as an archive leaves them."""
     (folder / "experiments").mkdir(parents=True)
-    shutil.copy(provenance.__file__, folder / "experiments")
+    (folder / provenance.HERE).parent.mkdir()
+    shutil.copy(provenance.__file__, folder / provenance.HERE)
     return folder
 
 
@@ -63,11 +64,12 @@ def test_a_checkout_knows_its_commit_and_whether_it_was_changed(
     tmp_path: Path, facts: Callable[[Path], dict[str, object]]
 ) -> None:
     project = unpacked(tmp_path / "my checkout")
+    assert (ROOT / provenance.HERE).samefile(provenance.__file__)
     assert facts(project) == NOWHERE
     commit = committed(project)
     (project / "notes.txt").write_text("not of the project", encoding="utf-8")
     assert facts(project) == {"commit": commit, "dirty": False}
-    (project / "experiments" / "provenance.py").write_text("changed", encoding="utf-8")
+    (project / provenance.HERE).write_text("changed", encoding="utf-8")
     assert facts(project) == {"commit": commit, "dirty": True}
     git(project, "worktree", "add", tmp_path / "tree")  # whose .git is a file
     assert facts(tmp_path / "tree") == {"commit": commit, "dirty": False}
@@ -109,6 +111,7 @@ def test_without_git_and_where_it_refuses_there_is_no_commit(
         (tmp_path / "bin" / "git").write_text(f'#!/bin/sh\necho "{said}" >&2\nexit 128\n', encoding="utf-8")
         (tmp_path / "bin" / "git").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert (ROOT / provenance.HERE).samefile(provenance.__file__)
     assert facts(project) == NOWHERE
 
 
@@ -235,7 +238,7 @@ def test_files_have_the_users_umask(tmp_path: Path, mask: int, mode: int) -> Non
             pixels[:] = 7
         with zipfile.ZipFile(tmp_path / "photos.zip", "w") as made:
             made.writestr("a/b.txt", "b")
-        archive.unpack(tmp_path / "photos.zip", tmp_path / "photos")
+        download.unpack(tmp_path / "photos.zip", tmp_path / "photos")
     finally:
         os.umask(before)
     assert np.load(tmp_path / "pixels.npy").sum() == 28

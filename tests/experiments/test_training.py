@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from experiments.config.schema import Augmentation, Recipe
+from experiments.config.schema import Augmentation, Execution, Recipe
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
 from experiments.data.images import Images
 from experiments.records.progress import Heartbeat, read_progress
 from experiments.training import checkpoint, cost
-from experiments.training.fit import Diverged, Interrupted, MetricsLog, Training, evaluation_steps, fit
+from experiments.training.fit import Diverged, Interrupted, Training, evaluation_steps, fit
 from experiments.training.optim import adamw, learning_rate, weight_decay_groups
-from experiments.training.steps import train_steps
+from experiments.training.steps import Update, train_steps
+from experiments.training.watch import Written
 from tests.arithmetic import rounding
 
 CPU = torch.device("cpu")
@@ -81,10 +84,25 @@ def images(n: int, seed: int) -> Images:
     return Images(pixels, labels.astype(np.int64), np.array([str(i) for i in range(n)]))
 
 
+class Follower(Written):
+    """Stops a run before a step, or dies after the row of one."""
+
+    stop_at: int | None = None
+    die_at: int | None = None
+
+    def stop_requested(self) -> bool:
+        return self.stop_at is not None and self.heartbeat.step >= self.stop_at
+
+    def evaluated(self, row: dict[str, Any]) -> None:
+        super().evaluated(row)
+        if row["step"] == self.die_at:
+            raise KeyboardInterrupt  # before a checkpoint of it
+
+
 class Bench:
     """A run's parts around one folder, as `experiments.training.run` puts them together."""
 
-    def __init__(self, folder: Path, recipe: Recipe = RECIPE) -> None:
+    def __init__(self, folder: Path, recipe: Recipe = RECIPE, average: float | None = None) -> None:
         folder.mkdir(exist_ok=True)
         torch.set_num_threads(1)
         torch.manual_seed(0)
@@ -98,16 +116,15 @@ class Bench:
         self.val = EvaluationBatches(images(9, 1), normalise, device=CPU)
         optimizer = adamw(model, weight_decay=0.05, betas=(0.9, 0.999))
         self.training = Training("run", model, optimizer, cost.Meter(CPU), torch.zeros(()))
+        if average is not None:
+            self.training.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True)
         self.warnings = self.training.restore(folder)
         self.start = self.training.step
-        self.log = MetricsLog(folder, self.start, self.training.rows)
-        self.heartbeat = Heartbeat(
-            folder, device="cpu", steps=recipe.steps, batch_size=8, start_step=self.start, kept=self.training.ledger
-        )
+        self.written = Follower(folder, self.training, recipe)
+        self.log, self.heartbeat = self.written.log, self.written.heartbeat
 
-    def fit(self, stop_at: int | None = None, every: int | None = None) -> None:
-        asked = iter(range(10**6))
-        stop = (lambda: next(asked) >= stop_at - self.start) if stop_at is not None else (lambda: False)
+    def fit(self, stop_at: int | None = None, die_at: int | None = None, every: int | None = None) -> None:
+        self.written.stop_at, self.written.die_at = stop_at, die_at
         fit(
             self.training,
             self.recipe,
@@ -115,11 +132,8 @@ class Bench:
             self.val,
             seed=0,
             folder=self.folder,
-            log=self.log,
-            on_row=lambda row: None,
-            heartbeat=self.heartbeat,
-            checkpoint_every_steps=every,
-            stop_requested=stop,
+            execution=Execution(checkpoint_every_steps=every),
+            observer=self.written,
         )
 
     def rows(self) -> list[dict[str, float]]:
@@ -142,17 +156,8 @@ def test_the_loop_equals_a_loop_written_out(tmp_path: Path) -> None:
 
     for bench in (ours, plain):  # training enlarges rounding, which double precision hardly knows
         bench.training.model.double()
-    train_steps(
-        ours.training.model,
-        ours.training.optimizer,
-        batches,
-        range(5),
-        rate=lambda step: 1e-3 * (step + 1),
-        seed=0,
-        loss_sum=loss_sum,
-        clip_grad_norm=0.5,
-        label_smoothing=0.1,
-    )
+    update = Update(lambda step: 1e-3 * (step + 1), clip_grad_norm=0.5, label_smoothing=0.1)
+    train_steps(ours.training.model, ours.training.optimizer, batches, range(5), update, loss_sum=loss_sum)
     from experiments.data.seeding import integer_seed
 
     model, optimizer, total = plain.training.model.train(), plain.training.optimizer, 0.0
@@ -214,17 +219,7 @@ def test_the_last_checkpoint_needs_no_optimiser(tmp_path: Path) -> None:
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     whole = Bench(tmp_path / "whole")
     whole.fit()
-    killed = Bench(tmp_path / "parts")
-
-    def die(row: dict[str, float]) -> None:
-        if row["step"] == 8:
-            raise KeyboardInterrupt  # after the row of step 8, before a checkpoint of it
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(
-            killed.training, RECIPE, killed.train, killed.val, seed=0, folder=killed.folder, log=killed.log, on_row=die,
-            heartbeat=killed.heartbeat, checkpoint_every_steps=5,
-        )  # fmt: skip
+    killed = killed_after(tmp_path / "parts", 8, 5)
     assert [row["step"] for row in killed.rows()] == [4, 8]
     again = Bench(tmp_path / "parts")
     assert again.start == 5
@@ -237,16 +232,8 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
 def killed_after(folder: Path, step: int, every: int) -> Bench:
     """A run that died right after the row of a step, with checkpoints every so many steps."""
     bench = Bench(folder)
-
-    def die(row: dict[str, float]) -> None:
-        if row["step"] == step:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        fit(
-            bench.training, RECIPE, bench.train, bench.val, seed=0, folder=folder, log=bench.log, on_row=die,
-            heartbeat=bench.heartbeat, checkpoint_every_steps=every,
-        )  # fmt: skip
+        bench.fit(die_at=step, every=every)
     return bench
 
 
@@ -382,3 +369,29 @@ def test_heartbeat_reports_progress(tmp_path: Path) -> None:
     attempts = heartbeat.end("completed")
     assert attempts[-1]["start_step"] == 2 and attempts[-1]["end_step"] == 7
     assert read_progress(tmp_path)["step"] == 7
+
+
+# -------------------------------------------------------------------------------------------------------- averaged weights
+def test_the_average_is_evaluated_and_goes_on_bit_by_bit(tmp_path: Path) -> None:
+    plain, whole = Bench(tmp_path / "plain"), Bench(tmp_path / "whole", average=0.5)
+    plain.fit()
+    mean: dict[str, torch.Tensor] = {}
+
+    def follow() -> None:
+        for name, tensor in whole.training.model.named_parameters():
+            mean[name] = tensor.detach().clone() if name not in mean else mean[name] * 0.5 + tensor.detach() * 0.5
+        Training.step_taken(whole.training)
+
+    whole.training.step_taken = follow  # type: ignore[method-assign]
+    whole.fit()
+    assert equal_weights(plain.training.model, whole.training.model)  # training itself does not know of it
+    for name, tensor in whole.training.evaluated.named_parameters():
+        assert torch.allclose(tensor, mean[name], atol=1e-6)
+    assert [row["val/loss"] for row in plain.rows()] != [row["val/loss"] for row in whole.rows()]
+
+    first = Bench(tmp_path / "parts", average=0.5)
+    with pytest.raises(Interrupted):
+        first.fit(stop_at=6)
+    second = Bench(tmp_path / "parts", average=0.5)
+    second.fit()
+    assert equal_weights(whole.training.evaluated, second.training.evaluated) and whole.rows() == second.rows()

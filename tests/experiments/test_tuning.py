@@ -14,8 +14,8 @@ from experiments.config.cells import Cell, expand
 from experiments.config.errors import ConfigError
 from experiments.config.schema import Tuning
 from experiments.grid import driver
+from experiments.grid.driver import Observer
 from experiments.grid.ledger import compute_splits
-from experiments.grid.local import Observer
 from experiments.records.record import read_record
 from experiments.training.artifacts import seconds_to_target
 from experiments.training.tuning import chosen, trial_recipes, trials_of

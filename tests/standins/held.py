@@ -9,19 +9,20 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from experiments.grid import worker
+from experiments.training import stop
 
 
 def hold(place: Path) -> None:
     """Work, and write a checkpoint at the stop."""
-    with worker.at_work:
+    with stop.at_work:
         (place / "begun").touch()
-        while not worker.stop_requested():
+        while not stop.requested():
             time.sleep(0.05)
         (place / "checkpoint").touch()
 
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, context, worker.initialise, (context.Event(), 1)) as pool:
+    with ProcessPoolExecutor(2, context, worker.initialise, (context.Event().is_set, 1)) as pool:
         pool.submit(hold, Path(sys.argv[1]))
         pool.submit(time.sleep, 0)

@@ -1,0 +1,90 @@
+"""Datasets of the Hugging Face hub, or parquet files in its form, read by its library, which is installed for them alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.config.errors import ConfigError
+from experiments.config.paths import data_dir
+from experiments.config.schema import DataConfig
+from experiments.data.arrays import Part, dataset_of
+from experiments.data.decoding import fitted
+from experiments.data.images import Dataset
+
+SPLITS = {"train": ("train", "training"), "val": ("validation", "valid", "val"), "test": ("test", "testing")}
+"""Names of splits. Validation images join the training images; without a test split, a fifth is cut."""
+
+
+def load(config: DataConfig) -> Dataset:
+    """Load the dataset `data.name` of the hub, or the parquet files of the folder `data.path`.
+
+    Raises
+    ------
+    ConfigError
+        If the library is not installed, the dataset cannot be had, or its columns of images and labels cannot be told.
+    """
+    found = _opened(config)
+    parts, class_names = {}, tuple[str, ...]()
+    for split, names in SPLITS.items():
+        table = next((found[name] for name in names if name in found), None)
+        if table is None:
+            continue
+        image, label = _column(table, config, "image"), _column(table, config, "label")
+        labels = np.asarray(table[label])
+        parts[split] = Part(_pixels(table, image, config, split), labels)
+        if split == "train":
+            class_names = tuple(getattr(table.features[label], "names", None) or map(str, np.unique(labels)))
+    if "train" not in parts:
+        raise ConfigError([f"{config.title}: its splits are {', '.join(found)}; one must be named train."])
+    return dataset_of(parts, class_names, config.title)
+
+
+def _opened(config: DataConfig) -> Any:
+    """The splits, by name."""
+    try:
+        import datasets
+    except ImportError as error:
+        message = "`data.source: huggingface` needs the library `datasets`: make install WITH=huggingface"
+        raise ConfigError([f"{config.title}: {message}"]) from error
+    datasets.disable_progress_bars()
+    folder = Path(config.path).expanduser() if config.path else None
+    folder = folder if folder is None or folder.is_absolute() else data_dir() / folder
+    try:
+        if folder is None:
+            return datasets.load_dataset(str(config.name), cache_dir=str(data_dir() / "huggingface"))
+        if not folder.is_dir():
+            raise ConfigError([f"`data.path`: no folder {folder}. Put parquet files there, such as train.parquet."])
+        return datasets.load_dataset(str(folder), cache_dir=str(data_dir() / "huggingface"))
+    except ConfigError:
+        raise
+    except Exception as error:  # the library raises its own and those of many others
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
+        offline = "" if folder else " Without a network, put its parquet files into a folder and set `data.path` to it."
+        raise ConfigError([f"{config.title}: {folder or config.name} cannot be loaded ({reason}).{offline}"]) from error
+
+
+def _column(table: Any, config: DataConfig, kind: str) -> str:
+    """The column of images or of labels: as the config names it, else the only one of its kind."""
+    named = dict(config.columns).get(kind)  # type: ignore[call-overload]
+    kinds = {"image": ("Image",), "label": ("ClassLabel",)}[kind]
+    fitting = [name for name, feature in table.features.items() if type(feature).__name__ in kinds]
+    plain = [name for name in table.features if name in (kind, f"{kind}s", "img", "target", "class")]
+    if kind == "label" and not fitting:
+        fitting = [name for name in plain if getattr(table.features[name], "dtype", "") in ("int64", "int32", "string")]
+    if named in table.features or (named is None and len(fitting) == 1):
+        return named or fitting[0]
+    held = ", ".join(table.features)
+    fix = f"set `data.columns.{kind}` to one of its columns: {held}"
+    raise ConfigError([f"{config.title}: {f'no column {named!r}' if named else f'which column holds the {kind}'}; {fix}."])
+
+
+def _pixels(table: Any, column: str, config: DataConfig, split: str) -> NDArray[np.uint8]:
+    size, channels = config.stored_size, config.channels
+    pixels = np.empty((len(table), channels, size, size), np.uint8)
+    for at, image in enumerate(table[column]):
+        pixels[at] = fitted(image, f"{config.title}: image {at} of {split}", size, channels)
+    return pixels

@@ -1,0 +1,140 @@
+"""Who follows a training: its rows, its heartbeat, its mirror in W&B, and whoever may stop it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments.config.cells import Cell
+from experiments.config.schema import Recipe, repeat_command
+from experiments.records.folder import without_path
+from experiments.records.progress import Heartbeat
+from experiments.records.record import Record
+from experiments.tracking.tracker import About, Tracker
+from experiments.training import artifacts, stop
+from experiments.training.artifacts import Facts, Predictions
+from experiments.training.fit import MetricsLog, Observer, Training
+
+
+class Written(Observer):
+    """What a run folder gets while a run trains: rows and heartbeat.
+
+    Parameters
+    ----------
+    folder : Path
+        The run folder.
+    training : Training
+        At its checkpoint.
+    recipe : Recipe
+    device : str
+        Name of the hardware, for the list of attempts.
+    """
+
+    def __init__(self, folder: Path, training: Training, recipe: Recipe, device: str = "") -> None:
+        self.log = MetricsLog(folder, training.step, training.rows)
+        self.heartbeat = Heartbeat(
+            folder,
+            device=device,
+            steps=recipe.steps,
+            batch_size=recipe.batch_size,
+            start_step=training.step,
+            kept=training.ledger,
+            devices=training.group.size,
+        )
+
+    def works(self) -> None:
+        self.heartbeat.work_begins()
+
+    def rests(self, step: int) -> None:
+        self.heartbeat.work_ends(step)
+
+    def beat(self, step: int) -> None:
+        self.heartbeat.beat(step)
+
+    def evaluated(self, row: dict[str, Any]) -> None:
+        self.log.append(row)
+        self.heartbeat.val_top1 = row["val/top1"]
+
+    def kept(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        return self.heartbeat.ledger(), self.log.rows
+
+
+class Watch(Written):
+    """A run of a grid: its rows are mirrored in W&B as well, and whoever stops the command stops it."""
+
+    def __init__(
+        self, cell: Cell, folder: Path, training: Training, facts: Facts, says: Callable[[str | None], None]
+    ) -> None:
+        super().__init__(folder, training, cell.recipe, facts.environment["device"])
+        self.cell, self.says = cell, says
+        self.tracker = open_tracker(cell, folder, facts, self.log.rows)
+        for sentence in (*self.log.warnings, self.tracker.message):
+            says(sentence)
+
+    def stop_requested(self) -> bool:
+        return stop.requested()
+
+    def evaluated(self, row: dict[str, Any]) -> None:
+        super().evaluated(row)
+        self.tracker.log(row)
+
+    def splits(self, sentence: str) -> None:
+        self.says(f"{self.cell.model_name}: {sentence}")
+
+    def interrupted(self) -> None:
+        """The attempt ends before the run does."""
+        self.heartbeat.end("interrupted")
+        self.tracker.interrupt()
+
+    def failed(self, error: BaseException) -> None:
+        """The run ends without a result."""
+        self.heartbeat.end("failed")
+        self.tracker.finish({"failure": str(error)}, failed=True)
+
+    def completed(self, facts: Facts, training: Training, predictions: Predictions, trials: list[Record]) -> Record:
+        """The run has its result: what goes into its record."""
+        attempts = self.heartbeat.end("completed")
+        return artifacts.make_record(
+            self.cell,
+            facts,
+            training,
+            predictions,
+            rows=self.log.rows,
+            trials=trials,
+            attempts=attempts,
+            started=self.heartbeat.started,
+        )
+
+    def finished(self, record: Record) -> None:
+        """The run's record is written."""
+        self.tracker.finish(json.loads(record.to_json()))
+        self.says(self.tracker.message)
+
+
+def open_tracker(cell: Cell, folder: Path, facts: Facts, rows: list[dict[str, Any]]) -> Tracker:
+    """The run's mirror in W&B, with a config that dashboards can group and filter by."""
+    command = repeat_command(cell.experiment, without_path(cell.args))  # no path of this machine leaves it
+    config = artifacts.identity(cell) | {
+        "model_title": cell.model.title,
+        "data_title": cell.data.title,
+        "n": facts.n_pool,
+        "recipe_name": cell.recipe_name,
+        "recipe": cell.recipe.model_dump(),
+        "image_size": cell.data.image_size,
+        "geometry": facts.geometry,
+        "environment": facts.environment,
+        "command": command,
+    }
+    config.pop("schema_")
+    about = About(
+        experiment=cell.experiment,
+        run_id=str(cell.run_id),
+        config=config,
+        name=cell.title,
+        job_type="train" if cell.trial is None else "trial",
+        tags=[cell.data_name, cell.model.family, cell.track],
+        notes=f"Repeat it: {command}",
+    )
+    return Tracker(folder, about, history=rows, system_metrics=facts.environment["device_type"] == "cuda")
