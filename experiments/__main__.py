@@ -297,7 +297,7 @@ def _sync(name: str) -> bool:
     if sent.running:
         out.print(f"{len(sent.running)} runs are still in work; sync again when they are done.")
     for sentence in sent.failed:
-        out.print(sentence, markup=False, soft_wrap=True)
+        out.print(printable(sentence), markup=False, soft_wrap=True)
     if not sent.failed and not sent.running:
         reporting.send_report(name)
     return not sent.failed
@@ -315,7 +315,7 @@ def publish(
     folder = runs_dir() / name
     published = copy(reporting.known_ledger(_load(name, overrides), folder), folder, to)
     for fault in published.faults:
-        err.print(fault, soft_wrap=True, markup=False)
+        err.print(printable(fault), soft_wrap=True, markup=False)
     out.print(f"{published.runs} runs, {published.size / 1e6:.1f} MB, in {to / name}", soft_wrap=True, markup=False)
     if published.faults:
         raise typer.Exit(SOME_FAILED)

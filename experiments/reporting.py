@@ -31,7 +31,7 @@ def say_lost_caches(folder: Path) -> None:
     from experiments.grid.ledger import lost_caches
 
     for sentence in lost_caches(folder):
-        err.print(f"[yellow]damaged:[/] {escape(sentence)}", soft_wrap=True)
+        err.print(f"[yellow]damaged:[/] {escape(printable(sentence))}", soft_wrap=True)
 
 
 def known_ledger(experiment: Experiment, folder: Path) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def say_report(
 
 def say_waiting(sentence: str) -> None:
     """Say what the command waits for."""
-    err.print(sentence, style="yellow", markup=False, soft_wrap=True)
+    err.print(printable(sentence), style="yellow", markup=False, soft_wrap=True)
 
 
 def send_report(name: str) -> None:
@@ -138,7 +138,7 @@ def mirror_report(experiment: Experiment, ledger: dict[str, Any], folder: Path) 
         with err.status("Sending the report to W&B"):
             send(folder, reports_dir() / experiment.name, say_waiting)
     except TrackingError as error:
-        err.print(f"[yellow]W&B:[/] the report was not sent ({escape(str(error))})", soft_wrap=True)
+        err.print(f"[yellow]W&B:[/] the report was not sent ({escape(printable(error))})", soft_wrap=True)
 
 
 def pages_of_runs(ledger: dict[str, Any], folder: Path) -> dict[str, str]:
@@ -200,7 +200,7 @@ def report_from(source: str, name: str, *, allow_unequal: bool) -> None:
     checked_name(name)
     parse_source(source)
     with err.status(f"Downloading the records of {name}"):
-        fetched = fetch(source, name, runs_dir())
+        fetched = fetch(source, name, runs_dir(), say_waiting)
     out.print(f"{len(fetched.ledger['cells'])} cells from {source}", markup=False, soft_wrap=True)
     out.print(f"Made by  {fetched.experiment.command}", markup=False, soft_wrap=True)
     say_report(fetched.experiment, fetched.ledger, fetched.runs, again=True, allow_unequal=allow_unequal)
@@ -212,14 +212,14 @@ def save_dashboard(experiment: Experiment, ledger: dict[str, Any], folder: Path,
     from analysis import workspace as boards
     from experiments.tracking import dashboard as wandb_dashboard
 
-    entity, project = wandb_dashboard.place(folder)
+    entity, project = wandb_dashboard.place(folder, say_waiting)
     done = [cell["run_id"] for cell in ledger["cells"] if cell["status"] == "done"]
     known = boards.known_metrics(read_record(folder / run_id / RECORD_FILE) for run_id in done)
     target = reports_dir() / experiment.name
     tables = {path.stem: path.read_text(encoding="utf-8") for path in sorted(target.glob("*.md"))}
     figures = [path.stem for path in sorted((target / "figures").glob("*.png"))]
     board = boards.Board(experiment, entity, project, known)
-    return wandb_dashboard.save(folder, boards.views(board), boards.report(board, tables, verdict, figures))
+    return wandb_dashboard.save(folder, boards.views(board), boards.report(board, tables, verdict, figures), say_waiting)
 
 
 def view_offline(name: str, folder: Path, reason: str) -> None:

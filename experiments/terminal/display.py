@@ -17,12 +17,14 @@ from rich.text import Text
 
 from experiments.config.cells import Cell, data_key
 from experiments.config.schema import Experiment
+from experiments.config.text import printable
 from experiments.grid.driver import Observer
 from experiments.grid.ledger import ledger, left_to_run
 from experiments.records.dataset import read_descriptions
 from experiments.records.progress import read_progress
-from experiments.records.record import CHECKPOINT_FILE
+from experiments.records.record import CHECKPOINT_FILE, RECORD_FILE
 from experiments.terminal.screens import data_lines, duration, out
+from experiments.tracking.client import LONG_WAIT, SAID_AFTER_SECONDS
 from experiments.training.outcome import Outcome
 
 MIN_SHARE = 0.1
@@ -50,15 +52,18 @@ class Progress(Observer):
         self._checked = False
         self._active: dict[str, Cell] = {}
         self._said: set[str] = set()
+        self._over = threading.Event()
         self._lock = threading.Lock()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
             self._live.start()
+        threading.Thread(target=self._say_waits, daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._over.set()
         if self.console.is_terminal:
             self._live.stop()
 
@@ -80,9 +85,7 @@ class Progress(Observer):
             self._active.pop(str(cell.run_id), None)
             self.ended_cells += outcome.status in ("done", "failed")
         for sentence in outcome.says:
-            if sentence not in self._said:
-                self._said.add(sentence)
-                self.says(sentence)
+            self._say_once(sentence)
         if outcome.status == "busy":
             return
         line = Text(f"[{self.ended_cells:>{len(str(self.total))}}/{self.total}] ", "dim")
@@ -97,12 +100,27 @@ class Progress(Observer):
             line.append("  –" if seconds is None else f"  {duration(seconds)}")
             line.append("" if self.console.is_terminal else self._left())  # which the live display shows
         elif outcome.message:
-            line.append(f": {outcome.message}")
+            line.append(f": {printable(outcome.message, keep=chr(10))}")
         self.console.print(line, soft_wrap=True)
 
     def says(self, sentence: str) -> None:
         """A line about the work as a whole."""
-        self.console.print(Text(sentence, "yellow"), soft_wrap=True)
+        self.console.print(Text(printable(sentence), "yellow"), soft_wrap=True)
+
+    def _say_once(self, sentence: str) -> None:
+        if sentence not in self._said:
+            self._said.add(sentence)
+            self.says(sentence)
+
+    def _say_waits(self) -> None:
+        """In a thread: a cell that has its record and does not end waits for W&B."""
+        since = dict[str, float]()
+        while not self._over.wait(1.0):
+            with self._lock:
+                recorded = [run_id for run_id in self._active if (self.folder / run_id / RECORD_FILE).exists()]
+            now = time.monotonic()
+            if any(now - since.setdefault(run_id, now) >= SAID_AFTER_SECONDS for run_id in recorded):
+                self._say_once(LONG_WAIT)
 
     def _left(self) -> str:
         """Time left, from the pace of the cells that ended and the progress of those that run; empty until it can be known.

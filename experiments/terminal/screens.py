@@ -139,9 +139,9 @@ def data_lines(descriptions: Iterable[DataDescription]) -> list[str]:
     """What an experiment runs on, as lines of markup; what a reader of the results must know in yellow."""
     lines = []
     for described in descriptions:
-        first, *more = described.summary
-        lines += [f"[bold]{escape(described.title)}[/]: {escape(first)}", *(f"  {escape(line)}" for line in more)]
-        lines += [f"  [yellow]warning:[/] {escape(warning)}" for warning in described.warnings]
+        title, first, *more = (escape(printable(line)) for line in (described.title, *described.summary))
+        lines += [f"[bold]{title}[/]: {first}", *(f"  {line}" for line in more)]
+        lines += [f"  [yellow]warning:[/] {escape(printable(warning))}" for warning in described.warnings]
     return list(dict.fromkeys(lines))
 
 

@@ -1,6 +1,6 @@
-"""What W&B shows of a finished run beyond numbers: answers to a sample of test images, and the confusion matrix.
+"""What W&B shows of a finished run beyond numbers: answers to a sample of test images, the confusion matrix, weights.
 
-Plain values, made from the run folder alone, so that a run that is sent later shows the same as one that was online.
+Made from the run folder alone, so that a run that is sent later shows the same as one that was online.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from scipy.special import softmax
 
 from experiments.data.images import Pixels
 from experiments.metrics import confusion_matrix
-from experiments.records.record import PREDICTIONS_FILE, atomic_write
+from experiments.records.record import PREDICTIONS_FILE, WEIGHTS_FILE, atomic_write
+from experiments.tracking.mirror import Mirror, weights_asked
 
 EXAMPLES_FILE = "examples.npz"
 MAX_EXAMPLES = 64
@@ -34,17 +35,7 @@ class Rows(NamedTuple):
 
 
 def chosen_examples(sample_ids: NDArray[np.str_]) -> NDArray[np.int64]:
-    """Which test images are shown: the same for every run on these images, spread over them by a hash of the id.
-
-    Parameters
-    ----------
-    sample_ids : str array of shape (N,)
-
-    Returns
-    -------
-    int64 array of shape (min(N, 64),)
-        Positions, in the order of the hash.
-    """
+    """Positions of the test images that are shown: the same for every run, spread over them by a hash of the id."""
     order = sorted(range(len(sample_ids)), key=lambda index: hashlib.sha256(str(sample_ids[index]).encode()).digest())
     return np.array(order[:MAX_EXAMPLES], dtype=np.int64)
 
@@ -60,31 +51,16 @@ def shrunk(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def write_examples(folder: Path, pixels: Pixels, sample_ids: NDArray[np.str_]) -> None:
-    """Keep the images that the predictions table shows in ``examples.npz`` of a run folder.
-
-    Parameters
-    ----------
-    folder : Path
-        The run folder.
-    pixels : uint8 array of shape (N, C, H, W)
-        The test set.
-    sample_ids : str array of shape (N,)
-    """
+    """Keep the images that the predictions table shows, of those of shape (N, C, H, W), in ``examples.npz``."""
     chosen = chosen_examples(sample_ids)
     with atomic_write(folder / EXAMPLES_FILE, "wb") as file:
         np.savez_compressed(file, pixels=shrunk(pixels[chosen]), sample_ids=sample_ids[chosen])
 
 
 def predictions_table(folder: Path) -> tuple[Rows, list[NDArray[np.uint8]]] | None:
-    """The sample of test images with what the model answered.
+    """The sample of test images with what the model answered, a row each, and the images, (H, W) or (H, W, 3).
 
-    Returns
-    -------
-    rows : Rows
-        One row per image: id, label, prediction, correct, probabilities.
-    images : list of uint8 arrays of shape (H, W) or (H, W, 3)
-        One per row.
-        ``None`` where the run kept no examples, such as a tuning trial.
+    ``None`` where the run kept no examples, such as a tuning trial.
     """
     try:
         with np.load(folder / EXAMPLES_FILE, allow_pickle=False) as stored:
@@ -129,3 +105,27 @@ def confusion_table(folder: Path) -> Rows | None:
         if len(names) <= 20 or counts[actual, predicted]
     ]
     return Rows(["Actual", "Predicted", "nPredictions"], rows)
+
+
+def add(run: Any, mirror: Mirror, folder: Path) -> None:
+    """Put a run's predictions and confusion matrix into its summary, and its weights into a version where asked for."""
+    import wandb
+
+    if confusion := confusion_table(folder):
+        run.summary["confusion_matrix"] = table(confusion)
+    if found := predictions_table(folder):
+        rows, images = found
+        shown = [[row[0], wandb.Image(image), *row[1:]] for row, image in zip(rows.rows, images, strict=True)]
+        run.summary["predictions"] = table(Rows(["id", "image", *rows.columns[1:]], shown))
+    weights = folder / WEIGHTS_FILE
+    if weights_asked() and weights.is_file():
+        artifact = wandb.Artifact(f"weights-{mirror.id}"[:128], type="model", metadata={"run_id": mirror.run_id})
+        artifact.add_file(str(weights))
+        run.log_artifact(artifact)
+
+
+def table(rows: Rows) -> Any:
+    """Rows as a ``wandb.Table``."""
+    import wandb
+
+    return wandb.Table(columns=[*rows.columns], data=rows.rows, allow_mixed_types=True)

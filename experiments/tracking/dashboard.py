@@ -14,30 +14,22 @@ from typing import Any, NamedTuple
 
 from experiments.records.record import atomic_write
 from experiments.records.state import StateError, read_json
-from experiments.tracking.client import destination, one_line, require_login, wandb_module
+from experiments.tracking.client import destination, long_wait_said, one_line, require_login, wandb_module
 from experiments.tracking.mirror import TrackingError
 
 STATE_FILE = ".wandb/dashboard.json"
-TIMEOUT_SECONDS = 30
+TIMEOUT_SECONDS = 15
 
 
 class Saved(NamedTuple):
-    """Where W&B shows what was saved.
-
-    Attributes
-    ----------
-    views : dict of str to str
-        Question → address.
-    report : str
-        Address.
-    """
+    """Where W&B shows what was saved: addresses of the views by question, and of the report."""
 
     views: dict[str, str]
     report: str
 
 
-def place(experiment_folder: Path) -> tuple[str, str]:
-    """Entity and project that the runs of this environment go to.
+def place(experiment_folder: Path, say: Callable[[str], None] = lambda sentence: None) -> tuple[str, str]:
+    """Entity and project that the runs of this environment go to. `say` is told where the wait is long.
 
     Raises
     ------
@@ -49,13 +41,16 @@ def place(experiment_folder: Path) -> tuple[str, str]:
     if entity:
         return entity, project
     try:
-        return str(wandb_module().Api(timeout=TIMEOUT_SECONDS).default_entity), project
+        with long_wait_said(say):
+            return str(wandb_module().Api(timeout=TIMEOUT_SECONDS).default_entity), project
     except Exception as error:
         raise TrackingError(f"W&B does not say who is logged in ({one_line(error)}). Set WANDB_ENTITY.") from error
 
 
-def save(experiment_folder: Path, views: Mapping[str, Any], report: Any) -> Saved:
-    """Save views and report, each where it was saved before.
+def save(
+    experiment_folder: Path, views: Mapping[str, Any], report: Any, say: Callable[[str], None] = lambda sentence: None
+) -> Saved:
+    """Save views and report, each where it was saved before. `say` is told where the wait is long.
 
     Parameters
     ----------
@@ -73,11 +68,12 @@ def save(experiment_folder: Path, views: Mapping[str, Any], report: Any) -> Save
     ids = state.get(where, {})
     urls: dict[str, str] = {}
     try:
-        for question, view in views.items():
-            _save(view, "_internal_id", ids.get(question), _id_of_view)
-            ids[question], urls[question] = view._internal_id, view.url
-        _save(report, "id", ids.get("report"), _id_of_report)
-        ids["report"] = report.id
+        with long_wait_said(say):
+            for question, view in views.items():
+                _save(view, "_internal_id", ids.get(question), _id_of_view)
+                ids[question], urls[question] = view._internal_id, view.url
+            _save(report, "id", ids.get("report"), _id_of_report)
+            ids["report"] = report.id
     except Exception as error:
         raise TrackingError(f"W&B: the dashboard could not be saved in {where} ({one_line(error)}).") from error
     finally:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +17,23 @@ from experiments.config.text import checked_name, printable
 from experiments.records.dataset import DATA_FILE
 from experiments.records.record import RecordError
 from experiments.records.reported import EXPERIMENT_FILE, LEDGER_FILE, read_report
-from experiments.tracking.client import NO_ANSWER, one_line, require_login, wandb_module, why
+from experiments.tracking.client import (
+    NO_ANSWER,
+    long_wait_said,
+    one_line,
+    own_temporary_folder,
+    require_login,
+    transfer_seconds,
+    wandb_module,
+    why,
+)
 from experiments.tracking.mirror import TrackingError
 from experiments.tracking.report import RUN_FILES, SUMS_FILE, artifact_name
 
-API_TIMEOUT_SECONDS = 30
+API_TIMEOUT_SECONDS = 15
+FOUND_SECONDS = 60.0
+"""Until the service has said what there is: a few questions, and the start of a process."""
+LONGEST_SECONDS = 3600.0
 _SOURCE = re.compile(r"wandb:([A-Za-z0-9][\w.-]*)/([A-Za-z0-9][\w.-]*)")
 
 
@@ -38,23 +52,14 @@ def parse_source(text: str) -> tuple[str, str]:
 
 
 class Fetched(NamedTuple):
-    """What a download holds.
-
-    Attributes
-    ----------
-    experiment : Experiment
-        As it was run, overrides included.
-    ledger : dict
-    runs : Path
-        Folder of the run folders.
-    """
+    """What a download holds: the experiment as it was run, its ledger, and the folder of its run folders."""
 
     experiment: Experiment
     ledger: dict[str, Any]
     runs: Path
 
 
-def fetch(source: str, name: str, runs_folder: Path) -> Fetched:
+def fetch(source: str, name: str, runs_folder: Path, say: Callable[[str], None] = lambda sentence: None) -> Fetched:
     """Download the newest version of an experiment's report artifact, and verify it.
 
     Parameters
@@ -65,10 +70,8 @@ def fetch(source: str, name: str, runs_folder: Path) -> Fetched:
         The experiment.
     runs_folder : Path
         Folder of all runs; the download lies below it, in a hidden folder of its own.
-
-    Returns
-    -------
-    Fetched
+    say : callable, optional
+        Told where the wait is long.
 
     Raises
     ------
@@ -83,15 +86,8 @@ def fetch(source: str, name: str, runs_folder: Path) -> Fetched:
     require_login(runs_folder / ".downloaded")
     partial = target.with_name(f"{name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    try:
-        api = wandb_module().Api(timeout=API_TIMEOUT_SECONDS, overrides={"entity": entity, "project": project})
-        artifact = api.artifact(f"{entity}/{project}/{artifact_name(name)}:latest", type="report")
-        _check_entries(artifact.manifest.entries)
-        artifact.download(root=str(partial), skip_cache=True)
-    except TrackingError:
-        raise
-    except Exception as error:
-        raise _not_there(error, entity, project, name) from error
+    with long_wait_said(say):
+        _downloaded(entity, project, name, partial)
     verify(partial)
     try:
         experiment, ledger = read_report(partial / "report", name, f"Send it again: make sync NAME={name}")
@@ -105,6 +101,45 @@ def fetch(source: str, name: str, runs_folder: Path) -> Fetched:
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     return Fetched(experiment, ledger, target / "runs" / name)
+
+
+def _downloaded(entity: str, project: str, name: str, folder: Path) -> None:
+    """Download in a process of its own, which can be ended: the client waits for files without a limit."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_download, args=(theirs, entity, project, name, folder), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        told: Any = FOUND_SECONDS
+        while isinstance(told, float):
+            if not ours.poll(told):
+                raise _not_there(TimeoutError("timed out"), entity, project, name)
+            told = ours.recv()
+    except EOFError as error:
+        raise TrackingError("FROM: the download ended before its time. Try again.") from error
+    finally:
+        process.kill()
+        process.join()
+    if told is not None:
+        raise told
+
+
+def _download(pipe: Connection, entity: str, project: str, name: str, folder: Path) -> None:
+    """Tell how long the files may take, then how it ended: an error, or ``None``."""
+    try:
+        require_login(folder.parents[2])
+        api = wandb_module().Api(timeout=API_TIMEOUT_SECONDS, overrides={"entity": entity, "project": project})
+        artifact = api.artifact(f"{entity}/{project}/{artifact_name(name)}:latest", type="report")
+        _check_entries(artifact.manifest.entries)
+        pipe.send(min(transfer_seconds(artifact.size), LONGEST_SECONDS))
+        with own_temporary_folder():
+            artifact.download(root=str(folder), skip_cache=True)
+        pipe.send(None)
+    except TrackingError as error:
+        pipe.send(error)
+    except Exception as error:
+        pipe.send(_not_there(error, entity, project, name))
 
 
 def _not_there(error: Exception, entity: str, project: str, name: str) -> TrackingError:

@@ -31,16 +31,26 @@ class TrackingError(UserError):
     """W&B cannot be used for what the user asked. The message says what to do."""
 
 
-@dataclass
-class Mirror:
-    """What is needed to make a run's W&B mirror again, and what W&B is known to hold of it."""
+@dataclass(kw_only=True)
+class About:
+    """What W&B shows of a run beside its numbers."""
 
-    id: Annotated[str, Field(pattern=r"^[^/\\#?%:\x00-\x1f]+$")]
     experiment: str
     run_id: str
     config: dict[str, Any]
+    """What the run was asked for. Dashboards group by it."""
+    name: str = ""
+    """The run's name for people; the run id where it is empty."""
+    job_type: str = "train"
     tags: list[str] = field(default_factory=list)
     notes: str = ""
+
+
+@dataclass(kw_only=True)
+class Mirror(About):
+    """What is needed to make a run's W&B mirror again, and what W&B is known to hold of it."""
+
+    id: Annotated[str, Field(pattern=r"^[^/\\#?%:\x00-\x1f]+$")]
     summary: dict[str, Any] = field(default_factory=dict)
     ended: Ending | None = None
     """How the last attempt ended; ``None`` while it goes on, or after it was killed."""
@@ -48,9 +58,6 @@ class Mirror:
     """The state that W&B confirmed, as `progress` gives it."""
     url: str | None = None
     """Where the service shows the run, as its client names the place."""
-    name: str = ""
-    """The run's name for people; the run id where it is empty."""
-    job_type: str = "train"
     shown: dict[str, Any] | None = None
     """Of a report: where and as which step the row of which content was meant to be shown."""
 
@@ -105,6 +112,12 @@ def wandb_id(folder: Path, run_id: str) -> str:
     return known[-1] if known else f"{run_id[:100]}-{secrets.token_hex(4)}"
 
 
+def renewed(folder: Path, about: About, before: Mirror | None, **changes: Any) -> Mirror:
+    """The mirror of a run as it is asked for now, with the id and all that is known of what W&B holds from before."""
+    known = {name: getattr(before, name) for name in ("id", "sent", "url", "shown")} if before else {}
+    return Mirror(**vars(about) | {"id": wandb_id(folder, about.run_id)} | known | changes)
+
+
 def mirror_again(folder: Path) -> Mirror:
     """Make the mirror of a run that ended from its record.
 
@@ -120,16 +133,14 @@ def mirror_again(folder: Path) -> Mirror:
     except RecordError as error:
         raise TrackingError(str(error)) from error
     results = {"schema_", "status", "metrics", "compute", "attempts", "started", "finished", "failure"}
-    config = record.model_dump(mode="json", exclude=results)
-    trial = record.trial is not None
-    return Mirror(
-        id=wandb_id(folder, record.run_id),
+    about = About(
         experiment=record.experiment,
         run_id=record.run_id,
-        config=flat(config),
+        config=flat(record.model_dump(mode="json", exclude=results)),
         tags=[record.data, record.family, record.track],
-        job_type="trial" if trial else "train",
+        job_type="train" if record.trial is None else "trial",
     )
+    return renewed(folder, about, None)
 
 
 def weights_asked() -> bool:
@@ -161,25 +172,24 @@ def summary_of(record: Mapping[str, Any]) -> dict[str, Any]:
     return flat(values) | dict(metrics)
 
 
-def page_of(folder: Path) -> str | None:
-    """Where W&B shows a run, as its client named the place; ``None`` for a run that it never saw."""
+def usable_mirror(folder: Path) -> Mirror | None:
+    """A run folder's mirror; ``None`` where there is none that can be used."""
     try:
-        mirror = load_mirror(folder)
+        return load_mirror(folder)
     except TrackingError:
         return None
+
+
+def page_of(folder: Path) -> str | None:
+    """Where W&B shows a run, as its client named the place; ``None`` for a run that it never saw."""
+    mirror = usable_mirror(folder)
     return mirror.url if mirror else None
 
 
 def unsent(experiment_folder: Path) -> int:
     """Number of an experiment's runs that W&B is not known to hold."""
-    count = 0
-    for path in experiment_folder.glob(f"*/{MIRROR_FILE}"):
-        try:
-            mirror = load_mirror(path.parent.parent)
-            count += mirror is not None and mirror.sent is None
-        except TrackingError:
-            count += 1
-    return count
+    mirrors = (usable_mirror(path.parent.parent) for path in experiment_folder.glob(f"*/{MIRROR_FILE}"))
+    return sum(mirror is None or mirror.sent is None for mirror in mirrors)
 
 
 def ended_by_record(folder: Path) -> tuple[Ending, dict[str, Any]] | None:

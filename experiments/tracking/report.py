@@ -21,17 +21,17 @@ from experiments.records.folder import config_without_path, folder_name, without
 from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE
 from experiments.records.reported import EXPERIMENT_FILE, read_report
 from experiments.tracking.client import (
-    close_run,
+    Session,
     destination,
     long_wait_said,
     one_line,
     open_to_send,
+    own_temporary_folder,
     require_login,
-    upload_seconds,
+    transfer_seconds,
 )
-from experiments.tracking.content import Rows
-from experiments.tracking.mirror import Mirror, TrackingError, load_mirror, wandb_id
-from experiments.tracking.objects import table
+from experiments.tracking.content import Rows, table
+from experiments.tracking.mirror import About, Mirror, TrackingError, page_of, renewed, usable_mirror
 
 SUMS_FILE = "SHA256SUMS"
 RUN_FILES = (RECORD_FILE, CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE)
@@ -98,11 +98,7 @@ def state_folder(experiment_folder: Path) -> Path:
 
 def page(experiment_folder: Path) -> str | None:
     """Where W&B shows the report run; ``None`` where it was never sent."""
-    try:
-        mirror = load_mirror(state_folder(experiment_folder))
-    except TrackingError:
-        return None
-    return mirror.url if mirror else None
+    return page_of(state_folder(experiment_folder))
 
 
 def send(experiment_folder: Path, report_folder: Path, say: Callable[[str], None] = lambda sentence: None) -> bool:
@@ -126,27 +122,28 @@ def send(experiment_folder: Path, report_folder: Path, say: Callable[[str], None
     folder = state_folder(experiment_folder)
     mirror.save(folder)
     with long_wait_said(say):
-        run = open_to_send(folder, mirror, finish_timeout=FINISH_TIMEOUT_SECONDS)
+        session = open_to_send(folder, mirror, finish_timeout=FINISH_TIMEOUT_SECONDS)
         try:
-            _show(run, mirror, folder, progress, report_folder)
-            _log_artifact(run, mirror.experiment, found | {SUMS_FILE: sums.encode()})
-            mirror.url = run.url
-            close_run(run, mirror, folder)
+            with own_temporary_folder():
+                _show(session, progress, report_folder)
+                _log_artifact(session.run, mirror.experiment, found | {SUMS_FILE: sums.encode()})
+            session.close()
         except Exception as error:
             with suppress(Exception):  # the service may be gone; what matters is the first error
-                run.finish(exit_code=1)
+                session.run.finish(exit_code=1)
             raise TrackingError(f"W&B: the report was not sent in full ({one_line(error)}). Sync again.") from error
     mirror.sent = progress
     mirror.save(folder)
     return True
 
 
-def _show(run: Any, mirror: Mirror, folder: Path, progress: dict[str, Any], report_folder: Path) -> None:
+def _show(session: Session, progress: dict[str, Any], report_folder: Path) -> None:
     """Log a content's row once, however often sending is broken off.
 
     Its step is noted before the row is given away: whether W&B holds it is told by the step that W&B expects next. Where the
     note is lost, the run's summary tells.
     """
+    run, mirror = session.run, session.mirror
     step = run.starting_step
     meant = dict(mirror.shown or {})
     if isinstance(meant.get("step"), int) and meant == progress | {"step": meant["step"]}:
@@ -154,41 +151,28 @@ def _show(run: Any, mirror: Mirror, folder: Path, progress: dict[str, Any], repo
     elif run.summary.get("digest") == progress["digest"]:
         return
     mirror.shown = progress | {"step": step}
-    mirror.save(folder)
+    mirror.save(session.folder)
     if run.starting_step <= step:
-        run.log({"step": step, **_shown(report_folder)}, step=step)
+        session.give({"step": step, **_shown(report_folder)})
         run.summary["digest"] = progress["digest"]
 
 
 def _prepare(experiment_folder: Path, report_folder: Path, digest: str) -> Mirror:
-    """The report run as it shall be; its id is made once."""
-    folder = state_folder(experiment_folder)
-    try:
-        before = load_mirror(folder)
-    except TrackingError:
-        before = None  # W&B tells what it holds of the run whose id the client's sessions name
-    name = experiment_folder.name
+    """The report run as it shall be; its id is made once, and told by the client's sessions where its note is damaged."""
+    folder, name = state_folder(experiment_folder), experiment_folder.name
     experiment, ledger = read_report(report_folder, name, f"Make it: make report NAME={name}")
-    return Mirror(
-        id=before.id if before else wandb_id(folder, artifact_name(name)),
+    config = {"question": experiment.question, "args": without_path(experiment.args), "models": list(experiment.models)}
+    about = About(
         experiment=name,
         run_id=artifact_name(name),
-        config={
-            "experiment": name,
-            "question": experiment.question,
-            "args": without_path(experiment.args),
-            "models": list(experiment.models),
-        },
+        config={"experiment": name} | config,
         tags=["report"],
         notes=experiment.question,
-        summary={"digest": digest, **{f"cells/{key}": value for key, value in ledger["counts"].items()}},
-        ended="done",
-        sent=before.sent if before else None,
-        url=before.url if before else None,
-        shown=before.shown if before else None,
         name=f"{name} · report",
         job_type="report",
     )
+    summary = {"digest": digest, **{f"cells/{key}": value for key, value in ledger["counts"].items()}}
+    return renewed(folder, about, usable_mirror(folder), summary=summary, ended="done")
 
 
 def _shown(report_folder: Path) -> dict[str, Any]:
@@ -230,4 +214,4 @@ def _log_artifact(run: Any, experiment: str, found: dict[str, bytes | Path]) -> 
         else:
             artifact.add_file(str(content), name=name, policy="immutable", skip_cache=True)
     paths = [content for content in found.values() if isinstance(content, Path)]
-    run.log_artifact(artifact).wait(timeout=math.ceil(upload_seconds(*paths)))
+    run.log_artifact(artifact).wait(timeout=math.ceil(transfer_seconds(*paths)))

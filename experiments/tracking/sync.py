@@ -1,19 +1,15 @@
 """Send to Weights & Biases what it has not seen: runs that were logged offline, and runs that lost the service.
 
-A run is sent by emitting it again from its run folder (``metrics.jsonl``, ``record.json``, ``wandb/mirror.json``) into the
-same W&B run, beginning at the step that W&B says it expects, and not by uploading the fragments that W&B's client left: the
-fragments of a resumed run overlap, and uploading them doubles evaluations. Steps are sent in ascending order, so what W&B
-holds is always a gapless beginning of the run; the rest is exactly what is missing, however often a sync was broken off.
+A run is given again from its run folder (``metrics.jsonl``, ``record.json``, ``wandb/mirror.json``) to the same W&B run, and
+not by uploading the fragments that W&B's client left: those of a resumed run overlap, and would double evaluations.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from experiments.records.progress import Busy, locked
 from experiments.records.record import METRICS_FILE, PREDICTIONS_FILE, WEIGHTS_FILE, RecordError, read_rows
@@ -21,15 +17,12 @@ from experiments.tracking.client import (
     NO_ANSWER,
     KeyRefused,
     Unreachable,
-    clear_fragments,
-    close_run,
-    confirmed,
     destination,
     long_wait_said,
     one_line,
     open_to_send,
     require_login,
-    upload_seconds,
+    transfer_seconds,
 )
 from experiments.tracking.mirror import (
     MIRROR_FILE,
@@ -76,10 +69,6 @@ def sync(
     say : callable, optional
         Takes sentences for the user: that a wait is long, and what was damaged and made again.
 
-    Returns
-    -------
-    SyncReport
-
     Raises
     ------
     TrackingError
@@ -118,6 +107,36 @@ def sync(
 
 def _send(folder: Path, *, may_connect: bool, say: Callable[[str], None]) -> bool:
     """Send one run. ``False`` where W&B is known to hold it in full already."""
+    mirror = _mirror_of(folder, say)
+    try:
+        rows = ordered(read_rows(folder / METRICS_FILE))
+    except RecordError as error:
+        raise TrackingError(str(error)) from error
+    if mirror.is_held(mirror.progress(rows, destination())):
+        return False
+    if not may_connect:
+        raise Unreachable(NO_ANSWER)
+    sent = [folder / name for name in (METRICS_FILE, PREDICTIONS_FILE, *([WEIGHTS_FILE] if weights_asked() else []))]
+    session = open_to_send(folder, mirror, finish_timeout=transfer_seconds(*sent))
+    try:
+        for row in rows:
+            session.give(row)
+        session.close()
+    except TimeoutError as error:
+        raise Unreachable(NO_ANSWER) from error
+    except Exception as error:
+        raise TrackingError(f"not sent in full ({one_line(error)}).") from error
+    try:
+        held = session.confirm(rows, tries=CONFIRM_TRIES)
+    except Exception as error:
+        raise TrackingError(f"sent, but not confirmed ({one_line(error)}). Sync again.") from error
+    if not held:
+        raise TrackingError("sent, but W&B does not show all of it yet. Sync again in a minute.")
+    return True
+
+
+def _mirror_of(folder: Path, say: Callable[[str], None]) -> Mirror:
+    """A run's mirror, made again where it is lost or damaged, with the ending that its record tells."""
     try:
         mirror, damage = load_mirror(folder), f"{folder / MIRROR_FILE}: missing"
     except TrackingError as error:
@@ -127,47 +146,4 @@ def _send(folder: Path, *, may_connect: bool, say: Callable[[str], None]) -> boo
         say(f"{damage}; made again from the run's record.")
     if mirror.ended not in ("done", "failed") and (known := ended_by_record(folder)):
         mirror.ended, mirror.summary = known
-    try:
-        rows = ordered(read_rows(folder / METRICS_FILE))
-    except RecordError as error:
-        raise TrackingError(str(error)) from error
-    if mirror.is_held(mirror.progress(rows, destination())):
-        return False
-    if not may_connect:
-        raise Unreachable(NO_ANSWER)
-    path, session = _emit(folder, mirror, rows)
-    if not _confirmed(path, mirror, rows):
-        raise TrackingError("sent, but W&B does not show all of it yet. Sync again in a minute.")
-    mirror.sent = mirror.progress(rows, destination())
-    mirror.save(folder)
-    clear_fragments(folder, keep=session)
-    return True
-
-
-def _emit(folder: Path, mirror: Mirror, rows: Sequence[dict[str, Any]]) -> tuple[str, Path]:
-    """Emit what W&B lacks of a run; return the run's path in W&B and the client's session folder."""
-    sent = [folder / name for name in (METRICS_FILE, PREDICTIONS_FILE, *([WEIGHTS_FILE] if weights_asked() else []))]
-    run = open_to_send(folder, mirror, finish_timeout=upload_seconds(*sent))
-    try:
-        for row in rows:
-            if row["step"] >= run.starting_step:
-                run.log(row, step=int(row["step"]))
-        path, session, mirror.url = run.path, Path(run.dir).parent, run.url
-        close_run(run, mirror, folder)
-    except TimeoutError as error:
-        raise Unreachable(NO_ANSWER) from error
-    except Exception as error:
-        raise TrackingError(f"not sent in full ({one_line(error)}).") from error
-    return path, session
-
-
-def _confirmed(path: str, mirror: Mirror, rows: Sequence[dict[str, Any]]) -> bool:
-    """Ask a few times: the service may show what it took a moment later."""
-    for attempt in range(CONFIRM_TRIES):
-        try:
-            if confirmed(path, mirror, rows):
-                return True
-        except Exception as error:
-            raise TrackingError(f"sent, but not confirmed ({one_line(error)}). Sync again.") from error
-        time.sleep(0.2 * 2**attempt)
-    return False
+    return mirror

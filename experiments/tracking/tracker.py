@@ -1,13 +1,8 @@
 """Weights & Biases as a mirror of the run folder.
 
 The run folder is the truth: ``metrics.jsonl`` and ``record.json`` are written whether or not W&B answers, and nothing here
-may stop, slow or change a training. See `experiments.tracking.mirror` for what is kept, `experiments.tracking.sync` for
-sending later.
-
-Every evaluation reaches W&B exactly once and in order by one rule, used at a start, a resume and a later sync alike: the
-evaluation at training step ``s`` is W&B's step ``s``; W&B says at the start of a session which step it expects next; rows
-below it are passed over and all others are emitted from our own rows. Offline fragments are therefore never uploaded. They
-are there for the terminal viewer, and a resume writes them anew.
+may stop, slow or change a training. `experiments.tracking.client.Session` gives W&B every evaluation exactly once, at a
+start, a resume and a later sync alike. Offline fragments are never uploaded; they are there for the terminal viewer.
 """
 
 from __future__ import annotations
@@ -21,20 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from experiments.tracking import client
-from experiments.tracking.client import Mode, choose_mode, one_line
+from experiments.tracking.client import Mode, Session, choose_mode, one_line
 from experiments.tracking.mirror import (
+    About,
     Ending,
     Mirror,
     TrackingError,
     flat,
     load_mirror,
     ordered,
+    renewed,
     summary_of,
-    wandb_id,
     weights_asked,
 )
 
-__all__ = ["Mode", "Tracker", "TrackingError", "choose_mode"]
+__all__ = ["About", "Mode", "Tracker", "TrackingError", "choose_mode"]
 
 INIT_TIMEOUT_SECONDS = 7.0
 FINISH_TIMEOUT_SECONDS = 7.0
@@ -69,16 +65,8 @@ class Tracker:
     ----------
     folder : Path
         The run folder; ``wandb/`` is made in it.
-    experiment, run_id : str
-        Group and name of the W&B run.
-    config : mapping
-        What the run was asked for. Nested mappings are flattened, ``recipe/steps``.
-    name : str, optional
-        The run's name for people; the run id by default.
-    job_type : str, default "train"
-    tags : sequence of str, optional
-    notes : str, optional
-        Such as the command that repeats the run.
+    about : About
+        What W&B shows of the run. Nested mappings of its config are flattened, ``recipe/steps``.
     history : sequence of mapping, optional
         The rows of ``metrics.jsonl`` that earlier attempts wrote and that the run goes on from.
     system_metrics : bool, default False
@@ -94,29 +82,17 @@ class Tracker:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        experiment: str,
-        run_id: str,
-        config: Mapping[str, Any],
-        name: str = "",
-        job_type: str = "train",
-        tags: Sequence[str] = (),
-        notes: str = "",
-        history: Sequence[Mapping[str, float | None]] = (),
-        system_metrics: bool = False,
+        self, folder: Path, about: About, *, history: Sequence[Mapping[str, float | None]] = (), system_metrics: bool = False
     ) -> None:
         self.mode: Mode = "disabled"
         self.url: str | None = None
         self.message: str | None = None
         self._folder = folder
-        self._rows = {int(row["step"] or 0): dict(row) for row in history}
-        self._next_step = 0
-        self._run: Any = None
-        self._broken = False  # after a row that could not be emitted no other is, so that W&B holds a gapless beginning
-        self._later = f"runs are logged offline, `make sync NAME={experiment}` sends them later"
-        self._rest = f"`make sync NAME={experiment}` sends the rest"
+        self._rows = [dict(row) for row in history]
+        self._session: Session | None = None
+        self._broken = False  # after a row that could not be given no other is, so that W&B holds a gapless beginning
+        self._later = f"runs are logged offline, `make sync NAME={about.experiment}` sends them later"
+        self._rest = f"`make sync NAME={about.experiment}` sends the rest"
         try:
             client.point_client_at(folder.parent)
             self.mode, reason = choose_mode()
@@ -124,56 +100,41 @@ class Tracker:
                 return
             if self.mode == "offline" and os.environ.get("WANDB_MODE") not in ("offline", "dryrun"):
                 self.message = f"W&B: {reason}; {self._later}."
-            self._mirror = self._prepare(
-                experiment, run_id, config, name=name, job_type=job_type, tags=list(tags), notes=notes
-            )
-            self._start(system_metrics)
-            for row in ordered(self._rows.values()):
-                self._emit(row)
-        except Exception as error:
-            self._give_up(error)
+            self._mirror = self._prepare(about)
+            self._session = self._opened(system_metrics)
+            for row in ordered(self._rows):
+                self._session.give(row)
+        except Exception as error:  # go on without a mirror
+            self.mode, self._session = "disabled", None
+            self.message = f"W&B: cannot be used here ({one_line(error)}); the runs are complete without it."
 
-    def _prepare(self, experiment: str, run_id: str, config: Mapping[str, Any], **about: Any) -> Mirror:
+    def _prepare(self, about: About) -> Mirror:
         """The mirror of earlier attempts with what is asked for now, or a new one."""
         try:
             before = load_mirror(self._folder)
         except TrackingError as error:
             before = None
             self.message = f"W&B: {error}; it was made again."
-        mirror = Mirror(
-            id=before.id if before else wandb_id(self._folder, run_id),
-            experiment=experiment,
-            run_id=run_id,
-            config=json.loads(json.dumps(flat(config), default=str)),
-            sent=before.sent if before else None,
-            url=before.url if before else None,
-            **about,
-        )
+        mirror = renewed(self._folder, about, before, config=json.loads(json.dumps(flat(about.config), default=str)))
         mirror.save(self._folder)
         return mirror
 
-    def _start(self, system_metrics: bool) -> None:
-        """Open the session: online where that is possible, else offline."""
+    def _opened(self, system_metrics: bool) -> Session:
+        """A session: online where that is possible, else offline."""
 
-        def opened(mode: Mode) -> Any:
-            return client.open_run(
-                self._folder,
-                self._mirror,
-                mode,
-                init_timeout=INIT_TIMEOUT_SECONDS,
-                finish_timeout=WEIGHTS_TIMEOUT_SECONDS if weights_asked() else FINISH_TIMEOUT_SECONDS,
-                system_metrics=system_metrics,
-            )
+        def opened() -> Session:
+            finish = WEIGHTS_TIMEOUT_SECONDS if weights_asked() else FINISH_TIMEOUT_SECONDS
+            limits = {"init_timeout": INIT_TIMEOUT_SECONDS, "finish_timeout": finish}
+            return Session(self._folder, self._mirror, self.mode, **limits, system_metrics=system_metrics)
 
         if self.mode == "online":
             reason = _outage.current()
             if reason is None:
                 try:
-                    self._run = opened("online")
-                    self._next_step = self._run.starting_step
-                    self.url = self._mirror.url = self._run.url
+                    session = opened()
+                    self.url = self._mirror.url
                     self._mirror.save(self._folder)
-                    return
+                    return session
                 except Exception as error:
                     reason = client.why(error)
                     _outage.begin(reason)
@@ -181,7 +142,7 @@ class Tracker:
             self.mode = "offline"
             self.message = f"W&B: {reason}; {self._later}."
         client.clear_fragments(self._folder)
-        self._run = opened("offline")
+        return opened()
 
     def log(self, row: Mapping[str, float | None]) -> None:
         """Mirror one evaluation.
@@ -192,33 +153,18 @@ class Tracker:
             A row of ``metrics.jsonl``: ``step``, ``samples_seen``, ``train/loss``, ``val/top1`` … A step that W&B holds
             already is passed over.
         """
-        if self._run is None:
+        if self._session is None:
             return
         try:
-            self._rows[int(row["step"] or 0)] = dict(row)
+            self._rows.append(dict(row))
             if not self._broken:
-                self._emit({key: value for key, value in row.items() if value is not None})
+                self._session.give(*ordered([row]))
         except Exception as error:
             self._broken = True
             self.message = f"W&B: a row could not be logged ({one_line(error)}); {self._rest}."
 
-    def _emit(self, row: Mapping[str, Any]) -> None:
-        """Hand one row to the client, unless W&B holds its step."""
-        step = int(row["step"])
-        if step >= self._next_step:
-            self._run.log(dict(row), step=step)
-            self._next_step = step + 1
-
     def finish(self, summary: Mapping[str, Any], *, failed: bool = False) -> None:
-        """End the run for good. Returns after `FINISH_TIMEOUT_SECONDS` at the latest.
-
-        Parameters
-        ----------
-        summary : mapping
-            The run's record, see `summary_of`.
-        failed : bool, default False
-            Mark the run as failed.
-        """
+        """End the run for good, with its record as `summary`. The wait is bounded by `FINISH_TIMEOUT_SECONDS`."""
         self._close("failed" if failed else "done", summary)
 
     def interrupt(self) -> None:
@@ -226,34 +172,18 @@ class Tracker:
         self._close("interrupted", {})
 
     def _close(self, ended: Ending, summary: Mapping[str, Any]) -> None:
-        run, self._run = self._run, None
-        if run is None:
+        session, self._session = self._session, None
+        if session is None:
             return
         try:
             self._mirror.ended = ended
             self._mirror.summary = json.loads(json.dumps(summary_of(summary), default=str))
             self._mirror.save(self._folder)  # first, so that a sync can tell the ending should the service not take it
-            path, session = run.path, Path(run.dir).parent
-            client.close_run(run, self._mirror, self._folder)
-            if self.mode == "online" and ended != "interrupted":
-                self._confirm(path, session)
+            session.close()
+            if self.mode == "online" and ended != "interrupted" and not session.confirm(ordered(self._rows)):
+                raise RuntimeError("the service does not show all rows")
         except TimeoutError:
             _outage.begin("the service stopped answering")
             self.message = f"W&B: the service stopped answering; {self._rest}."
         except Exception as error:
             self.message = f"W&B: not everything could be sent ({one_line(error)}); {self._rest}."
-
-    def _confirm(self, path: str, session: Path) -> None:
-        """Note what W&B holds now, so that a sync need not look at this run."""
-        rows = ordered(self._rows.values())
-        if not client.confirmed(path, self._mirror, rows):
-            raise RuntimeError("the service does not show all rows")
-        self._mirror.sent = self._mirror.progress(rows, client.destination())
-        self._mirror.save(self._folder)
-        client.clear_fragments(self._folder, keep=session)
-
-    def _give_up(self, error: Exception) -> None:
-        """Go on without a mirror."""
-        self.mode = "disabled"
-        self.message = f"W&B: cannot be used here ({one_line(error)}); the runs are complete without it."
-        self._run = None

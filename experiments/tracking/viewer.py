@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from experiments.tracking.mirror import MIRROR_FILE, Mirror, TrackingError, load_mirror
+from experiments.tracking.mirror import MIRROR_FILE, Mirror, usable_mirror
 
 VIEWER_FOLDER = ".wandb/viewer/wandb"
 
@@ -30,10 +30,7 @@ def link_runs(experiment_folder: Path) -> list[str]:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for path in sorted(experiment_folder.glob(f"*/{MIRROR_FILE}")):
-        try:
-            mirror = load_mirror(path.parent.parent)
-        except TrackingError:
-            continue
+        mirror = usable_mirror(path.parent.parent)
         sessions = sorted([*path.parent.glob("offline-run-*"), *path.parent.glob("run-*")], key=_begun)
         logs = sorted(sessions[-1].glob("*.wandb")) if sessions else []
         if mirror and logs:

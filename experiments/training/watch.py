@@ -12,7 +12,7 @@ from experiments.config.schema import Recipe, repeat_command
 from experiments.records.folder import without_path
 from experiments.records.progress import Heartbeat
 from experiments.records.record import Record
-from experiments.tracking.tracker import Tracker
+from experiments.tracking.tracker import About, Tracker
 from experiments.training import artifacts, stop
 from experiments.training.artifacts import Facts, Predictions
 from experiments.training.fit import MetricsLog, Observer, Training
@@ -128,8 +128,7 @@ def open_tracker(cell: Cell, folder: Path, facts: Facts, rows: list[dict[str, An
         "command": command,
     }
     config.pop("schema_")
-    return Tracker(
-        folder,
+    about = About(
         experiment=cell.experiment,
         run_id=str(cell.run_id),
         config=config,
@@ -137,6 +136,5 @@ def open_tracker(cell: Cell, folder: Path, facts: Facts, rows: list[dict[str, An
         job_type="train" if cell.trial is None else "trial",
         tags=[cell.data_name, cell.model.family, cell.track],
         notes=f"Repeat it: {command}",
-        history=rows,
-        system_metrics=facts.environment["device_type"] == "cuda",
     )
+    return Tracker(folder, about, history=rows, system_metrics=facts.environment["device_type"] == "cuda")

@@ -16,7 +16,7 @@ from typing import Any
 
 from experiments.config.paths import reports_dir
 from experiments.records.record import atomic_write
-from tests.chaos import commands, grids, inputs, kills, outside, pictures, scale
+from tests.chaos import commands, grids, hostile, inputs, kills, outside, pictures, scale
 
 PROMISED_ZERO = {
     *("lost_runs", "lost_evaluations", "doubled_evaluations", "differing_files", "left_over_files", "stuck_locks"),
@@ -31,8 +31,14 @@ PROMISED_ZERO = {
     ),
     *("cells_not_run_once", "hung_or_crashed", "orphans_left", "ends_without_a_checkpoint", "waited_without_end"),
     *("lost_evaluations_in_wandb", "doubled_evaluations_in_wandb", "not_resumed", "refused_without_the_file's_name"),
+    *("runs_not_done", "runs_not_finished_in_wandb", "control_characters_printed", "wrong_exits"),
+    *("whole_report_refused", "whole_image_refused"),
 }
 """Figures that must be 0, or an empty list."""
+
+
+SLOWED_PERCENT = 1.0
+"""How much an outage of W&B may slow a training, beyond the noise of the same run."""
 
 
 def attacks(place: Path) -> dict[str, Callable[[], Any]]:
@@ -76,6 +82,12 @@ def attacks(place: Path) -> dict[str, Callable[[], Any]]:
         "wandb": lambda: [
             outside.service_fault(place / f"wandb-{fault}", small, grids.SMALL, fault) for fault in ("500", "hang", "killed")
         ],
+        "wandb_outages": lambda: outside.outages(place / "outages", grids.LONG, evaluations=grids.LONG_EVALUATIONS),
+        "fetched_reports": lambda: hostile.fetched_reports(place / "fetched", (*grids.SMALL, *grids.ONE)),
+        "damaged_state": lambda: hostile.damaged_state(place / "state", small, grids.SMALL),
+        "steering_names": lambda: hostile.steering_names(place / "steering"),
+        "endless_images": lambda: hostile.endless_images(place / "endless", small),
+        "without_locks": lambda: outside.without_locks(place / "without_locks", small, grids.SMALL),
     }
 
 
@@ -111,6 +123,11 @@ def broken(figures: dict[str, Any]) -> list[str]:
         found.append("full_disk: a full disk was not told")
     if figures.get("broken_locks", {}).get("told_with_the_path") != figures.get("broken_locks", {}).get("broken_locks"):
         found.append("broken_locks: a broken lock was not told with its path")
+    outage = figures.get("wandb_outages", {})
+    if outage.get("slowed_by_percent", 0) > SLOWED_PERCENT + outage.get("noise_percent", 0):
+        found.append(f"wandb_outages: training was slowed by {outage['slowed_by_percent']}%")
+    if "without_locks" in figures and not figures["without_locks"]["told"]:
+        found.append("without_locks: that there are no locks was not told")
     found += [
         f"sigterm: exit codes {entry['exit_codes']}"
         for entry in figures.get("sigterm", [])

@@ -23,6 +23,15 @@ FULL = (
 )
 SMALL = ("recipe.steps=160", "recipe.evaluations=4", "seeds=[0]", "train_fractions=[0.3]", "checkpoint_every_steps=10")
 
+ONE = ("models=[vit_micro_p2]", "reference=vit_micro_p2", "expect=[]")
+"""What leaves one cell of it."""
+LONG_EVALUATIONS = 240
+LONG = (
+    *("recipe.steps=4800", f"recipe.evaluations={LONG_EVALUATIONS}", "seeds=[0]", "train_fractions=[0.3]"),
+    *ONE,
+)
+"""One cell of many evaluations."""
+
 
 def environment(place: Path, **more: str) -> dict[str, str]:
     """The user's environment with places of its own below `place`, on the CPU, without W&B."""

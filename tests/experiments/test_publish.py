@@ -146,6 +146,19 @@ def test_a_damaged_run_is_left_out_and_named(
     assert published == {path.name for path in runs.glob("*-s0-*")} - {broken.name, foreign.name}
 
 
+def test_control_characters_of_a_path_reach_no_terminal(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = tmp_path / "a\x1b[2Jb"
+    shutil.move(runs.parent, hostile)
+    monkeypatch.setenv("RUNS_DIR", str(hostile))
+    (next((hostile / "vit_small_data").glob("*-s0-*")) / "predictions.npz").write_bytes(b"")
+    (hostile / "vit_small_data" / "data.json").write_text("{")
+    assert call(monkeypatch, "publish", "vit_small_data", *ONE, "--to", str(tmp_path / "paper")) == 1
+    said = capsys.readouterr()
+    assert said.err.count("a\\x1b[2Jb") == 2 and "\x1b" not in said.err + said.out
+
+
 def test_links_to_the_runs_are_not_written_through(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,7 @@ from experiments.tracking import client as wandb_client
 from experiments.tracking import mirror, tracker
 from experiments.tracking import sync as wandb_sync
 from experiments.tracking.mirror import TrackingError
-from experiments.tracking.tracker import Tracker
+from experiments.tracking.tracker import About, Tracker
 from tests.experiments.conftest import KEY, PRIVATE, go_online
 from tests.standins.wandb_service import WandbService
 
@@ -38,7 +38,8 @@ def row(step: int) -> dict[str, float | None]:
 
 def open_tracker(folder: Path, history: tuple[int, ...] = (), **changes: Any) -> Tracker:
     given = {"config": {"model": "vit", "recipe": {"steps": 50}}, "tags": ["smoke"], "notes": "again: make …"} | changes
-    return Tracker(folder, experiment="digits", run_id=folder.name, history=[row(step) for step in history], **given)
+    about = About(experiment="digits", run_id=folder.name, **given)
+    return Tracker(folder, about, history=[row(step) for step in history])
 
 
 def train(folder: Path, *steps: int, history: tuple[int, ...] = (), ending: str = "done") -> Tracker:
@@ -231,8 +232,8 @@ def test_disabled_neither_imports_nor_writes(variable: tuple[str, str], env: pyt
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from experiments.tracking.tracker import Tracker
-tracker = Tracker(Path({str(runs / "vit-s0")!r}), experiment="digits", run_id="vit-s0", config={{}})
+from experiments.tracking.tracker import About, Tracker
+tracker = Tracker(Path({str(runs / "vit-s0")!r}), About(experiment="digits", run_id="vit-s0", config={{}}))
 tracker.log({{"step": 0, "train/loss": 1.0}})
 tracker.finish({{"status": "done"}})
 print(tracker.mode, tracker.message, "wandb" in sys.modules)
@@ -473,14 +474,18 @@ def test_a_killed_process_leaves_nothing_in_the_temporary_folder(env: pytest.Mon
     run.mkdir(parents=True)
     code = (
         "import os, signal, sys, pathlib\nfrom experiments.tracking import tracker\n"
-        "t = tracker.Tracker(pathlib.Path(sys.argv[1]), experiment='smoke', run_id='a-s0', config={})\n"
+        "t = tracker.Tracker(pathlib.Path(sys.argv[1]), tracker.About(experiment='smoke', run_id='a-s0', config={}))\n"
         "t.log({'step': 1})\nprint(t.mode, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
     )
     given = os.environ | {"TMPDIR": str(place), "WANDB_MODE": "offline"}
     done = subprocess.run([sys.executable, "-c", code, run], cwd=ROOT, env=given, stdout=subprocess.PIPE, text=True)
     assert done.returncode == -signal.SIGKILL and done.stdout.strip() == "offline"
-    assert {path.name[-11:] for path in (run.parent / ".wandb" / "tmp").iterdir()} == {"wandb-media", "b-artifacts"}
+    tmp = run.parent / ".wandb" / "tmp"
+    (own,) = tmp.iterdir()
+    assert {path.name[-11:] for path in own.iterdir()} == {"wandb-media", "b-artifacts"}
     end = time.monotonic() + 60
     while (left := list(place.iterdir())) and time.monotonic() < end:  # the client's service sees that it is alone
         time.sleep(0.1)
     assert not left
+    wandb_client.point_client_at(run.parent)
+    assert not list(tmp.iterdir()), "the next command sweeps what it left beside the runs"

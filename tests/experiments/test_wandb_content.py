@@ -16,7 +16,7 @@ from experiments.records.record import read_rows
 from experiments.tracking import content
 from experiments.tracking import sync as wandb_sync
 from experiments.tracking.mirror import load_mirror
-from experiments.tracking.tracker import Tracker
+from experiments.tracking.tracker import About, Tracker
 from tests.experiments.conftest import ONE
 from tests.standins.wandb_service import Run, WandbService
 
@@ -100,8 +100,9 @@ def test_a_run_that_was_online_shows_what_a_run_that_is_sent_later_shows(
     assert mirror is not None
     online = tmp_path / "online" / "smoke" / folder.name
     shutil.copytree(folder, online, ignore=shutil.ignore_patterns("wandb"))
-    tracker = Tracker(online, experiment="smoke", run_id=folder.name, config=mirror.config, name=mirror.name,
-                      tags=mirror.tags, notes=mirror.notes)  # fmt: skip
+    about = About(experiment="smoke", run_id=folder.name, config=mirror.config, name=mirror.name, tags=mirror.tags,
+                  notes=mirror.notes)  # fmt: skip
+    tracker = Tracker(online, about)
     for row in rows:
         tracker.log(row)
     tracker.finish(json.loads((folder / "record.json").read_text()))

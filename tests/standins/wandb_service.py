@@ -20,7 +20,7 @@ from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 ENTITY = "standin"
-Fault = Literal["500", "hang", "401", "refuse-stream"]
+Fault = Literal["500", "hang", "closed", "401", "refuse-stream"]
 
 
 @dataclass
@@ -77,9 +77,13 @@ class WandbService:
         By the service's id.
     views : dict of str to dict
         Saved workspaces and reports, by the service's id.
-    fail : {"500", "hang", "401", "refuse-stream"} or None
-        The fault to show. May be set at any time: ``hang`` never answers until the fault is lifted, ``refuse-stream`` takes
-        everything but history.
+    fail : {"500", "hang", "closed", "401", "refuse-stream"} or None
+        The fault to show. May be set at any time: ``hang`` never answers until the fault is lifted, ``closed`` ends
+        connections without an answer, ``refuse-stream`` takes everything but history.
+    fail_after : tuple of str and str, or None
+        An operation of `log` and the fault that begins once it was carried out.
+    refused, held : int
+        Requests that a fault turned away, and that it let wait.
     log : list of str
         Every operation in order of arrival: a GraphQL operation's name, ``file_stream`` or ``PUT``.
     """
@@ -90,6 +94,8 @@ class WandbService:
         self.views: dict[str, dict[str, Any]] = {}
         self.log: list[str] = []
         self.bodies: list[bytes] = []
+        self.fail_after: tuple[str, Fault] | None = None
+        self.refused = self.held = 0
         self._fail: Fault | None = None
         self._lifted = threading.Event()
         self._lock = threading.RLock()
@@ -103,7 +109,7 @@ class WandbService:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.fail = None
+        self.fail = self.fail_after = None
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -434,9 +440,15 @@ class WandbService:
     def wait_while_hanging(self) -> None:
         """Hold a request for as long as the fault ``hang`` lasts."""
         lifted = self._lifted
+        self.held += self._fail == "hang"
         while self._fail == "hang":
             lifted.wait(60)
             lifted = self._lifted
+
+    def fault_begins(self) -> None:
+        """Begin the fault that waits for the operation that was just carried out."""
+        if self.fail_after and self.log[-1] == self.fail_after[0]:
+            self.fail, self.fail_after = self.fail_after[1], None
 
     @contextmanager
     def failing(self, fault: Fault) -> Iterator[None]:
@@ -491,12 +503,17 @@ def _handler(service: WandbService) -> type[BaseHTTPRequestHandler]:
                 body = self._body()
                 service.wait_while_hanging()
                 value: Any
+                service.refused += service.fail in ("500", "closed")
+                if service.fail == "closed":
+                    self.close_connection = True
+                    return
                 if service.fail == "500":
                     status, value = 500, {"error": "the stand-in was told to fail"}
                 elif service.fail == "401" or not self._authorised():
                     status, value = 401, {"errors": [{"message": "user is not logged in"}]}
                 else:
                     status, value = service.request(self.command, urlsplit(self.path).path, body)
+                    service.fault_begins()
                 payload = value if isinstance(value, bytes) else json.dumps(value).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
