@@ -151,6 +151,8 @@ def _track(experiment: Experiment) -> str:
     """Whether all models share one recipe, or each has the best of its own trials."""
     if experiment.track == "identical":
         return "Track: identical, one recipe for all."
+    if experiment.track == "random":
+        return "Track: random; the other tables are of the shared recipe, one for all."
     if experiment.track == "own":
         seen = "equally many images seen" if experiment.equal_images else "images seen as each recipe says"
         return f"Tracks in blocks: identical, one recipe for all; own, the recipe of each family's authors, {seen}."
@@ -207,6 +209,16 @@ def budgets(facts: Facts) -> str:
         f"Across budgets. {facts.seeds} Accuracy of each model with its number of images minus that of {facts.reference} "
         "with the fraction in the column's head, in points, with unadjusted 95% intervals over new seeds and test images. "
         f"{facts.common}"
+    )
+
+
+def recipes(facts: Facts) -> str:
+    """Caption of the table of random recipes."""
+    return (
+        "Random recipes. All models were trained with the same recipes, drawn once from one space. Best of k: mean over all "
+        "choices of k recipes of the best validation accuracy among them (Dodge et al. 2019). Ahead: share of recipes under "
+        f"which the model's validation accuracy is above {facts.reference}'s; a tie is not. Intervals are over recipes, of "
+        f"one seed and one split each. No test image was seen. {facts.certificate}"
     )
 
 

@@ -179,6 +179,7 @@ _CSV = {
         "across_delta across_low across_high across_tau prediction_low prediction_high across_n"
     ),
     "budgets": "data setting model reference fraction n reference_fraction reference_n delta low high p",
+    "recipes": "data model train_fraction trials k best best_low best_high ahead low high ties",
     "interactions": "data setting model changed before after train_fraction gap_before gap_after change low high p",
 }
 """Columns of the ``.csv`` files, which users rely on: rename none, add at the end."""

@@ -33,6 +33,9 @@ from experiments.config.schema import Experiment, ModelConfig
 from experiments.records.dataset import DataDescription, read_descriptions
 from experiments.records.record import PREDICTIONS_FILE, RECORD_FILE, Record, RecordError, read_record
 
+Tuned = tuple[str, str, float]
+"""What trials are of: a model, a dataset and a train fraction."""
+
 
 class NothingDone(UserError):
     """There is no usable run to report on. The message says what was found instead and what to do."""
@@ -58,6 +61,8 @@ class Results:
     """One sentence per record that could not be used, or only in part. Paths begin at the folder of all runs, so that they
     read the same wherever that lies."""
     _curves: Mapping[str, list[dict[str, Any]]]
+    trials: Mapping[Tuned, list[Record]] = field(default_factory=dict)
+    """By model, data and fraction: the trials of tracks B and R, in their order, where all can be read."""
     descriptions: Mapping[str, DataDescription] = field(default_factory=dict)
     """Per dataset, where it was described when its splits were cut."""
 
@@ -137,6 +142,7 @@ def load(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, known_
         class_names={run.row["data"]: run.class_names for run in first_first},
         faults=[fault.replace(f"{folder.parent.parent}{os.sep}", "") for fault in faults],
         _curves={run_id: run.curve for run_id, run in runs.items()},
+        trials=_whole_tunings(ledger, folder, experiment),
         descriptions=_descriptions(folder, records.values()),
     )
 
@@ -170,10 +176,6 @@ def _descriptions(folder: Path, records: Iterable[Record]) -> dict[str, DataDesc
     """What the datasets of these runs were, found by the splits that were cut from them."""
     by_split = {split: described for described in read_descriptions(folder).values() for split in described.split_hashes}
     return {record.data: by_split[record.split_hash] for record in records if record.split_hash in by_split}
-
-
-Tuned = tuple[str, str, float]
-"""What a recipe is tuned for: a model, a dataset and a train fraction."""
 
 
 def _tuning_key(cell: Mapping[str, Any]) -> Tuned:

@@ -16,6 +16,7 @@ from analysis.columns import COLUMNS, OF_DEVICE
 from analysis.groups import Group, groups_of, scores
 from analysis.load import Results, select
 from analysis.run_folder import devices
+from analysis.statistics import random_recipes
 from analysis.statistics.comparisons import Comparisons
 from analysis.statistics.intervals import MIN_SEEDS_FOR_MARKS, classify, holm, mean_std
 from experiments.config.schema import Experiment
@@ -40,6 +41,9 @@ class Summary:
     budgets: pd.DataFrame
     interactions: pd.DataFrame
     """These three: see `analysis.efficiency`."""
+    recipes: pd.DataFrame
+    """On track R one row per model, dataset and fraction: ``trials``, the ``best`` of k of them for some k, a list of (k,
+    mean, low, high), and how often the model is ``ahead`` of the reference under the same recipe, with interval and ties."""
     expectations: list[expectations.Expected]
     """The claims made before the run, and whether they held."""
     mixed_devices: Mapping[tuple[str, str], list[str]]
@@ -64,9 +68,33 @@ def summarise(results: Results, experiment: Experiment) -> Summary:
         efficiency=efficiency.summarise(groups, pairs),
         budgets=efficiency.budgets(groups),
         interactions=efficiency.interactions(groups),
+        recipes=_recipes(groups, experiment),
         expectations=expectations.check(groups, experiment),
         mixed_devices=mixed,
     )
+
+
+def _recipes(groups: list[Group], experiment: Experiment) -> pd.DataFrame:
+    """What random recipes give, on track R."""
+    rows = []
+    for group in groups if experiment.track == "random" else ():
+        for fraction in group.fractions[::-1]:
+            found = {
+                model: [record.metrics["val/top1"] or 0.0 for record in trials]
+                for model in group.models
+                if (trials := group.results.trials.get((model, group.data, fraction)))
+                and all(record.status == "done" for record in trials)
+            }
+            for model, values in found.items():
+                ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k < len(values)] + [len(values)]
+                row = group.identity(model) | {"train_fraction": fraction, "trials": len(values)}
+                row["best"] = [(k, *random_recipes.best_of(values, k)) for k in ks]
+                against = found.get(experiment.reference)
+                if against and model != experiment.reference:
+                    share = random_recipes.ahead(values, against)
+                    row |= {"ahead": share.share, "low": share.low, "high": share.high, "ties": share.ties}
+                rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _pairs(experiment: Experiment, compared: Mapping[str, Comparisons]) -> pd.DataFrame:

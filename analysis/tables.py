@@ -21,7 +21,7 @@ from analysis.summary import Summary
 from analysis.text import UNKNOWN, bracket, known, number, percent, plus_minus, significant
 from experiments.config.schema import Experiment
 
-OPTIONAL = ("datasets", "budgets", "interactions")
+OPTIONAL = ("datasets", "budgets", "interactions", "recipes")
 """Tables that not every experiment has."""
 MARKS = {"different": "†", "equivalent": "≡"}
 
@@ -33,6 +33,8 @@ def all_tables(summary: Summary, experiment: Experiment, facts: Facts) -> list[T
         tables.append(budgets(summary, facts))
     if len(summary.interactions):
         tables.append(interactions(summary, facts))
+    if len(summary.recipes):
+        tables.append(recipes(summary, facts))
     return tables + ([datasets(summary, facts)] if len(experiment.data) > 1 else [])
 
 
@@ -271,6 +273,35 @@ def interactions(summary: Summary, facts: Facts) -> Table:
     csv = _csv(summary.interactions, "interactions", facts.banner)
     caption = captions.interactions(facts)
     return Table("interactions", "Changes of the difference", caption, columns, blocks, {}, csv, facts.banner)
+
+
+# --------------------------------------------------------------------------------------------------------------- recipes
+def recipes(summary: Summary, facts: Facts) -> Table:
+    """The best of k random recipes by validation, and how often a model is ahead of the reference under the same one."""
+    frame = summary.recipes
+    ks = sorted({k for best in frame["best"] for k, *_ in best})
+    blocks = []
+    for heading, group in _groups(frame):
+        for fraction, part in group.groupby("train_fraction", sort=False):
+            rows = []
+            for r in part.itertuples():
+                best = {k: f"{number(100 * mean, 1)} {bracket(100 * low, 100 * high, 1)}" for k, mean, low, high in r.best}
+                entries = [Entry(best.get(k, UNKNOWN)) for k in ks]
+                share = UNKNOWN
+                if known(r.ahead):
+                    ties = f", {r.ties:.0f} ties" if r.ties else ""
+                    share = f"{number(100 * r.ahead, 0)} {bracket(100 * r.low, 100 * r.high, 0)}{ties}"
+                rows.append(Row(r.family, [_name(r), *entries, Entry(share, value=r.ahead)]))
+            where = f"{heading}: " if heading else ""
+            blocks.append(Block(f"{where}{percent(float(str(fraction)))} of the training data", rows))
+    columns = ["Model", *(f"Best of {k} (%) [95% CI] ↑" for k in ks), f"Ahead of {facts.reference} (%) [95% CI]"]
+    tries = pd.DataFrame(
+        {**{key: getattr(r, key) for key in ("data", "model", "train_fraction", "trials", "ahead", "low", "high", "ties")},
+         "k": k, "best": mean, "best_low": low, "best_high": high}
+        for r in frame.itertuples() for k, mean, low, high in r.best
+    )  # fmt: skip
+    csv, caption = _csv(tries, "recipes", facts.banner), captions.recipes(facts)
+    return Table("recipes", "Random recipes", caption, columns, blocks, {}, csv, facts.banner)
 
 
 # --------------------------------------------------------------------------------------------------------------- compute

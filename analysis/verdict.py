@@ -36,12 +36,27 @@ def sentences(summary: Summary) -> list[str]:
             curve = select(curves, model=model)
             texts += [_bound(curve, group.experiment), _images(curve, group.experiment)]
             texts += [*_changes(group, summary.interactions, model), _resolution(group, model)]
+            texts += _under_random_recipes(group, summary.recipes, model)
         if group.comparisons and not group.comparisons.regular:
             texts.append(
                 "Seeds of some models differ so much, as where some of them fail to learn, that no test over these seeds "
                 "can be trusted: where they do there are no marks, and no intervals of accuracies."
             )
         found += [f"{group.title}: {text}" if group.title else text for text in texts if text]
+    return found
+
+
+def _under_random_recipes(group: Group, recipes: pd.DataFrame, model: str) -> list[str]:
+    """How often a model is ahead of the reference when both have the same random recipe."""
+    found = []
+    reference = group.experiment.models[group.experiment.reference].title
+    for row in select(group.here(recipes), model=model).itertuples() if len(recipes) else ():
+        if known(getattr(row, "ahead", math.nan)):
+            interval = f"95% CI {100 * row.low:.0f} to {100 * row.high:.0f}%"
+            found.append(
+                f"With {percent(row.train_fraction)} of the training data and the same random recipe, {row.model_title} is "
+                f"ahead of {reference} on validation in {100 * row.ahead:.0f}% of {row.trials} recipes ({interval})."
+            )
     return found
 
 

@@ -86,7 +86,8 @@ class Cell:
 
     @property
     def track(self) -> str:
-        """``identical``: one recipe for all; ``tuned``: each model's best of equally many trials; ``own``: its authors'."""
+        """``identical``: one recipe for all; ``tuned``: each model's best of equally many trials; ``own``: its authors'.
+        Trials alone are of ``random``."""
         return str(self.varied.get("track", "identical"))
 
     @cached_property
@@ -146,15 +147,16 @@ def expand(experiment: Experiment, splits: Mapping[str, str]) -> list[Cell]:
         Split hashes by `split_key`; those absent leave the cell without a run id.
     """
     tracks: list[tuple[dict[str, Any], Tuning | None]] = [(setting, None) for setting in varied_settings(experiment)]
-    if experiment.track != "identical":
+    if experiment.track in ("tuned", "own"):
         tuning = experiment.tuning if experiment.track == "tuned" else None
         tracks = [({"track": "identical"}, None), ({"track": experiment.track}, tuning)]
     cells = []
     for varied, tuning in tracks:
+        trial_seed = experiment.tuning.seed if tuning or experiment.track == "random" else None
         recipe, datasets = with_settings(experiment, {} if "track" in varied else varied)
         for (data_name, data), seed in product(datasets.items(), experiment.seeds):
             for fraction in sorted(experiment.train_fractions, reverse=True):
-                trial_split = splits.get(split_key(data, fraction, tuning.seed)) if tuning else None
+                trial_split = splits.get(split_key(data, fraction, trial_seed)) if trial_seed is not None else None
                 cells += [
                     Cell(
                         asked=experiment,

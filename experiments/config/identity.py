@@ -44,6 +44,13 @@ def hashed_values(part: BaseModel, exclude: Iterable[str] = ()) -> dict[str, Any
     return {name: plain(getattr(part, name)) for name in fields if name not in {*exclude, *unused}}
 
 
+def searched(tuning: Tuning | None) -> set[str]:
+    """Fields of a recipe that a search sets."""
+    if tuning is None:
+        return set()
+    return TUNED_FIELDS | ({"optimizer"} if tuning.optimizers else set())
+
+
 def requested_settings(
     recipe: Recipe, data: DataConfig, tuning: Tuning | None = None, track: str = "identical"
 ) -> dict[str, Any]:
@@ -53,7 +60,7 @@ def requested_settings(
     values that were searched; on track C the recipe is the model's own.
     """
     settings = {
-        "recipe": hashed_values(recipe, exclude=TUNED_FIELDS if tuning else ()),
+        "recipe": hashed_values(recipe, exclude=searched(tuning)),
         "data": hashed_values(data, exclude={"path", "title"}),
         "evaluation": {"checkpoint": "last", "test": "once, at the end"},
         "track": "tuned" if tuning else track,

@@ -344,6 +344,8 @@ class Tuning(_Strict):
     """Bounds of the decay, log-uniform."""
     augmentation: list[Augmentation] = Field([Augmentation()], min_length=1)
     """Choices, equally likely."""
+    optimizers: Added[list[str]] = []
+    """Choices, equally likely; none: the recipe's own."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Tuning:
@@ -377,9 +379,10 @@ class Asked(Execution):
     train_fractions: list[Annotated[float, Field(gt=0, le=1)]] = Field([1.0], min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2], min_length=1)
     reference: str
-    track: Literal["identical", "tuned", "own"] = "identical"
+    track: Literal["identical", "tuned", "own", "random"] = "identical"
     """``tuned``: a second block of every table, in which each model has its own best of equally many trials. ``own``: one in
-    which each model has the recipe that `recipes` names for it."""
+    which each model has the recipe that `recipes` names for it. ``random``: beside the shared recipe, all models are trained
+    with the same `tuning.trials` recipes from one space, of which none is chosen."""
     tuning: Tuning = Tuning()
     recipes: dict[str, str] = {}
     """`own`: a recipe's file by the name of a model or, for all that are not named, by family."""
@@ -403,7 +406,7 @@ class Asked(Execution):
             faults.append(f"`vary` and `track: {self.track}` cannot be combined; make two experiments")
         if bool(self.recipes) != (self.track == "own"):
             faults.append("`recipes` and `track: own` go together: set both, or none of them")
-        if self.track == "tuned" and self.tuning.seed in self.seeds:
+        if self.track in ("tuned", "random") and self.tuning.seed in self.seeds:
             faults.append(f"`tuning.seed` must not be one of `seeds`, got {self.tuning.seed}")
         if self.reference not in models:
             faults.append(f"`reference` must be one of `models` ({', '.join(models)}), got {self.reference!r}")

@@ -94,7 +94,7 @@ def _cut(experiment: Experiment, data: DataConfig, dataset: Dataset) -> tuple[di
     pool, test, splits = dataset.pool, dataset.test, {}
     faults: dict[str, None] = {}
     cut = test.labels if dataset.test_split == CUT else None
-    seeds = [*experiment.seeds, *([experiment.tuning.seed] if experiment.track == "tuned" else [])]
+    seeds = [*experiment.seeds, *([experiment.tuning.seed] if experiment.track in ("tuned", "random") else [])]
     for seed in seeds:
         order = ranked(pool.labels, seed)
         for fraction in experiment.train_fractions:

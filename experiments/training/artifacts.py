@@ -12,7 +12,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
 from experiments.config.cells import Cell
-from experiments.config.identity import PROTOCOL, TUNED_FIELDS, requested_settings
+from experiments.config.identity import PROTOCOL, requested_settings, searched
 from experiments.metrics import classification_metrics
 from experiments.records.progress import now
 from experiments.records.record import (
@@ -86,7 +86,7 @@ def make_record(
     return Record(
         **identity(cell),
         status="done",
-        tuned=cell.recipe.model_dump(include=TUNED_FIELDS) if cell.tuning else None,
+        tuned=cell.recipe.model_dump(include=searched(cell.tuning)) if cell.tuning else None,
         n_classes=predictions.val_logits.shape[1],
         n_train=facts.n_train,
         n_val=len(predictions.val_labels),

@@ -1,4 +1,4 @@
-"""Track B: the trials of a model, equal for all models, and the choice among them by validation alone."""
+"""Tracks B and R: trials, equal for all models; on track B the choice among a model's by validation alone."""
 
 from __future__ import annotations
 
@@ -27,26 +27,32 @@ def trial_recipes(recipe: Recipe, tuning: Tuning) -> list[Recipe]:
         low, high = map(math.log, bounds)
         return math.exp(low + share * (high - low))
 
-    points = qmc.Halton(d=3, rng=tuning.seed).random(tuning.trials)
+    kinds = tuning.optimizers or [recipe.optimizer]
+    points = qmc.Halton(d=3 + (len(kinds) > 1), rng=tuning.seed).random(tuning.trials)
     return [
         recipe.model_copy(
             update={
                 "learning_rate": log_uniform(tuning.learning_rate, rate),
                 "weight_decay": log_uniform(tuning.weight_decay, decay),
                 "augmentation": tuning.augmentation[int(choice * len(tuning.augmentation))],
+                "optimizer": kinds[int(other[0] * len(kinds)) if other else 0],
                 "min_learning_rate": min(recipe.min_learning_rate, log_uniform(tuning.learning_rate, rate)),
             }
         )
-        for rate, decay, choice in points
+        for rate, decay, choice, *other in points.tolist()
     ]
 
 
 def trials_of(cell: Cell) -> list[Cell]:
-    """The trial cells of a cell of track B: its model, data and fraction, with the tuning seed."""
+    """The trial cells of a cell of tracks B and R: its model, data and fraction, with the tuning seed."""
+    varied = cell.varied
+    if cell.asked.track == "random":
+        cell, varied = replace(cell, tuning=cell.asked.tuning), {"track": "random"}
     if cell.tuning is None:
         return []
+    split, seed = cell.trial_split_hash, cell.tuning.seed
     return [
-        replace(cell, recipe=recipe, seed=cell.tuning.seed, split_hash=cell.trial_split_hash, trial=number)
+        replace(cell, recipe=recipe, seed=seed, split_hash=split, trial=number, varied=varied)
         for number, recipe in enumerate(trial_recipes(cell.recipe, cell.tuning))
     ]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.__main__ import main
 from experiments.config import loading
 from experiments.config.cells import Cell, expand
 from experiments.config.errors import ConfigError
@@ -112,3 +113,36 @@ def test_time_to_target_is_the_first_evaluation_that_reached_it() -> None:
     assert seconds_to_target(rows, 0.9) == 2.0
     assert seconds_to_target(rows, 0.99) is None
     assert seconds_to_target(rows, None) is None
+
+
+# -------------------------------------------------------------------------------------------------------- random recipes
+RANDOM = {
+    "track": "random", "tuning.trials": 6, "tuning.optimizers": ["adamw", "sgd"], "recipe.steps": 4, "recipe.evaluations": 1,
+    "seeds": [0], "train_fractions": [0.1], "models": ["vit_micro_p2", "resnet_micro"], "reference": "resnet_micro",
+    "expect": [],
+}  # fmt: skip
+
+
+def test_random_recipes_are_the_same_for_all_models_and_nothing_is_chosen() -> None:
+    experiment = loading.load_experiment("vit_small_data", RANDOM)
+    cells = driver.plan(experiment)
+    trials = driver.trials_for(cells)
+    assert [cell.track for cell in cells] == ["identical"] * 2 and {cell.tuning for cell in cells} == {None}
+    assert len(trials) == 12 and {cell.track for cell in trials} == {"random"}
+    by_model = [[cell.recipe for cell in trials if cell.model_name == name] for name in experiment.models]
+    assert by_model[0] == by_model[1] and {recipe.optimizer for recipe in by_model[0]} == {"adamw", "sgd"}
+    assert len({cell.settings_hash for cell in trials}) == 1
+
+
+def test_a_report_of_random_recipes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in RANDOM.items()]
+    monkeypatch.setattr("sys.argv", ["experiments", "run", "vit_small_data", *words, "--jobs", "1"])
+    assert main() == 0
+    assert "the same random recipe, ViT-micro/2 (ours) is ahead of ResNet-micro" in " ".join(capsys.readouterr().out.split())
+    report = tmp_path / "reports_dir" / "vit_small_data"
+    table = (report / "recipes.md").read_text(encoding="utf-8")
+    assert "Best of 4 (%)" in table and "Best of 6 (%)" in table and "Ahead of ResNet-micro" in table
+    assert (report / "recipes.csv").read_text(encoding="utf-8").count("vit_micro_p2") == 4  # best of 1, 2, 4, 6
+    assert "Random recipes" in (report / "report.html").read_text(encoding="utf-8")
