@@ -73,7 +73,7 @@ def gather(results: Results, summary: Summary, experiment: Experiment, certifica
         test=f"{images} test images{_test_splits(results)}; checkpoint: the last of a fixed schedule, tested once."
         f"{_writers(experiment)}{_leaks(results)}",
         conditions=(
-            f"{_track(experiment)} {_starts(experiment)}"
+            f"{_track(experiment)} {_budget(results)}{_starts(experiment)}"
             f"Trained on {', '.join(certificate.content['devices'])} in {', '.join(precisions)}. "
             f"{_parts(certificate.content['micro_batches'])}Training FLOPs are 3 × forward."
         ),
@@ -145,6 +145,13 @@ def _parts(micro_batches: list[int]) -> str:
         f"Batches of some runs were trained in parts (up to {micro_batches[-1]}), with results equal up to rounding; this "
         "changes their times and memory. "
     )
+
+
+def _budget(results: Results) -> str:
+    """That runs are equally many epochs long and not steps, where they are, with a blank after it."""
+    frame = results.runs
+    by_epochs = frame.groupby(["data", "setting", "model"])["samples_seen"].nunique().gt(1).any() if len(frame) else False
+    return "Budget: equal epochs, so that fewer images take fewer steps. " if by_epochs else ""
 
 
 def _track(experiment: Experiment) -> str:

@@ -77,7 +77,8 @@ def certify(results: Results, known: Sequence[Difference] = ()) -> Certificate:
     """Compare the settings of all runs of a report; `known` are differences that were found before.
 
     Equal in each (data, setting) table: the settings' hash, precision, steps and images seen; on track C, where each model
-    has its own recipe, that and the steps are equal among a model's runs, and all else among all. Equal among models at one
+    has its own recipe, that and the steps are equal among a model's runs, and all else among all; under a budget of epochs
+    steps and images seen are equal at each fraction. Equal among models at one
     (data, fraction, seed): the hash of the split and the numbers of images. Equal for each dataset: the test images and
     their labels, and a model's geometry, parameters and forward pass. Equal over the report: the protocol. Different
     devices, and batches trained in different numbers of parts, are listed but allowed.
@@ -151,7 +152,11 @@ def _of_table(table: str, runs: pd.DataFrame, requested: Mapping[str, dict[str, 
     of_settings = _of_settings(table, runs, requested)
     differences = list(of_settings)
     for column in ("precision",) if of_settings else ("precision", "steps", "samples_seen"):
-        differences += [found for where, own in _parts(table, runs, column) for found in _unequal(own, column, where)]
+        of_epochs = column != "precision" and _has_equal_epochs(requested, runs)
+        parts = runs.groupby("train_fraction") if of_epochs else [("", runs)]
+        for fraction, part in parts:
+            place = f"{table}, train fraction {fraction:g}" if of_epochs else table
+            differences += [found for where, own in _parts(place, part, column) for found in _unequal(own, column, where)]
     for (fraction, seed), cell in runs.groupby(["train_fraction", "seed"]):
         for column in ("split_hash", "n_train", "n_val"):
             differences += _unequal(cell, column, f"{table}, train fraction {fraction:g}, seed {seed}")
@@ -159,6 +164,12 @@ def _of_table(table: str, runs: pd.DataFrame, requested: Mapping[str, dict[str, 
         for column in ("n_params", "forward_gmacs"):
             differences += _unequal(own, column, f"{table}, model {model}")
     return differences
+
+
+def _has_equal_epochs(requested: Mapping[str, dict[str, Any]], runs: pd.DataFrame) -> bool:
+    """Whether steps are in proportion to the images, so that they are equal at one fraction alone."""
+    settings = [requested[run_id] for run_id in runs["run_id"] if run_id in requested]
+    return any(own.get("recipe", {}).get("budget") == "epochs" for own in settings)
 
 
 def _of_settings(table: str, runs: pd.DataFrame, requested: Mapping[str, dict[str, Any]]) -> list[Difference]:

@@ -70,6 +70,15 @@ class Cell:
         return recipes.get(self.model_name) or recipes[self.model.family]
 
     @property
+    def trained(self) -> Recipe:
+        """The recipe with the steps that the cell takes."""
+        recipe = self.recipe
+        if recipe.budget == "steps":
+            return recipe
+        steps = max(recipe.evaluations, round(recipe.steps * self.train_fraction))
+        return recipe.model_copy(update={"steps": steps})
+
+    @property
     def execution(self) -> Execution:
         """How the run is carried out."""
         return self.asked.execution

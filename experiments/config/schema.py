@@ -72,7 +72,9 @@ class Recipe(_Strict):
     """Optimiser, schedule, augmentation and budget: what must be identical for all models of a table."""
 
     steps: int = Field(ge=1, le=100_000_000)
-    """Optimiser steps, equal at every train fraction."""
+    """Optimiser steps at every train fraction or, with `budget: epochs`, with all training images."""
+    budget: Added[Literal["steps", "epochs"]] = "steps"
+    """What is equal at all train fractions: the steps, or the epochs, so that fewer images take fewer steps."""
     batch_size: int = Field(ge=2, le=65_536)
     """Images per step, over all devices together; every batch is full."""
     optimizer: str = "adamw"

@@ -151,7 +151,7 @@ class Progress(Observer):
         table.add_row(Text("cells"), overall, f"{self.ended_cells} / {self.total}", self._state())
         for run_id, cell in active.items():
             beat = read_progress(self.folder / run_id)
-            table.add_row(cell.describe(), *progress_columns(beat, cell.recipe.steps))
+            table.add_row(cell.describe(), *progress_columns(beat, cell.trained.steps))
         return Group(Text(), table)
 
 

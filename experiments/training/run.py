@@ -117,7 +117,7 @@ def run(cell: Cell, experiment_folder: Path, trials: list[Record] | None = None)
         watch = attempt.watch(training, facts)
         fit(
             training,
-            cell.recipe,
+            cell.trained,
             train,
             val,
             seed=cell.seed,
@@ -147,7 +147,7 @@ def follow() -> None:
 
 def train_batches(cell: Cell, splits: Splits, normalise: Normalise, device: torch.device) -> TrainBatches:
     """The batches of a cell, of which this process takes its share."""
-    recipe = cell.recipe
+    recipe = cell.trained
     return TrainBatches(
         splits.train,
         normalise,

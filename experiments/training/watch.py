@@ -67,7 +67,7 @@ class Watch(Written):
     def __init__(
         self, cell: Cell, folder: Path, training: Training, facts: Facts, says: Callable[[str | None], None]
     ) -> None:
-        super().__init__(folder, training, cell.recipe, facts.environment["device"])
+        super().__init__(folder, training, cell.trained, facts.environment["device"])
         self.cell, self.says = cell, says
         self.tracker = open_tracker(cell, folder, facts, self.log.rows)
         for sentence in (*self.log.warnings, self.tracker.message):

@@ -205,3 +205,20 @@ def test_on_track_c_recipes_differ_between_models_and_nothing_else(tmp_path):
 def test_on_track_c_a_models_runs_have_one_recipe_and_all_one_precision(tmp_path, sloppy, key, where):
     differences = {d.key: d for d in _certify(_own_track(tmp_path / "synthetic", sloppy)).differences}
     assert differences[key].where == where
+
+
+@pytest.mark.parametrize(("odd", "equal"), [(None, True), (40, False)])
+def test_under_a_budget_of_epochs_steps_are_equal_at_each_fraction(tmp_path, odd, equal):
+    base = make_experiment()
+    recipe = base.recipe.model_copy(update={"budget": "epochs"})
+    experiment = make_experiment(recipe=recipe)
+    runs = write_experiment(tmp_path / "synthetic", experiment)
+    for cell in runs.ledger["cells"]:
+        steps = odd if odd and cell is runs.ledger["cells"][-1] else round(100 * cell["train_fraction"])
+        runs.edit_record(cell["run_id"], steps=steps, samples_seen=32 * steps)
+    certificate = _certify(runs)
+    assert certificate.equal is equal
+    if not equal:
+        assert {(d.key, d.where) for d in certificate.differences} == {
+            (key, "shapes, train fraction 1") for key in ("steps", "samples_seen")
+        }

@@ -78,3 +78,10 @@ def test_an_unreadable_record_is_a_failure_with_its_reason(tmp_path: Path) -> No
     (folder / "record.json").write_text('{"schema": 1, "run_id"', encoding="utf-8")
     status, reason = cell_status(cell, tmp_path)
     assert status == "failed" and reason is not None and "not valid JSON" in reason
+
+
+def test_a_budget_of_epochs_takes_fewer_steps_with_fewer_images() -> None:
+    changes = {"recipe.budget": "epochs", "recipe.steps": 100, "recipe.evaluations": 4, "train_fractions": [0.03, 0.1, 1.0]}
+    cells = expand(loading.load_experiment("vit_small_data", changes | {"expect": []}), {})
+    assert {(cell.train_fraction, cell.trained.steps) for cell in cells} == {(0.03, 4), (0.1, 10), (1.0, 100)}
+    assert len({cell.settings_hash for cell in cells}) == 1
