@@ -407,10 +407,8 @@ def _own_recipes(
 def _own(own: Recipe, shared: Recipe, equal_images: bool) -> Recipe:
     """A model's own recipe as it runs beside the shared one, which says how runs are computed and how long they are."""
     steps = max(1, round(shared.steps * shared.batch_size / own.batch_size)) if equal_images else own.steps
-    changes = {"steps": steps, "evaluations": min(shared.evaluations, steps)}
-    return own.model_copy(
-        update=changes | {"budget": shared.budget} | {"precision": shared.precision, "compile": shared.compile}
-    )
+    shared_keys = {key: getattr(shared, key) for key in ("budget", "precision", "compile")}
+    return own.model_copy(update={"steps": steps, "evaluations": min(shared.evaluations, steps), **shared_keys})
 
 
 def _fit_to_args(values: dict[str, Any], changes: dict[str, tuple[Any, str]], args: Mapping[str, Any]) -> list[str]:

@@ -37,7 +37,7 @@ def test_every_experiment_composes_and_expands(name: str) -> None:
     experiment = loading.load_experiment(name, needed)
     cells = expand(experiment, {})
     expected = len(experiment.models) * len(experiment.train_fractions) * len(experiment.seeds) * len(experiment.data)
-    blocks = 2 if experiment.track != "identical" else max(1, sum(map(len, experiment.vary.values())))
+    blocks = 2 if experiment.track in ("tuned", "own") else max(1, sum(map(len, experiment.vary.values())))
     assert len(cells) == expected * blocks
     header = (ROOT / "configs" / "experiments" / f"{name}.yaml").read_text(encoding="utf-8")
     for part in ("# Cells", "# Cost", "# Expected", "# Command"):
