@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from experiments.config.schema import Experiment
 
 ACCURACY_AXIS = "Top-1 accuracy (%)"
+_BEST_AXIS = "Validation top-1 accuracy (%) of the best"
 
 
 def learning_curves(
@@ -262,3 +263,45 @@ def _training_rows(results: Results, cell: pd.Series, looks: Mapping[str, Style]
         }
         for step, row in steps.iterrows()
     ]
+
+
+def random_recipes(summary: Summary, looks: Mapping[str, Style]) -> tuple[Any, str] | None:
+    """Expected validation accuracy of the best of k random recipes against k; None where no recipes were drawn.
+
+    Dodge et al. (2019), Show your work, arXiv:1909.03004, figure 1.
+    """
+    tried = summary.recipes
+    if tried.empty:
+        return None
+    panels = list(tried.groupby(["data", "train_fraction"], sort=False))
+    several, charts, shown = tried["data"].nunique() > 1, [], list(looks.values())
+    for (data, fraction), group in panels:
+        base = alt.Chart(style.inline([
+            {**looks[row.model].line, "k": k, "mean": 100 * mean, "low": 100 * low, "high": 100 * high,
+             "interval": style.interval(low, high), "trials": row.trials}
+            for row in group.itertuples() for k, mean, low, high in row.best
+        ]))  # fmt: skip
+        ks = sorted({k for best in group["best"] for k, *_ in best})
+        x = alt.X(
+            "k:Q", title="Random recipes tried (k)", scale=alt.Scale(type="log", nice=False, padding=12),
+            axis=alt.Axis(values=ks, grid=False, format="d"),
+        )  # fmt: skip
+        y = alt.Y("mean:Q", title=_BEST_AXIS, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
+        tip = style.tooltip(
+            model="Model", k=("Recipes tried", "d"), trials=("Recipes in all", "d"), mean=("Best (%)", ".2f"),
+            interval="95% interval (%)",
+        )  # fmt: skip
+        band = base.mark_area(opacity=0.14).encode(
+            x=x, y=alt.Y("low:Q", title=_BEST_AXIS), y2="high:Q", color=style.colour(shown)
+        )
+        line = base.mark_line().encode(x=x, y=y, color=style.colour(shown), **style.stroke())
+        dots = base.mark_point(filled=True, size=30, opacity=1).encode(
+            x=x, y=y, color=style.colour(shown), shape=style.shape(shown), tooltip=tip
+        )
+        title = f"{data}, {percent(fraction)}" if several else f"{percent(fraction)} of the training data"
+        charts.append((title, alt.layer(band, line, dots).properties(width=style.width(len(panels)), height=style.HEIGHT)))
+    caption = (
+        "Expected validation accuracy of the best of k recipes that were drawn at random from one space and are the same "
+        "for all models, against k. Bands are 95% intervals over resampled recipes; no trial saw the test set."
+    )
+    return style.arrange(charts), caption

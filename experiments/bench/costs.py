@@ -17,6 +17,9 @@ from unittest import mock
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
 from experiments.config import loading
 from experiments.config.cells import Cell
@@ -129,11 +132,26 @@ def first_batch_seconds(data: DataConfig, recipe: Recipe, device: torch.device) 
     return seconds(first_batch, device)
 
 
+class _Files:
+    """A conventional map-style dataset of JPEG files: one image decoded and transformed at a time."""
+
+    def __init__(self, files: list[Path], transform: Callable[[Any], Any]) -> None:
+        self.files, self.transform = files, transform
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Tensor:
+        with Image.open(self.files[index]) as image:
+            return self.transform(image.convert("RGB"))
+
+
 def data_images_per_second(device: torch.device, *, n: int = 256, batch_size: int = 64, steps: int = 16) -> dict[str, float]:
     """Augmented training images of 224 × 224 per second without a model that takes them, by where the pixels wait.
 
     ``resident``: on the device; ``mapped``: in the mapped cache; ``decoded``: in JPEG files of 320 × 320 pixels, smooth
-    random images that are about as hard to decode as photos.
+    random images that are about as hard to decode as photos; ``dataloader``: in the same files, read by a DataLoader of two
+    worker processes with torchvision's transforms.
     """
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:
@@ -144,17 +162,61 @@ def data_images_per_second(device: torch.device, *, n: int = 256, batch_size: in
         np.save(Path(name) / "cache.npy", np.stack([decode(file, SIZE, 3) for file in files]))
         mapped, photos = np.load(Path(name) / "cache.npy", mmap_mode="r"), Rows(Photos(files, SIZE, 3), np.arange(n))
 
-        def rate(pixels: Pixels, resident: bool) -> float:
-            images = Images(pixels, np.zeros(n, np.int64), np.arange(n).astype(str))
-            batches = TrainBatches(
-                images, Normalise([0.5] * 3, [0.25] * 3, device), batch_size=batch_size, seed=0, device=device,
-                augmentation=Augmentation(crop_padding=4, horizontal_flip=True), resident=resident,
-            )  # fmt: skip
-
+        def rate(batches: Callable[[int], Any]) -> float:
             batches(0)
             return steps * batch_size / seconds(lambda: [batches(step) for step in range(1, steps + 1)], device)
 
-        return {"resident": rate(mapped, True), "mapped": rate(mapped, False), "decoded": rate(photos, False)}
+        def ours(pixels: Pixels, resident: bool) -> Callable[[int], Any]:
+            return TrainBatches(
+                Images(pixels, np.zeros(n, np.int64), np.arange(n).astype(str)), Normalise([0.5] * 3, [0.25] * 3, device),
+                batch_size=batch_size, seed=0, device=device, resident=resident,
+                augmentation=Augmentation(crop_padding=4, horizontal_flip=True),
+            )  # fmt: skip
+
+        stream = iter(_conventional(files * (1 + (steps + 1) * batch_size // n), batch_size))
+        return {
+            "resident": rate(ours(mapped, True)),
+            "mapped": rate(ours(mapped, False)),
+            "decoded": rate(ours(photos, False)),
+            "dataloader": rate(lambda step: next(stream).to(device)),
+        }
+
+
+def _conventional(files: list[Path], batch_size: int) -> DataLoader[Tensor]:
+    """What a training script usually has: torchvision's transforms image by image in two worker processes."""
+    transform = v2.Compose([
+        v2.Resize(SIZE, antialias=True), v2.CenterCrop(SIZE), v2.RandomCrop(SIZE, padding=4), v2.RandomHorizontalFlip(),
+        v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3),
+    ])  # fmt: skip
+    return DataLoader(_Files(files, transform), batch_size, shuffle=True, drop_last=True, num_workers=2)  # type: ignore[arg-type]
+
+
+def augmentation_images_per_second(device: torch.device, *, batch_size: int = 256, steps: int = 8) -> dict[str, float]:
+    """Images of 32 × 32 pixels per second through resized crop, flip and RandAugment, of a resident batch at once and by
+    torchvision's transforms image by image, with as many threads.
+    """
+    pixels = np.random.default_rng(0).integers(0, 256, (batch_size, 3, 32, 32), dtype=np.uint8)
+    images = Images(pixels, np.zeros(batch_size, np.int64), np.arange(batch_size).astype(str))
+    augmentation = Augmentation(resized_crop=0.08, horizontal_flip=True, policy="rand_augment")
+    batches = TrainBatches(
+        images, Normalise([0.5] * 3, [0.25] * 3, device), batch_size=batch_size, seed=0, augmentation=augmentation,
+        device=device, resident=True,
+    )  # fmt: skip
+    transform = v2.Compose([
+        v2.RandomResizedCrop(32, antialias=True), v2.RandomHorizontalFlip(), v2.RandAugment(2, 9),
+        v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3),
+    ])  # fmt: skip
+    tensors = torch.from_numpy(pixels)
+    ways: dict[str, Callable[[int], Any]] = {
+        "batched": batches,
+        "per_image": lambda step: torch.stack([transform(image) for image in tensors]).to(device),
+    }
+
+    def rate(way: Callable[[int], Any]) -> float:
+        way(0)
+        return steps * batch_size / seconds(lambda: [way(step) for step in range(1, steps + 1)], device)
+
+    return {name: rate(way) for name, way in ways.items()}
 
 
 def side_by_side(engine_name: str, steps: int = 600, jobs: int = 2) -> dict[str, float]:
@@ -190,6 +252,12 @@ def costs_table(costs: dict[str, Any]) -> str:
     if "data_images_per_second" in costs:
         rates = ", ".join(f"{kind} {rate:,.0f}" for kind, rate in costs["data_images_per_second"].items())
         lines.append(f"batches of 224 × 224 pixels, images/s: {rates}")
+    if "augmentation_images_per_second" in costs:
+        augmented = costs["augmentation_images_per_second"]
+        lines.append(
+            f"resized crop, flip and RandAugment at 32 × 32, images/s: {augmented['batched']:,.0f} as batches, "
+            f"{augmented['per_image']:,.0f} by torchvision image by image"
+        )
     for name, both in costs.get("side_by_side", {}).items():
         lines.append(f"{both['workers']} single-threaded workers over one, engine {name}: {both['ratio']:.2f}")
     if "vit_base_p16" in costs:

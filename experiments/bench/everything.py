@@ -107,6 +107,7 @@ def _around(task: Task, grid_cells: int) -> dict[str, Any]:
         "startup_seconds": costs.startup_seconds(),
         "first_batch_seconds": costs.first_batch_seconds(task.data, task.recipe, task.device),
         "data_images_per_second": costs.data_images_per_second(task.device),
+        "augmentation_images_per_second": costs.augmentation_images_per_second(task.device),
         **costs.cell_seconds(grid_cells),
     }
     if task.device.type == "cpu" and local.usable_cores() > 1:

@@ -1,10 +1,15 @@
 """The best of k random recipes and who is ahead, by hand and in a whole grid."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from analysis.figures import style
+from analysis.figures.curves import random_recipes
+from analysis.figures.style import Style
 from analysis.statistics.random_recipes import ahead, best_of, expected_best
 
 
@@ -30,3 +35,23 @@ def test_ahead_counts_wins_under_the_same_recipe():
     z = 1.959964
     half = z * np.sqrt(0.25 / 4 + z**2 / 64) / (1 + z**2 / 4)
     assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
+
+
+def test_the_figure_draws_each_number_of_tries_of_each_model_and_its_interval():
+    looks = {name: Style(name, "#000000", "circle", [1, 0], 1.0) for name in ("a", "b")}
+    tries = {"a": [0.2, 0.4, 0.8], "b": [0.1, 0.2, 0.3]}
+    rows = [
+        {"data": "digits", "model": model, "train_fraction": fraction, "trials": 3,
+         "best": [(k, *best_of(values, k)) for k in (1, 2, 3)]}
+        for model, values in tries.items() for fraction in (0.1, 1.0)
+    ]  # fmt: skip
+    chart, caption = random_recipes(SimpleNamespace(recipes=pd.DataFrame(rows)), looks)
+    spec = style.specification(chart, "Random recipes")
+    assert "random" in caption and len(spec["concat"]) == 2
+    drawn = next(data for data in spec["datasets"].values() if data[0]["model"] == "a")
+    assert [(row["model"], row["k"]) for row in drawn] == [(m, k) for m in "ab" for k in (1, 2, 3)]
+    assert drawn[2]["mean"] == pytest.approx(80) and drawn[0]["low"] <= drawn[0]["mean"] <= drawn[0]["high"]
+
+
+def test_there_is_no_figure_without_random_recipes():
+    assert random_recipes(SimpleNamespace(recipes=pd.DataFrame()), {}) is None

@@ -19,9 +19,8 @@ from experiments.config.schema import Recipe
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the parts that start processes, which have their own tests."""
-    monkeypatch.setattr(
-        bench_costs, "data_images_per_second", lambda device: {"resident": 3.0, "mapped": 2.0, "decoded": 1.0}
-    )
+    rates = {"resident": 3.0, "mapped": 2.0, "decoded": 1.0, "dataloader": 0.5}
+    monkeypatch.setattr(bench_costs, "data_images_per_second", lambda device: rates)
     monkeypatch.setattr(bench_costs, "startup_seconds", lambda: {"list": 0.1, "worker": 1.0})
     monkeypatch.setattr(
         bench_costs, "side_by_side", lambda engine_name: {"workers": 2, "of_one": 1.0, "together": 2.0, "ratio": 2.0}
@@ -45,7 +44,8 @@ def test_the_command_writes_every_figure(
     assert other["bare_over_first"] == pytest.approx(other["bare"] / row["bare"])  # of the one pair that there is
     costs = values["costs"]
     assert costs["cell_seconds"] > costs["cell_overhead_seconds"] >= 0 and costs["first_batch_seconds"] > 0
-    assert set(costs["data_images_per_second"]) == {"resident", "mapped", "decoded"}
+    assert set(costs["data_images_per_second"]) == {"resident", "mapped", "decoded", "dataloader"}
+    assert set(costs["augmentation_images_per_second"]) == {"batched", "per_image"}
     assert values["settings"]["batch_size"] == 16 and values["settings"]["compile"] == "off"
     assert not (tmp_path / "runs_dir").exists()  # measured apart from the user's runs
 
@@ -88,7 +88,7 @@ def test_kernels_are_told_apart_by_name() -> None:
 
 def test_every_data_path_is_measured() -> None:
     rates = bench_costs.data_images_per_second(torch.device("cpu"), n=6, batch_size=3, steps=2)
-    assert list(rates) == ["resident", "mapped", "decoded"] and all(rate > 0 for rate in rates.values())
+    assert list(rates) == ["resident", "mapped", "decoded", "dataloader"] and all(rate > 0 for rate in rates.values())
 
 
 @pytest.mark.slow
