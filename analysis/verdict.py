@@ -32,9 +32,10 @@ def sentences(summary: Summary) -> list[str]:
         texts = [_leader(select(cells, train_fraction=largest))]
         if smallest < largest:
             texts.append(_leader(select(cells, train_fraction=smallest)))
+        at_full = select(cells, train_fraction=largest)
         for model in _protagonists(group.experiment):
             curve = select(curves, model=model)
-            texts += [_bound(curve, group.experiment), _images(curve, group.experiment)]
+            texts += [_bound(curve, group.experiment), _images(curve, at_full, group.experiment)]
             texts += [*_changes(group, summary.interactions, model), _resolution(group, model)]
             texts += _under_random_recipes(group, summary.recipes, model)
         if group.comparisons and not group.comparisons.regular:
@@ -126,7 +127,7 @@ def _points(value: float, low: float, high: float) -> str:
     return f"{number(100 * value, places, signed=True)} points (95% CI {interval})"
 
 
-def _images(curve: pd.DataFrame, experiment: Experiment) -> str:
+def _images(curve: pd.DataFrame, at_full: pd.DataFrame, experiment: Experiment) -> str:
     """What the lead is worth in images."""
     if curve.empty or not curve["multiplier_text"].iloc[0]:
         return ""
@@ -134,7 +135,11 @@ def _images(curve: pd.DataFrame, experiment: Experiment) -> str:
     ahead = row.multiplier_ahead
     behind = experiment.reference if ahead == row.model else row.model
     first, second = experiment.models[ahead].title, experiment.models[behind].title
-    target = f"{second}'s accuracy at full data ({number(100 * row.multiplier_target, 1)}%)"
+    measured = number(100 * select(at_full, model=behind)["mean"].iloc[0], 1)
+    level = number(100 * row.multiplier_target, 1)
+    target = f"{second}'s accuracy at full data ({level}%)"
+    if level != measured:  # more images did worse, which the monotone curve takes for chance
+        target = f"{level}%, where {second}'s monotone curve ends (measured at full data: {measured}%)"
     factor, _, interval = row.multiplier_text.partition(" [")
     if interval and not row.multiplier_directed:
         return f"Whether {first} or {second} needs fewer images to reach {target} cannot be told."

@@ -12,7 +12,8 @@ import pytest
 from analysis import figures, page, report
 from analysis.fairness.certificate import Unequal
 from analysis.load import NothingDone
-from tests.analysis.conftest import MODELS, make_experiment, write_experiment
+from tests.analysis import conftest
+from tests.analysis.conftest import MODELS, make_experiment, truth, write_experiment
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -84,6 +85,16 @@ def test_the_verdict_is_built_from_the_figures(whole):
     assert re.search(r"\(95% CI [23]\.\d to [45]\.\d, interpolated\)\.$", images)
     assert re.search(r"changes by \+21\.\d points \(95% CI \+1\d\.\d to \+2\d\.\d\) from 10% to 100% of the data\.$", change)
     assert noise.startswith("Noise: with 3 seeds and 400 test images")
+
+
+def test_where_more_images_did_worse_the_verdict_says_what_was_measured(no_figures, tmp_path, monkeypatch):
+    falling = {0.1: 0.6, 0.3: 0.5, 1.0: 0.4}
+    monkeypatch.setattr(
+        conftest, "truth", lambda model, at, seed=1: falling[at] if model == "vit" else truth(model, at, seed)
+    )
+    runs = write_experiment(tmp_path / "runs" / "synthetic", make_experiment(expect=[]))
+    said = next(text for text in _build(runs, tmp_path / "out").verdict if text.startswith("To reach"))
+    assert said.startswith("To reach 50.0%, where ViT (ours)'s monotone curve ends (measured at full data: 40.0%), ")
 
 
 def test_the_page_stands_alone(whole):
