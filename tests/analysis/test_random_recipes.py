@@ -3,6 +3,7 @@
 import itertools
 from types import SimpleNamespace
 
+import altair as alt
 import numpy as np
 import pandas as pd
 import pytest
@@ -47,6 +48,7 @@ def test_the_figure_draws_each_number_of_tries_of_each_model_and_its_interval():
     ]  # fmt: skip
     chart, caption = random_recipes(SimpleNamespace(recipes=pd.DataFrame(rows)), looks)
     spec = style.specification(chart, "Random recipes")
+    alt.Root.validate(spec)
     assert "random" in caption and len(spec["concat"]) == 2
     drawn = next(data for data in spec["datasets"].values() if data[0]["model"] == "a")
     assert [(row["model"], row["k"]) for row in drawn] == [(m, k) for m in "ab" for k in (1, 2, 3)]

@@ -15,7 +15,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from analysis import figures
 from experiments.config.paths import ROOT
 from experiments.config.text import CONTROL
 from tests.chaos import commands, grids, inputs, outside, pictures
@@ -137,7 +139,8 @@ def damaged_state(place: Path, whole: Path, overrides: tuple[str, ...]) -> dict[
         shutil.copytree(whole / name, place / name)
     run = grids.run_folders(place)[0]
     targets = [run.parent / name for name in STATE_FILES] + [run / name for name in RUN_STATE_FILES]
-    with inputs.no_cell_runs(started):
+    # Figures read what tables read, and drawing them takes most of a report's time.
+    with inputs.no_cell_runs(started), mock.patch.object(figures, "draw", lambda *_: []):
         for path in targets:
             kept = path.read_bytes() if path.is_file() else None
             path.parent.mkdir(exist_ok=True)
