@@ -17,6 +17,12 @@ endef
 unexport NAME ARGS FROM
 
 help: ## List the targets
+	@echo 'First:'
+	@echo '  make experiment NAME=smoke            Does everything work here? A minute'
+	@echo '  make experiment NAME=vit_small_data   Train 48 small models, print the table, write the report'
+	@echo '  make list                             What else there is to run'
+	@echo '  make test                             Run the tests'
+	@echo 'All:'
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 WITH ?= $(filter ray,$(ENGINE))

@@ -13,6 +13,7 @@ import pytest
 from experiments.__main__ import main
 from experiments.config import loading
 from experiments.config.paths import ROOT
+from tests import reference
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -35,6 +36,18 @@ def test_commands_of_the_readme_exist() -> None:
     for target, name in commands:
         assert not target or target in TARGETS
         assert not name or name in loading.names("experiments")
+
+
+def test_the_page_of_config_keys_is_made_from_the_schema() -> None:
+    assert reference.PAGE.read_text(encoding="utf-8") == reference.page()
+    undescribed = re.findall(r"^\| `(\w+)` \|.*\|  \|$", reference.page(), re.M)
+    assert undescribed == []
+
+
+def test_links_of_the_guides_lead_somewhere() -> None:
+    for guide in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "results" / "README.md"):
+        for link in re.findall(r"\]\(((?!https?:|#)[^)]+)\)", guide.read_text(encoding="utf-8")):
+            assert (guide.parent / link.partition("#")[0]).exists(), f"{guide}: {link}"
 
 
 def test_tree_of_the_readme_is_the_tree() -> None:

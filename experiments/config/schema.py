@@ -48,8 +48,9 @@ class Augmentation(_Strict):
     """``trivial_augment``: one of 14 operations per image, of random strength (arXiv 2103.10158, wide space).
     ``rand_augment``: `policy_operations` of them one after the other, all of `policy_strength` (arXiv 1909.13719)."""
     policy_operations: Added[int] = Field(2, ge=1, le=14)
+    """Of RandAugment."""
     policy_strength: Added[int] = Field(9, ge=0, le=30)
-    """From 0 to 30, where an operation is as strong as it gets."""
+    """Of RandAugment: from 0 to 30, where an operation is as strong as it gets."""
     erase: Added[float] = Field(0.0, ge=0, le=1)
     """Probability that a random rectangle of an image is set to the data's mean (arXiv 1708.04896)."""
     mixup: Added[float] = Field(0.0, ge=0, le=100)
@@ -92,19 +93,24 @@ class Recipe(_Strict):
     weight_decay: float = Field(0.05, ge=0)
     """Decoupled decay, where the optimiser has it so; none on norms, biases, class token and position embedding."""
     betas: list[float] = Field([0.9, 0.999], min_length=2, max_length=2)
+    """Of Adam and its kin."""
     momentum: Added[float] = Field(0.9, ge=0, lt=1)
     """Of optimisers that have one."""
     clip_grad_norm: float | None = Field(1.0, gt=0)
+    """Largest norm of all gradients together; larger ones are scaled down."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the target that is spread over all classes (arXiv 1512.00567, section 7)."""
     ema: Added[float | None] = Field(None, gt=0, lt=1)
     """Decay of an exponential moving average of the weights, which is then what is evaluated and kept."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Of matrix products and convolutions; weights and optimiser stay fp32."""
     compile: Annotated[
         Added[Literal["off", "default", "reduce-overhead", "max-autotune"]],
         BeforeValidator(lambda value: "off" if value is False else value),  # YAML reads a bare `off` as false
     ] = "off"
     """Mode of ``torch.compile`` for the training step."""
     augmentation: Augmentation = Augmentation()
+    """Random changes of training images; none by default."""
     evaluations: int = Field(10, ge=1)
     """Evaluations on the validation set, evenly spaced; the last falls on the last step."""
 
@@ -164,9 +170,11 @@ class DataConfig(_Strict):
     crop_fraction: Added[float] = Field(1.0, gt=0, le=1)
     """Share of a kept image's side that is evaluated, around the centre; 0.875 is usual for photos."""
     channels: Literal[1, 3]
+    """1 for grey, 3 for colour; images are converted."""
     mean: list[float] = Field(min_length=1, max_length=3)
+    """Of pixels in [0, 1], one value a channel; it is subtracted."""
     std: list[float] = Field(min_length=1, max_length=3)
-    """Per-channel normalisation of pixels in [0, 1]; a standard deviation of less than 0.001 is none of 256 levels."""
+    """Likewise, and divided by; less than 0.001 is none of 256 levels."""
     test_cut: Added[Literal["random", "blocks"]] = "random"
     """Of digits, which come without a test set: a fifth of each class at random, or the last fifth in the order of the file,
     where images of one writer lie together; see `experiments.data.splits.cut_test`."""
@@ -236,10 +244,12 @@ class ModelConfig(_Strict):
     family: str
     """Tables are grouped by it: ViT, ResNet, ConvNeXt, …"""
     source: Literal["scratch", "timm", "torchvision", "python"]
+    """Whose model it is: this project's, timm's, torchvision's, or your own."""
     name: str
     """`scratch`: a row of `vit_scratch.VARIANTS`; `timm`: a name that `timm.list_models()` knows; `torchvision`: one of
     its classifiers; `python`: a class or function, ``my_models.py:MyNet`` or ``package.module:build``."""
     geometry: Geometry = Geometry()
+    """What the architecture needs to meet images of this size."""
     arguments: dict[str, Any] = {}
     """Further named arguments of the model's constructor."""
     init: Added[Literal["from_scratch", "pretrained"]] = "from_scratch"
@@ -320,9 +330,13 @@ class Expectation(_Strict):
     against: str | None = None
     """If given, the value is the difference of means to this model."""
     metric: str = "test/top1"
+    """``test/`` or ``val/`` and one of `experiments.metrics.METRICS`."""
     train_fraction: float = Field(1.0, gt=0, le=1)
+    """At which data budget."""
     at_least: float | None = None
+    """Lower bound; accuracies are shares, 0.01 is a point."""
     at_most: float | None = None
+    """Upper bound."""
 
     @model_validator(mode="after")
     def _bounded(self) -> Expectation:
@@ -378,14 +392,19 @@ class Asked(Execution):
     """The keys of an experiment, as its file and the resolved experiment have them alike: a further key is a line here."""
 
     question: str
+    """What the experiment answers, as reports print it."""
     train_fractions: list[Annotated[float, Field(gt=0, le=1)]] = Field([1.0], min_length=1)
+    """Data budgets: shares of all images but the test set, nested and stratified."""
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2], min_length=1)
+    """Each seed draws weights, splits, order and augmentation; marks take three."""
     reference: str
+    """The model that others are compared with."""
     track: Literal["identical", "tuned", "own", "random"] = "identical"
     """``tuned``: a second block of every table, in which each model has its own best of equally many trials. ``own``: one in
     which each model has the recipe that `recipes` names for it. ``random``: beside the shared recipe, all models are trained
     with the same `tuning.trials` recipes from one space, of which none is chosen."""
     tuning: Tuning = Tuning()
+    """The space of tracks ``tuned`` and ``random``."""
     recipes: dict[str, str] = {}
     """`own`: a recipe's file by the name of a model or, for all that are not named, by family."""
     equal_images: bool = True
@@ -395,7 +414,9 @@ class Asked(Execution):
     target_val_top1: float | None = Field(None, gt=0, le=1)
     """Validation accuracy, fixed in advance, for the time that it takes to reach it. Never hashed."""
     vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    """Values of any keys of ``recipe.`` or ``data.``: each combination is a labelled block of every table."""
     expect: list[Expectation] = []
+    """What is expected before the run; reports check it."""
 
     def faults(self, models: Collection[str]) -> list[str]:
         """What does not fit together, one clause each."""
@@ -423,8 +444,11 @@ class ExperimentFile(Asked):
     """The keys of a file in ``configs/experiments``; names are looked up afterwards."""
 
     models: list[str] = Field(min_length=1)
+    """Files of ``configs/models``, without their ending; tables show them in this order."""
     data: str | Annotated[list[str], Field(min_length=1)]
+    """One or more files of ``configs/data``."""
     recipe: str
+    """A file of ``configs/recipes``: what all models share."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ExperimentFile:

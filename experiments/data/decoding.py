@@ -158,7 +158,7 @@ def _unreadable(path: Path, error: Exception) -> str:
     else:
         told = error.strerror if isinstance(error, OSError) else None
         reason = " ".join((told or str(error)).split()) or type(error).__name__
-    return f"{path}: not a readable image ({reason}). Mend or delete it."
+    return f"{path}: not a readable image ({reason}). Replace it, or move it out of the folder."
 
 
 def fitted(image: Image.Image, name: str, size: int, channels: int) -> NDArray[np.uint8]:

@@ -267,7 +267,7 @@ class _Tree:
             self.faults.append(f"{str(file)!a}: its name is not valid UTF-8. Rename it.")
             return False
         except OSError as error:  # a link that leads nowhere, or in a circle
-            self.faults.append(f"{file}: not a readable image ({error.strerror}). Mend or delete it.")
+            self.faults.append(f"{file}: not a readable image ({error.strerror}). Replace it, or move it out of the folder.")
             return False
         if not stat.S_ISREG(facts.st_mode):
             self._pass_over(file, "pipe, socket or device")

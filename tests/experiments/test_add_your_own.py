@@ -1,4 +1,4 @@
-"""The README's "Add your own", carried out word for word in a copy of the repository; each change shows where it should."""
+"""`docs/add_your_own.md`, carried out word for word in a copy of the repository; each change shows where it should."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ import yaml
 
 from experiments.config.paths import ROOT
 
-SECTION = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Add your own\n")[2].partition("\n## ")[0]
+SECTION = (
+    (ROOT / "docs" / "add_your_own.md").read_text(encoding="utf-8").partition("## Five changes\n")[2].partition("\n## ")[0]
+)
 BLOCKS = re.findall(r"`([\w./]+)`:\n\n```\w+\n(.*?)```\n", SECTION, re.DOTALL)
 """File and text of each block."""
 COMMAND = re.search(r"`(make experiment NAME=\w+)`\.\n*$", SECTION)

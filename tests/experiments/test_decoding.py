@@ -365,7 +365,10 @@ def test_kind_and_size_come_before_content(tmp_path: Path, kind: str, monkeypatc
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    assert fault_of(tmp_path / "absent.png") == "not a readable image (No such file or directory). Mend or delete it."
+    assert (
+        fault_of(tmp_path / "absent.png")
+        == "not a readable image (No such file or directory). Replace it, or move it out of the folder."
+    )
 
 
 def test_content_is_known_by_its_digest(tmp_path: Path) -> None:
