@@ -426,6 +426,10 @@ def _fit_to_args(values: dict[str, Any], changes: dict[str, tuple[Any, str]], ar
         if from_args and type(steps) is type(evaluations) is int and 0 < steps < evaluations:
             changes["recipe.evaluations"] = (steps, f"ARGS recipe.steps={steps}")
             notes.append(f"`recipe.evaluations` is lowered from {evaluations} to {steps}, the steps of a run.")
+    asked, reference = args.get("models"), values.get("reference")
+    if isinstance(asked, list) and asked and reference not in asked and "reference" not in args:
+        changes["reference"] = (asked[0], f"ARGS models={asked}")
+        notes.append(f"`reference` is {asked[0]}, since ARGS leaves out {reference}; `reference=…` in ARGS names another.")
     if "expect" in args or not isinstance(values.get("expect"), list):
         return notes
     left_out = {}

@@ -131,6 +131,9 @@ expect:
     assert kept() == (["ViT learns", "ResNet leads", "half is enough"], "")
     claims, notes = kept("models=[resnet_micro]", "reference=resnet_micro")
     assert claims == ["half is enough"] and "'ResNet leads' is passed over: ARGS leaves out vit_micro_p2." in notes
+    experiment = loading.load_experiment("smoke", loading.parse_overrides(["models=[timm_vit_micro_p2, vit_micro_p2]"]))
+    assert experiment.reference == "timm_vit_micro_p2"
+    assert "`reference` is timm_vit_micro_p2, since ARGS leaves out resnet_micro" in experiment.notes[0]
     claims, notes = kept("train_fractions=[1.0]")
     assert claims == ["ViT learns", "ResNet leads"]
     assert "'half is enough' is passed over: ARGS leaves out the fraction 0.5." in notes
