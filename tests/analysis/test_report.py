@@ -1,6 +1,7 @@
 """The whole report: files, refusals, faults, reproducible bytes, and the page in a browser."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -272,7 +273,9 @@ def _browse(path: Path, profile: Path, width: int) -> tuple[str, str]:
         "--disable-background-networking", "--disable-component-update", "--disable-sync", f"--user-data-dir={profile}",
         f"--window-size={width},900", "--virtual-time-budget=15000", "--enable-logging=stderr", "--dump-dom", f"file://{path}",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    # Its sockets lie in TMPDIR, whose path may be too long for them; it does not start where HOME cannot be written.
+    places = os.environ | {"HOME": str(profile), "TMPDIR": "/tmp"}  # noqa: S108
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=places)
     console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
     return done.stdout, console
 

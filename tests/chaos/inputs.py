@@ -244,7 +244,7 @@ def images(place: Path, examples: int, seed: int = 0) -> dict[str, Any]:
         path.write_bytes(content)
         return path
 
-    arguments = ["data=image_folder", f"data.path={photos}", "data.image_size=8"]
+    arguments = ["data=image_folder", f"data.path='{photos}'", "data.image_size=8"]
     return {"malformed_images": examples} | _each_in_turn(place, examples, each, arguments)
 
 
@@ -288,7 +288,7 @@ def idx_archives(place: Path, examples: int, seed: int = 0) -> dict[str, Any]:
     def mend(path: Path) -> None:
         path.write_bytes(whole[path.name])
 
-    arguments = ["data=fashion_mnist", f"data.path={folder}", "data.image_size=8"]
+    arguments = ["data=fashion_mnist", f"data.path='{folder}'", "data.image_size=8"]
     return {"malformed_archives": examples} | _each_in_turn(place, examples, each, arguments, mend)
 
 

@@ -479,7 +479,7 @@ def test_what_was_read_is_said_on_the_screen_in_the_record_in_captions_and_on_th
     put_classes(root / "train", classes=classes, count=4)
     put_classes(root / "val", classes=classes, count=1)  # three copies of training images, two in another class
     (root / "train" / "notes.txt").write_text("content")
-    arguments = ["smoke", "data=image_folder", f"data.path={root}", "data.image_size=8", "recipe.steps=2",
+    arguments = ["smoke", "data=image_folder", f"data.path='{root}'", "data.image_size=8", "recipe.steps=2",
                  "recipe.evaluations=1", "seeds=[0]", "train_fractions=[1.0]", "models=[vit_micro_p2]",
                  "reference=vit_micro_p2", "expect=[]"]  # fmt: skip
     assert call(monkeypatch, "run", *arguments, "--jobs", "1") == 0
