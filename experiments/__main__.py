@@ -162,7 +162,7 @@ def show(
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="A run folder, or a run id.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     top: Annotated[int, typer.Option(help="How many classes to show.", min=1)] = 3,
     attention: Annotated[Path | None, typer.Option(help="Picture to write: where the project's own ViT looked.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
@@ -171,7 +171,7 @@ def predict(
     from experiments.inference import predict as prediction
     from experiments.inference.trained import load_run
 
-    trained = load_run(run)
+    images, trained = prediction.image_files(images), load_run(run)
     guesses = prediction.predict(trained, images, top)
     if attention:
         prediction.draw_attention(trained, images, attention)

@@ -59,6 +59,10 @@ def export(trained: Trained, form: str, target: Path, layout: str | None = None)
         raise ConfigError([f"--format: must be one of {', '.join(FORMATS)}, got {form!r}."])
     if layout is not None and form != "safetensors":
         raise ConfigError([f"--layout: a program has no layout of weights; leave it out, got {layout!r}."])
+    if target.suffix.lower() == ".onnx":
+        program = f"--format torch-export -o {target.with_suffix('.pt2')}"
+        fix = f"Use {program}, and give what torch.export.load reads to torch.onnx.export."
+        raise ConfigError([f"--output: ONNX is not written here, got {target}. {fix}"])
     suffix = ".pt2" if form == "torch-export" else ".npz" if layout == "npz" else ".safetensors"
     check_target(target, {suffix}, "--output")
     if form == "torch-export":

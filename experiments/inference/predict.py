@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from experiments.config.errors import ConfigError
-from experiments.data.decoding import decode
+from experiments.data.decoding import SUFFIXES, decode
 from experiments.inference.trained import Trained
 from experiments.records.record import atomic_write
 from vit_scratch import VisionTransformer
@@ -27,6 +28,23 @@ class Guess(NamedTuple):
 
     name: str
     probability: float
+
+
+def image_files(paths: Iterable[Path]) -> list[Path]:
+    """The files among `paths`, and the image files below the folders among them, by name.
+
+    Raises
+    ------
+    ConfigError
+        For a folder without any.
+    """
+    found = list[Path]()
+    for path in paths:
+        below = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        if path.is_dir() and not below:
+            raise ConfigError([f"{path}: no image file in this folder or below it."])
+        found += below if path.is_dir() else [path]
+    return found
 
 
 @torch.inference_mode()

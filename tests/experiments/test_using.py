@@ -107,6 +107,11 @@ def test_predict_names_classes_with_probabilities(
         probabilities = [guess["probability"] for guess in entry["top"]]
         assert len(probabilities) == 10 and sum(probabilities) == pytest.approx(1, abs=1e-5)
         assert probabilities == sorted(probabilities, reverse=True)
+    folder = photos[0].parent
+    assert call(monkeypatch, "predict", vit, folder, "--json", "--top", "10") == 0
+    assert {entry["image"]: entry for entry in values}.items() <= {
+        entry["image"]: entry for entry in json.loads(capsys.readouterr().out)
+    }.items()
     monkeypatch.setenv("RUNS_DIR", str(runs))
     assert call(monkeypatch, "predict", vit.name, photos[0]) == 0  # by its id
     shown = capsys.readouterr().out
@@ -172,17 +177,17 @@ def test_bad_input_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     note, gone = tmp_path / "note.txt", tmp_path / "gone.jpg"
+    (tmp_path / "empty").mkdir()
     note.write_text("no image", encoding="utf-8")
     cases: list[tuple[list[object], list[str]]] = [
         (["predict", vit, photos[0], note, gone], ["note.txt: not a readable image", "gone.jpg: not a readable image"]),
-        (
-            ["predict", vit, "/dev/zero", photos[0].parent],
-            ["/dev/zero: a device, not an image", ": a folder, not an"],
-        ),
+        (["predict", vit, "/dev/zero", photos[0]], ["/dev/zero: a device, not an image"]),
         (["predict", "nothing", photos[0]], ["nothing: no run folder, and no finished run of that name"]),
         (["predict", resnet, photos[0], "--attention", tmp_path / "a.png"], ["not this project's own ViT"]),
         (["predict", vit, photos[0], "--attention", tmp_path / "a.txt"], ["a.txt must end in"]),
         (["predict", vit, photos[0], "--attention", tmp_path / "no" / "a.png"], ["Make it first"]),
+        (["predict", vit, tmp_path / "empty"], ["empty: no image file in this folder or below it"]),
+        (["export", vit, "-o", tmp_path / "m.onnx"], ["ONNX is not written here", "--format torch-export", "m.pt2"]),
         (["export", vit, "-o", tmp_path / "m.bin"], ["m.bin must end in .safetensors"]),
         (["export", vit, "--format", "onnx", "-o", tmp_path / "m.onnx"], ["one of safetensors, torch-export", "onnx"]),
         (["export", vit, "--layout", "jax", "-o", tmp_path / "m.safetensors"], ["unknown layout 'jax'"]),
