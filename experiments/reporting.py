@@ -98,6 +98,14 @@ def say_report(
     for line in other_settings(ledger, folder):
         err.print(line, style="dim", markup=False, soft_wrap=True)
     out.print(memory.accuracy_text, markup=False, soft_wrap=True)
+    reference = experiment.models[experiment.reference].title
+    marks = {
+        " *": "the best, or not told apart from it",
+        "†": f"differs from {reference}",
+        "≡": f"equivalent to {reference}",
+    }
+    if shown := [f"{mark.strip()} {words}" for mark, words in marks.items() if mark in memory.accuracy_text]:
+        out.print("; ".join(shown), style="dim", markup=False, soft_wrap=True)
     for sentence in memory.verdict:
         out.print(sentence, markup=False, soft_wrap=not out.is_terminal)
 

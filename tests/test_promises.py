@@ -77,12 +77,15 @@ def _rows(text: str) -> list[str]:
 
 @pytest.mark.parametrize(("name", "shown"), RESULTS, ids=[name for name, _ in RESULTS])
 def test_results_are_made_from_the_published_records(
-    name: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RUNS_DIR", str(ROOT / "results"))
     monkeypatch.setenv("REPORTS_DIR", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["experiments", "report", name])
     assert main() == 0
+    printed = capsys.readouterr().out.splitlines()
+    explained = [line for line in printed if line.startswith("* the best, or not told apart from it")]
+    assert len(explained) == 1 and ("† differs from" in explained[0]) == any("†" in line for line in printed[:12])
     made = (tmp_path / name / "data_efficiency.md").read_text(encoding="utf-8")
     assert _rows(shown) == _rows(made) and len(_rows(made)) > 4
     for figure in (ROOT / "results" / name).glob("*.svg"):
