@@ -90,7 +90,7 @@ def _scatter(x: Any, x_title: str) -> Any:
 def _training_curves() -> list[Any]:
     curves = (
         ("val/top1", "Validation accuracy", "step", "optimiser steps"),
-        ("val/top1", "Validation accuracy", "samples_seen", "images seen"),
+        ("val/top1", "Validation accuracy by images seen", "samples_seen", "images seen"),
         ("train/loss", "Training loss", "step", "optimiser steps"),
         ("val/loss", "Validation loss", "step", "optimiser steps"),
     )

@@ -13,7 +13,7 @@ import pytest
 from experiments.__main__ import main
 from experiments.config import loading
 from experiments.config.paths import ROOT
-from tests import reference
+from tests import dashboard_picture, reference
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -42,6 +42,10 @@ def test_the_page_of_config_keys_is_made_from_the_schema() -> None:
     assert reference.PAGE.read_text(encoding="utf-8") == reference.page()
     undescribed = re.findall(r"^\| `(\w+)` \|.*\|  \|$", reference.page(), re.M)
     assert undescribed == []
+
+
+def test_the_picture_of_the_dashboard_is_made_from_its_specification() -> None:
+    assert dashboard_picture.PICTURE.read_text(encoding="utf-8") == dashboard_picture.picture()
 
 
 def test_links_of_the_guides_lead_somewhere() -> None:

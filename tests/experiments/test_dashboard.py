@@ -73,7 +73,7 @@ def titles(panels: Sequence[Any]) -> list[str]:
     return [getattr(panel, "title", None) or type(panel).__name__ for panel in panels]
 
 
-CURVES = ["Validation accuracy", "Validation accuracy", "Training loss", "Validation loss"]
+CURVES = ["Validation accuracy", "Validation accuracy by images seen", "Training loss", "Validation loss"]
 BARS = ["Top-1 accuracy on the test set", "Macro-F1", "Negative log-likelihood (lower is better)",
         "Expected calibration error (lower is better)"]  # fmt: skip
 COSTS = ["Device-hours of a training", "Training images per second", "Peak memory in bytes", "Parameters"]
