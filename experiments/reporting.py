@@ -187,17 +187,15 @@ def where_to_look(experiment: Experiment, folder: Path) -> None:
     from experiments.tracking.mirror import unsent
 
     name, waiting, page = experiment.name, unsent(folder), wandb_report.page(folder)
-    lines = {"Report": reports_dir() / name / "report.html", "Records": folder, "Again": experiment.command}
-    if page:
-        lines["W&B"] = page
-    if waiting:
-        lines["Next"] = (
-            f"make dashboard NAME={name} views the {waiting} runs logged offline; make sync NAME={name} sends them"
-        )
+    report = reports_dir() / name / "report.html"
+    lines = [("Report", report), ("Records", folder), ("Again", experiment.command), *([("W&B", page)] if page else [])]
+    if waiting:  # a line each, so that a narrow terminal breaks no command
+        lines.append(("Next", f"make dashboard NAME={name}  # view the {waiting} runs logged offline"))
+        lines.append(("", f"make sync NAME={name}  # send them"))
     elif page:
-        lines["View"] = f"make dashboard NAME={name} lays the comparison out in W&B"
+        lines.append(("View", f"make dashboard NAME={name}  # the comparison laid out in W&B"))
     out.print()
-    for title, text in lines.items():
+    for title, text in lines:
         out.print(f"{title:<8} {text}", soft_wrap=True, markup=False)
 
 

@@ -30,6 +30,10 @@ from experiments.training.outcome import Outcome
 MIN_SHARE = 0.1
 """Part of a first cell that must be done before its pace tells anything."""
 
+FEW_PHOTOS = 500
+"""Photos of a folder below which a model from scratch is said to have little to learn from."""
+PRETRAINED = 'ARGS="models=[vit_base_p16_probe,resnet50_probe] data.image_size=224"'
+
 
 class Progress(Observer):
     """Live progress on a terminal; one plain line for each cell that ends elsewhere.
@@ -160,7 +164,12 @@ def headline(experiment: Experiment, cells: Sequence[Cell], folder: Path) -> lis
     described = read_descriptions(folder)
     keys = dict.fromkeys(data_key(cell.data) for cell in cells)
     question = f"[bold]{escape(experiment.name)}[/]: {escape(experiment.question)}"
-    return [question, *data_lines(described[key] for key in keys if key in described)]
+    shown = [described[key] for key in keys if key in described]
+    few = [sum(data.train.values()) for data in shown if data.files and sum(data.train.values()) < FEW_PHOTOS]
+    if few and all(model.init_label == "from_scratch" for model in experiment.models.values()):
+        words = f"{min(few)} photos are few to learn from scratch. Published weights need fewer, after a download:"
+        return [question, *data_lines(shown), f"[yellow]Note:[/] {words} {escape(PRETRAINED)}"]
+    return [question, *data_lines(shown)]
 
 
 def progress(
@@ -170,7 +179,7 @@ def progress(
     counts = ledger(experiment, batch, folder)["counts"]
     ended = 0 if retry_failed else counts["failed"]
     begun = sum((folder / str(cell.run_id) / CHECKPOINT_FILE).is_file() for cell in left_to_run(batch, folder))
-    kind = "cells" if batch[0].trial is None else "tuning trials"
+    kind = ("cell" if batch[0].trial is None else "tuning trial") + ("" if len(batch) == 1 else "s")
     line = f"{len(batch)} {kind}, {counts['done']} done before, {len(batch) - counts['done'] - ended} to run."
     line += f" {begun} of them go on from a checkpoint." if begun else ""
     done = counts["done"] + ended

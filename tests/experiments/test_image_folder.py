@@ -486,7 +486,13 @@ def test_what_was_read_is_said_on_the_screen_in_the_record_in_captions_and_on_th
     printed = capsys.readouterr().out
     leak = "Test images that are training or validation images too: 3 of 3"
     origin = "its own val/, used as test"
-    for words in ("15 image files read, 1 (1 .txt) passed over", origin, f"{leak}, such as val/<b>&_%/0.png = "):
+    for words in (
+        "15 image files read, 1 (1 .txt) passed over",
+        origin,
+        f"{leak}, such as val/<b>&_%/0.png = ",
+        "12 photos are few to learn from scratch",
+        "models=[vit_base_p16_probe,resnet50_probe]",
+    ):
         assert words in printed, printed
     assert printed.index(leak) < printed.index("[1/1] done")
     runs = tmp_path / "runs_dir" / "smoke"
