@@ -343,17 +343,10 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
     faults = _Faults()
     file = faults.attempt(lambda: _validated(ExperimentFile, values, source, own))
 
-    def load(kind: str, key: str) -> dict[str, Any]:
-        """What a key names, even in a file that has other faults, so that theirs are reported too."""
-        value, asked_by = own.get(key, (values.get(key), source))
-        inside = {other.removeprefix(f"{key}."): change for other, change in changes.items() if other.startswith(f"{key}.")}
-        return {
-            entry: faults.attempt(partial(load_part, kind, entry, {} if key == "models" else inside, asked_by))
-            for entry in (value if isinstance(value, list) else [value])
-            if isinstance(entry, str)
-        }
-
-    models, data, recipes = load("models", "models"), load("data", "data"), load("recipes", "recipe")
+    models, data, recipes = (
+        _named(kind, key, own.get(key, (values.get(key), source)), changes, faults)
+        for kind, key in (("models", "models"), ("data", "data"), ("recipes", "recipe"))
+    )
     known_models = {key: model for key, model in models.items() if model}
     own_names = _own_recipes(file.recipes, known_models, source, faults) if file else {}
     own_recipes = {
@@ -381,6 +374,19 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
     if faults:
         raise ConfigError(faults)
     return experiment
+
+
+def _named(
+    kind: str, key: str, named: tuple[Any, str], changes: Mapping[str, tuple[Any, str]], faults: _Faults
+) -> dict[str, Any]:
+    """What a key names, even in a file that has other faults, so that theirs are reported too."""
+    value, asked_by = named
+    inside = {other.removeprefix(f"{key}."): change for other, change in changes.items() if other.startswith(f"{key}.")}
+    return {
+        entry: faults.attempt(partial(load_part, kind, entry, {} if key == "models" else inside, asked_by))
+        for entry in (value if isinstance(value, list) else [value])
+        if isinstance(entry, str)
+    }
 
 
 def _own_recipes(
