@@ -47,11 +47,40 @@ for (const input of document.querySelectorAll("input.filter")) {
   input.addEventListener("input", () => filterTable(table, input.value.toLowerCase().split(/\s+/).filter(Boolean)));
 }
 
-// Figures: each specification stands in a script element next to the place where it is drawn.
+// Figures: each specification stands in a script element next to the place where it is drawn, and is made as wide as that.
+const total = (numbers) => numbers.reduce((sum, number) => sum + number, 0);
+
+function panelWidth(spec) {
+  if (spec.vconcat) return Math.max(...spec.vconcat.map(panelWidth));
+  const parts = spec.hconcat || spec.concat;
+  if (!parts) return spec.width || 0;
+  const columns = spec.columns || parts.length;
+  const rows = parts.flatMap((_, at) => (at % columns ? [] : [parts.slice(at, at + columns)]));
+  return Math.max(...rows.map((row) => total(row.map(panelWidth))));
+}
+
+function scaled(spec, factor) {
+  const found = { ...spec };
+  for (const key of ["vconcat", "hconcat", "concat"]) if (spec[key]) found[key] = spec[key].map((part) => scaled(part, factor));
+  const square = spec.width === spec.height;
+  if (spec.width) found.width = spec.width * factor;
+  if (spec.height) found.height = spec.height * (square ? factor : Math.min(factor, 1.35));
+  return found;
+}
+
+async function draw(plot) {
+  const written = JSON.parse(document.getElementById(plot.dataset.spec).textContent);
+  const room = plot.clientWidth - 14;
+  const spec = room < 480 && written.concat ? { ...written, columns: 1 } : written;
+  const embed = (each) => window.vegaEmbed(plot, each, { actions: false, renderer: "svg", mode: "vega-lite" });
+  await embed(spec);
+  const panels = panelWidth(spec);
+  const factor = (room - (plot.querySelector("svg").width.baseVal.value - panels)) / panels;
+  if (Math.abs(factor - 1) > 0.03) await embed(scaled(spec, Math.min(Math.max(factor, 0.6), 2)));
+}
+
 for (const plot of document.querySelectorAll(".plot")) {
-  const spec = JSON.parse(document.getElementById(plot.dataset.spec).textContent);
-  window
-    .vegaEmbed(plot, spec, { actions: false, renderer: "svg", mode: "vega-lite" })
+  draw(plot)
     .then(() => { plot.dataset.drawn = "true"; })
     .catch((error) => { plot.textContent = `This figure could not be drawn: ${error}`; console.error(error); });
 }

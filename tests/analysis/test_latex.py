@@ -35,17 +35,17 @@ def shipped(request, tmp_path_factory):
     return _shipped(request.param, tmp_path_factory.mktemp("shipped"))
 
 
+def _titled(title):
+    return {name: model.model_copy(update={"title": title % name}) for name, model in MODELS.items()}
+
+
 LONG = "A title of eighty characters, as somebody gives a model that has been tried often"
 EXTREMES = {
     "forty models": {"models": {f"m{i}": MODELS["vit"].model_copy(update={"title": f"Model {i}"}) for i in range(40)}},
     "twelve fractions": {"train_fractions": [round(0.05 + 0.08 * i, 2) for i in range(12)]},
-    "long titles": {
-        "models": {name: model.model_copy(update={"title": f"{LONG} {name}"}) for name, model in MODELS.items()}
-    },
-    "one long word": {
-        "models": {n: m.model_copy(update={"title": f"{'x' * 76}_{i}"}) for i, (n, m) in enumerate(MODELS.items())}
-    },
-    "other scripts": {"models": {n: m.model_copy(update={"title": f"رؤية 視覺 Żółć {n}"}) for n, m in MODELS.items()}},
+    "long titles": {"models": _titled(f"{LONG} %s")},
+    "one long word": {"models": _titled(f"{'x' * 76}_%s")},
+    "other scripts": {"models": _titled("رؤية 視覺 Żółć %s")},
     "one model": {"models": {"resnet": MODELS["resnet"]}},
 }
 
@@ -75,11 +75,10 @@ def _compile(folder: Path, options: str) -> str:
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
     environment = os.environ | {"max_print_line": "1000"}
     for _ in range(2):  # longtable measures in its first run
-        done = subprocess.run(
-            command, cwd=build, env=environment, capture_output=True, text=True, errors="replace", check=False
-        )
-    assert done.returncode == 0, done.stdout[-3000:]
-    return done.stdout
+        done = subprocess.run(command, cwd=build, env=environment, capture_output=True, check=False)
+    log = done.stdout.decode(errors="replace")
+    assert done.returncode == 0, log[-3000:]
+    return log
 
 
 def _has_latex() -> bool:
@@ -134,6 +133,6 @@ def test_lines_break(text, width, lines):
     assert latex._wrapped(text, width) == lines
 
 
-def test_letters_that_pdflatex_lacks_are_named(tmp_path):
+def test_letters_that_pdflatex_lacks():
     assert latex.latex_text("é ß 視 ḝ") == "é ß ? ?"
-    assert latex.latex_text("abcdef gh", 3) == r"abc\allowbreak{}def gh"
+    assert latex.latex_text("abc^ef gh", 3) == r"abc\allowbreak{}\textasciicircum{}ef gh"
