@@ -13,6 +13,7 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
+from analysis import looking
 from analysis.captions import Facts
 from analysis.fairness.certificate import Certificate
 from analysis.figures import Figure
@@ -66,6 +67,7 @@ def render(content: Content) -> str:
         "hero": content.figures[0] if content.figures else None,
         "cost": cost(content.results.runs["device_hours"].sum()),
         "details": content.facts.details,
+        "looking": looking.gather(content.results, content.experiment),
         "reference": content.facts.reference,
         "banner": content.facts.banner,
         "expectations": content.summary.expectations,

@@ -96,7 +96,7 @@ def sentences(summary: Summary) -> list[str]:
     for group in summary.groups:
         cells, curves = group.here(summary.cells), group.here(summary.efficiency)
         smallest, largest = group.fractions[0], group.fractions[-1]
-        texts = [_leader(select(cells, train_fraction=largest))]
+        texts = [_leader(select(cells, train_fraction=largest)), _guessing(select(cells, train_fraction=largest))]
         if smallest < largest:
             texts.append(_leader(select(cells, train_fraction=smallest)))
         at_full = select(cells, train_fraction=largest)
@@ -160,6 +160,16 @@ def _leader(block: pd.DataFrame) -> str:
     absent = block[block["n_seeds"] == 0]["model_title"].tolist()
     left_out += f"; no run of {', '.join(absent)}" if absent else ""
     return f"{where}, {best.model_title} is best at {_accuracy(best)}{rest}{left_out}."
+
+
+def _guessing(block: pd.DataFrame) -> str:
+    """That no model is shown to do more than guess, and what then helps; empty where one does, or nothing is known."""
+    if block["low"].isna().all() or (block["low"] > 1 / block["n_classes"]).any():
+        return ""
+    return (
+        f"No model is told apart from guessing one of {block['n_classes'].max():.0f} classes: so few images need weights that "
+        "were trained on more, as in the experiment vit_pizza_pretrained."
+    )
 
 
 def _row(frame: pd.DataFrame, index: Any) -> Any:

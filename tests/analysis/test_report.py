@@ -270,8 +270,16 @@ window.addEventListener("load", () => setTimeout(() => {
   const hero = document.querySelector(".top .plot svg").getBoundingClientRect();
   const drawn = document.querySelectorAll('.plot[data-drawn="true"] svg').length;
   const plots = document.querySelectorAll(".plot").length;
+  const tiles = () => document.querySelectorAll(".tiles li").length;
+  const differing = tiles();
+  document.querySelector(".asked label:nth-child(3) select").value = "all";
+  document.querySelector(".asked label:nth-child(3) select").dispatchEvent(new Event("change"));
+  const budget = document.querySelector(".asked input[type=range]");
+  budget.value = 0;
+  budget.dispatchEvent(new Event("input"));
+  const looking = [differing, tiles(), document.querySelector(".asked output").textContent];
   const unnamed = document.querySelectorAll(".plot:not([aria-label]), .scroll:not([aria-label])").length;
-  const result = {before, ascending, descending, shown, drawn, plots, unnamed,
+  const result = {looking, before, ascending, descending, shown, drawn, plots, unnamed,
     heading: document.querySelector("h1").textContent, hero: hero.bottom + window.scrollY,
     filled: hero.width / document.querySelector(".top .plot").clientWidth,
     overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth};
@@ -315,6 +323,7 @@ def test_the_page_in_a_browser(whole, tmp_path, width, screens):
         "ResNet_18 & co",
         "ConvNeXt",
     ]
+    assert 0 < seen["looking"][0] <= 60 and seen["looking"][1:] == [60, "10% (n = 100)"]
     assert seen["shown"] == 3 and seen["unnamed"] == 0
     assert seen["heading"] == whole.verdict[0] and seen["hero"] < screens and seen["filled"] > 0.85
     assert seen["drawn"] == seen["plots"] >= 5
