@@ -1,13 +1,15 @@
-"""The columns of tables. A metric is a row of `COLUMNS`: from there it enters the tables, their captions and ``.csv`` files,
-the page, and the panels in Weights & Biases.
+"""The columns of tables. A metric is a row of `COLUMNS`: from there it enters the tables, what is said under them, their
+``.csv`` files, the page, and the panels in Weights & Biases.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import pandas as pd
 
 from analysis.text import decimals, known, number, significant
 
@@ -47,7 +49,7 @@ class Column:
     title: str = ""
     """Heading, with its unit and the direction that is better; empty for what stands in ``.csv`` files alone."""
     tables: Mapping[str, str] = field(default_factory=dict)
-    """Tables that show it → what their captions say of it."""
+    """Tables that show it → what is said of it under them. The table of all metrics belongs to ``accuracy``."""
     factor: float = 1.0
     """From the recorded unit to the printed one."""
     places: Callable[[Any], int] | None = None
@@ -62,6 +64,14 @@ class Column:
     """Number of classes from which on it is shown."""
     of_device: bool = False
     """Whether it means something only on one kind of device."""
+    units: tuple[tuple[str, float], ...] = ()
+    """Headings with their factors, small units first, where it depends on the values in which unit they are read best."""
+
+    def in_unit(self, values: pd.Series) -> Column:
+        """This column in the largest unit in which no value is below 1, or else in the smallest."""
+        least = pd.to_numeric(values).where(lambda numbers: numbers > 0).min()
+        fit = [unit for unit in self.units if least * unit[1] >= 1] or list(self.units[:1]) or [(self.title, self.factor)]
+        return replace(self, title=fit[-1][0], factor=fit[-1][1])
 
     def shown(self, row: Any) -> str:
         """The value of a row as a table prints it."""
@@ -101,43 +111,47 @@ COLUMNS = (
     Column("ece_null_high", "ece_null_high"),
     Column("val_top1", "val/top1"),
     Column("val_best_top1", "val_best/top1"),
-    Column("n_params", "n_params", "Params (M)", {"accuracy": "", "compute": ""}, 1e-6, panel="Parameters"),
     Column(
-        "forward_gmacs", "forward_gmacs", "GMACs",
+        "n_params", "n_params", "Params", {"accuracy": "", "compute": ""}, panel="Parameters",
+        units=(("Params", 1), ("Params (k)", 1e-3), ("Params (M)", 1e-6)),
+    ),
+    Column(
+        "forward_gmacs", "forward_gmacs", "MACs",
         {
-            "accuracy": "GMACs: forward pass of one image.",
-            "compute": "GMACs: billions of multiply-accumulates of the forward pass of one image.",
+            "accuracy": "MACs: multiply-accumulates of the forward pass of one image.",
+            "compute": "MACs: multiply-accumulates of the forward pass of one image.",
         },
-        panel="GMACs of one forward pass",
+        panel="GMACs of one forward pass", units=(("MACs (k)", 1e6), ("MACs (M)", 1e3), ("MACs (G)", 1)),
     ),
     Column(
-        "train_pflops", "train_pflops", "Train PFLOPs ↓",
-        {"compute": "Train PFLOPs: 3 × forward FLOPs × images seen, in units of 1e15."},
+        "train_pflops", "train_pflops", "Train FLOPs ↓", {"compute": "Train FLOPs: 3 × forward FLOPs × images seen."},
+        units=(("Train GFLOPs ↓", 1e6), ("Train TFLOPs ↓", 1e3), ("Train PFLOPs ↓", 1), ("Train EFLOPs ↓", 1e-3)),
     ),
     Column(
-        "device_hours", "device_hours", "Device-h ↓",
-        {"compute": "Device-hours are net of evaluation and summed over attempts."},
+        "device_hours", "device_hours", "Device-hours ↓",
+        {"compute": "Device time is net of evaluation and summed over attempts."},
         panel="Device-hours of a training", of_device=True,
+        units=(("Device s ↓", 3600), ("Device min ↓", 60), ("Device h ↓", 1)),
     ),
     Column(
         "images_per_second", "images_per_second", "Images/s ↑",
         {"compute": "Images/s: end to end, net of evaluation."}, panel="Training images per second", of_device=True,
     ),
     Column(
-        "peak_memory_bytes", "peak_memory_bytes", "Peak GiB ↓",
+        "peak_memory_bytes", "peak_memory_bytes", "Peak memory ↓",
         {
             "compute": "Peak memory: of the device's allocator; on a CPU of the whole process, its libraries and data "
             "included."
         },
-        2.0**-30, panel="Peak memory in bytes", of_device=True,
+        panel="Peak memory in bytes", of_device=True, units=(("Peak MB ↓", 1e-6), ("Peak GB ↓", 1e-9)),
     ),
     Column(
         "mfu", "mfu", "MFU (%) ↑", {"compute": "MFU: model FLOPs over the dense peak of the device."}, 100,
         panel="Model FLOPs utilisation", of_device=True,
     ),
     Column(
-        "energy_joules", "energy_joules", "Energy (kJ) ↓", {"compute": ""}, 1e-3,
-        panel="Energy of a training in joules", of_device=True,
+        "energy_joules", "energy_joules", "Energy ↓", {"compute": ""}, panel="Energy of a training in joules",
+        of_device=True, units=(("Energy (J) ↓", 1), ("Energy (kJ) ↓", 1e-3), ("Energy (MJ) ↓", 1e-6)),
     ),
 )  # fmt: skip
 """In the order of the tables."""
@@ -151,8 +165,8 @@ def in_table(table: str) -> list[Column]:
     return [column for column in COLUMNS if table in column.tables]
 
 
-def caption(table: str) -> str:
-    """What a table's caption says of its columns."""
+def legend(table: str) -> str:
+    """What is said of a table's columns under it."""
     return " ".join(filter(None, (column.tables[table] for column in in_table(table))))
 
 

@@ -13,6 +13,7 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
+from analysis import looking
 from analysis.captions import Facts
 from analysis.fairness.certificate import Certificate
 from analysis.figures import Figure
@@ -20,10 +21,15 @@ from analysis.load import Results
 from analysis.mistakes import Mistakes, analyse
 from analysis.render import Block, Entry, Row, Table
 from analysis.summary import Summary
-from analysis.text import UNKNOWN, number, percent
+from analysis.text import number, percent
 from experiments.config.schema import Experiment
 
 TEMPLATES = Path(__file__).parent / "templates"
+LEDGER = {
+    "Model": "model", "Data": "data", "Setting": "setting", "Fraction": "fraction", "Seed": "seed", "Status": "status",
+    "Top-1 (%)": "accuracy", "Run": "run_id", "W&B": "address", "Reason": "reason",
+}  # fmt: skip
+"""Columns of the ledger; those in which all cells are alike are left out."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,14 @@ def render(content: Content) -> str:
         lstrip_blocks=True,
     )
     proof = content.certificate.content
+    ledger = ledger_rows(content)
     shown = vars(content) | {
+        "answer": content.verdict[0],
+        "sure": content.verdict[1:],
+        "hero": content.figures[0] if content.figures else None,
+        "cost": cost(content.results.runs["device_hours"].sum()),
+        "details": content.facts.details,
+        "looking": looking.gather(content.results, content.experiment),
         "reference": content.facts.reference,
         "banner": content.facts.banner,
         "expectations": content.summary.expectations,
@@ -63,13 +76,19 @@ def render(content: Content) -> str:
         "certificate": proof,
         "differences": [str(difference) for difference in content.certificate.differences],
         "certificate_json": json.dumps(proof, indent=2, ensure_ascii=False),
-        "ledger": ledger_rows(content),
+        "ledger": ledger,
+        "ledger_columns": [(title, key) for title, key in LEDGER.items() if len({row[key] for row in ledger}) > 1],
         "style": _trusted((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         "script": _trusted((TEMPLATES / "report.js").read_text(encoding="utf-8")),
         "vega": _trusted(vega_bundle()) if content.figures else "",
         "script_json": script_json,
     }
     return environment.get_template("report.html.j2").render(shown)
+
+
+def cost(hours: float) -> str:
+    """Device time of all runs, with a comma before it; empty where it is unknown."""
+    return "" if not hours > 0 else f", {60 * hours:,.0f} device-minutes" if hours < 3 else f", {hours:,.1f} device-hours"
 
 
 def _trusted(text: str) -> Markup:
@@ -102,7 +121,7 @@ def mistake_tables(mistakes: Mistakes) -> list[Table]:
     ]
     columns = ["Class", *map(str, mistakes.per_class.columns)]
     caption = "Share of each class's test images that is classified correctly (%), mean over seeds."
-    per_class = Table("per_class", "Accuracy by class", caption, columns, [Block(place, classes)], {}, mistakes.per_class)
+    per_class = Table("per_class", "Accuracy by class", caption, columns, [Block(place, classes)], {}, None)
     if mistakes.agreement.empty:
         return [per_class]
     pairs = [
@@ -113,7 +132,7 @@ def mistake_tables(mistakes: Mistakes) -> list[Table]:
     ]
     caption = "Share of test images that two models put in the same class, and that both get wrong (%), over common seeds."
     columns = ["Models", "Same answer (%)", "Both wrong (%)"]
-    agreement = Table("agreement", "Agreement of models", caption, columns, [Block(place, pairs)], {}, mistakes.agreement)
+    agreement = Table("agreement", "Agreement of models", caption, columns, [Block(place, pairs)], {}, None)
     return [per_class, agreement]
 
 
@@ -135,7 +154,7 @@ def ledger_rows(content: Content) -> list[dict[str, Any]]:
                 "seed": int(cell.seed),
                 "status": cell.status,
                 "reason": cell.reason if isinstance(cell.reason, str) else "",
-                "accuracy": number(100 * accuracy[run_id], 2) if run_id in accuracy else UNKNOWN,
+                "accuracy": number(100 * accuracy[run_id], 2) if run_id in accuracy else "",
                 "run_id": run_id,
                 "folder": quote(f"{content.runs_from_page.as_posix()}/{run_id}/") if there else "",
                 "address": address if address.startswith(("http://", "https://")) else "",

@@ -1,12 +1,14 @@
-"""What a table is, and tables as Markdown, LaTeX, CSV and plain text. The same table gives the same bytes."""
+"""What a table is, and tables as Markdown, CSV and plain text. The same table gives the same bytes."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
+
+from analysis.text import UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,7 @@ class Entry:
     """One table cell."""
 
     text: str
-    """Plain text; each format escapes it."""
+    """Plain text, in lines; each format escapes it."""
     bold: bool = False
     value: float | str | None = None
     """What an interactive table sorts by."""
@@ -46,15 +48,36 @@ class Table:
     """Stem of its files."""
     title: str
     caption: str
+    """Two sentences at most."""
     columns: list[str]
     """Headings; the first is the model's."""
     blocks: list[Block]
     footnotes: dict[str, str]
     """Letter → text."""
-    frame: pd.DataFrame
-    """What the ``.csv`` holds: full precision and run ids."""
+    frame: pd.DataFrame | None
+    """What the ``.csv`` holds: full precision and run ids; None where it is another table's."""
     banner: str = ""
     """A warning that stands above everything else; empty for equal settings."""
+    note: str = ""
+    """One line on the conditions."""
+    method: str = ""
+    """How its numbers came to be; it stands once in a report."""
+    narrow: tuple[str, ...] = ()
+    """Headings of the columns that a paper's single column shows; all without any."""
+
+    def with_columns(self, keep: Callable[[int], bool]) -> Table:
+        """The table with the first column and those of the others whose number is to be kept."""
+        kept = [at for at in range(len(self.columns)) if at == 0 or keep(at)]
+        blocks = [
+            Block(block.heading, [Row(row.family, [row.entries[at] for at in kept]) for row in block.rows])
+            for block in self.blocks
+        ]
+        return replace(self, columns=[self.columns[at] for at in kept], blocks=blocks)
+
+    def without_empty(self) -> Table:
+        """The table without the columns that hold no value."""
+        rows = [row for block in self.blocks for row in block.rows]
+        return self.with_columns(lambda at: any(row.entries[at].text not in ("", UNKNOWN) for row in rows))
 
 
 @dataclass
@@ -74,20 +97,7 @@ class Notes:
         return {letter: text for text, letter in self.letters.items()}
 
 
-_LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "…": r"\ldots{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "[": "{[}", "]": "{]}",  # a bracket after a line break would be read as its argument
-    "<": "$<$", ">": "$>$", "±": r"$\pm$", "×": r"$\times$", "−": "$-$", "Δ": r"$\Delta$", "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$", "→": r"$\rightarrow$", "≡": r"$\equiv$", "≤": r"$\leq$", "≥": r"$\geq$", "†": r"$\dagger$",
-    "·": r"$\cdot$", "\u202f": r"\,",
-}  # fmt: skip
 _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_<>|~#$&"})
-
-
-def latex_text(text: str) -> str:
-    """Plain text as LaTeX."""
-    return "".join(_LATEX.get(character, character) for character in text)
 
 
 def markdown_text(text: str) -> str:
@@ -96,68 +106,34 @@ def markdown_text(text: str) -> str:
 
 
 def markdown(table: Table) -> str:
-    """GitHub-flavoured Markdown: caption, then a table per block, then footnotes."""
+    """GitHub-flavoured Markdown: a table per block, then footnotes, caption and conditions."""
     lines = [f"# {markdown_text(table.title)}", ""]
     if table.banner:
         lines += [f"> **⚠ {markdown_text(table.banner)}**", ""]
     for block in table.blocks:
-        lines += [f"**{markdown_text(block.heading)}**", ""]
+        lines += [f"**{markdown_text(block.heading)}**", ""] if block.heading else []
         lines.append(f"| {' | '.join(map(markdown_text, table.columns))} |")
         lines.append("|:--|" + "--:|" * (len(table.columns) - 1))
         lines += [f"| {' | '.join(map(_markdown_entry, row.entries))} |" for row in block.rows]
         lines.append("")
     for letter, text in table.footnotes.items():
         lines += [f"<sup>{letter}</sup> {markdown_text(text)}.", ""]
-    return "\n".join([*lines, f"*{markdown_text(table.caption)}*", ""])
+    said = filter(None, (table.caption, table.note))
+    return "\n".join([*lines, "\n\n".join(f"*{markdown_text(text)}*" for text in said), ""])
+
+
+def conditions(tables: Sequence[Table], details: Sequence[str]) -> str:
+    """How the numbers of a report came to be, as Markdown: what is true of all tables, then the method of each."""
+    lines = ["# How these numbers came to be", *map(markdown_text, details)]
+    for table in tables:
+        lines += [f"## {markdown_text(table.title)}", markdown_text(table.method)] if table.method else []
+    return "\n\n".join([*lines, ""])
 
 
 def _markdown_entry(entry: Entry) -> str:
-    text = markdown_text(entry.text)
+    first, *below = map(markdown_text, entry.text.split("\n"))
     note = f" <sup>{entry.note}</sup>" if entry.note else ""
-    return f"**{text}**{note}" if entry.bold else f"{text}{note}"
-
-
-def latex(table: Table) -> str:
-    """A ``table`` environment for a paper that loads ``booktabs``."""
-    width = len(table.columns)
-    lines = [
-        "% Needs \\usepackage{booktabs}.",
-        *([f"% WARNING: {table.banner}"] if table.banner else []),
-        "\\begin{table}[t]",
-        "\\centering",
-        f"\\caption{{{latex_text(table.caption)}}}",
-        f"\\label{{tab:{table.name.replace('_', '-')}}}",
-        *([f"\\textbf{{{latex_text(table.banner)}}}\\par\\medskip"] if table.banner else []),
-        "\\small\\setlength{\\tabcolsep}{4pt}",
-        f"\\begin{{tabular}}{{l{'r' * (width - 1)}}}",
-        "\\toprule",
-        f"{' & '.join(map(_latex_heading, table.columns))} \\\\",
-    ]
-    for block in table.blocks:
-        lines += ["\\midrule", f"\\multicolumn{{{width}}}{{l}}{{\\textit{{{latex_text(block.heading)}}}}} \\\\"]
-        previous = None
-        for row in block.rows:
-            lines += ["\\addlinespace"] if row.family != previous else []
-            lines.append(f"{' & '.join(map(_latex_entry, row.entries))} \\\\")
-            previous = row.family
-    lines += ["\\bottomrule", "\\end{tabular}"]
-    for letter, text in table.footnotes.items():
-        lines.append(f"\\par{{\\footnotesize \\textsuperscript{{{letter}}} {latex_text(text)}.}}")
-    return "\n".join([*lines, "\\end{table}", ""])
-
-
-def _latex_heading(text: str) -> str:
-    """A heading on several lines where it says against what, in what interval or of how many images."""
-    parts = [latex_text(part) for part in re.split(r" (?=\[|\(n = |vs )", text)]
-    lines = " \\\\ ".join(parts)
-    return lines if len(parts) == 1 else f"\\shortstack[r]{{{lines}}}"
-
-
-def _latex_entry(entry: Entry) -> str:
-    text = latex_text(entry.text)
-    note = f"\\textsuperscript{{{entry.note}}}" if entry.note else ""
-    # \boldmath makes the ± as heavy as the digits.
-    return f"{{\\boldmath\\textbf{{{text}}}}}{note}" if entry.bold else f"{text}{note}"
+    return "<br>".join([f"**{first}**{note}" if entry.bold else f"{first}{note}", *below])
 
 
 def csv(table: Table) -> str:
@@ -165,7 +141,7 @@ def csv(table: Table) -> str:
 
     A text that a spreadsheet would take for a formula, by its first character, gets an apostrophe before it; numbers stay.
     """
-    return str(table.frame.map(_no_formula).to_csv(index=False, lineterminator="\n"))
+    return "" if table.frame is None else str(table.frame.map(_no_formula).to_csv(index=False, lineterminator="\n"))
 
 
 def _no_formula(value: Any) -> Any:

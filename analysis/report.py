@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from analysis import captions, figures, page, render, tables, verdict
+from analysis import captions, figures, latex, page, render, tables, verdict
 from analysis.fairness.certificate import Unequal, certify
 from analysis.fairness.strangers import examine
 from analysis.load import load
@@ -17,7 +18,9 @@ from analysis.summary import summarise
 from experiments.config.schema import Experiment
 from experiments.records.record import atomic_write
 
-FORMATS = {".md": render.markdown, ".tex": render.latex, ".csv": render.csv}
+FORMATS: dict[str, Callable[[render.Table], str]] = {
+    ".md": render.markdown, ".tex": latex.latex, "_wide.tex": partial(latex.latex, wide=True), ".csv": render.csv,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,9 @@ def build(
     faults = [*results.faults, *certificate.faults]
 
     texts = {f"{table.name}{suffix}": write(table) for table in made for suffix, write in FORMATS.items()}
+    texts["appendix.tex"] = latex.appendix(made, facts.details)
+    texts["conditions.md"] = render.conditions(made, facts.details)
+    texts = {name: text for name, text in texts.items() if text}
     texts["certificate.json"] = _json(certificate.content)
     texts["ledger.json"] = _json(_without_paths(ledger, folder))
     drawn = figures.draw(results, summary, experiment)
@@ -116,7 +122,7 @@ def _write(out: Path, texts: Mapping[str, str], drawn: list[figures.Figure]) -> 
         with atomic_write(path, "wb") as file:
             file.write(content)
     for stale in {*(out / "figures").glob("*.*"), *(out.glob("*.*"))} - set(contents):
-        if stale.stem in (*figures.TITLES, *tables.OPTIONAL):
+        if stale.stem.removesuffix("_wide") in (*figures.TITLES, *tables.OPTIONAL):
             stale.unlink()
     return list(contents)
 

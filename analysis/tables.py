@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 
 from analysis import captions
 from analysis.captions import Facts
-from analysis.columns import Column, accuracy_places, csv_columns, in_table, percent_places
+from analysis.columns import Column, accuracy_places, csv_columns, in_table, legend, percent_places
 from analysis.load import select
 from analysis.render import Block, Entry, Notes, Row, Table
 from analysis.statistics import across_datasets
@@ -27,7 +28,10 @@ MARKS = {"different": "†", "equivalent": "≡"}
 
 
 def all_tables(summary: Summary, experiment: Experiment, facts: Facts) -> list[Table]:
-    """Every table of a report; contrasts where there are several budgets or settings, datasets where there are several."""
+    """Every table of a report; contrasts where there are several budgets or settings, datasets where there are several.
+
+    Columns without a value are left out.
+    """
     tables = [accuracy(summary, facts), data_efficiency(summary, experiment, facts), compute(summary, facts)]
     if len(summary.budgets) and len(experiment.train_fractions) > 1:
         tables.append(budgets(summary, facts))
@@ -35,7 +39,9 @@ def all_tables(summary: Summary, experiment: Experiment, facts: Facts) -> list[T
         tables.append(interactions(summary, facts))
     if len(summary.recipes):
         tables.append(recipes(summary, facts))
-    return tables + ([datasets(summary, facts)] if len(experiment.data) > 1 else [])
+    if len(experiment.data) > 1:
+        tables.append(datasets(summary, facts))
+    return [table.without_empty() for table in [*tables, metrics(summary, facts)]]
 
 
 def _groups(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -81,18 +87,53 @@ def _full_data(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return select(frame, train_fraction=fraction), f"{percent(float(fraction))} of the training data"
 
 
-def _accuracy_columns(cells: pd.DataFrame, facts: Facts, notes: Notes) -> list[tuple[str, Callable[[Any], Entry]]]:
+def _shares(cells: pd.DataFrame) -> dict[float, str]:
+    """Train fractions from few images to many, with their headings: the number of images too, where it is one for all."""
+    found = {}
+    for fraction, part in cells.groupby("train_fraction"):
+        sizes = part["n"].dropna().unique()
+        n = f" (n = {int(sizes[0])})" if len(sizes) == 1 else ""
+        found[float(str(fraction))] = f"{percent(float(str(fraction)))}{n}"
+    return found
+
+
+def accuracy(summary: Summary, facts: Facts) -> Table:
+    """Models in rows, train fractions in columns: top-1 accuracy, and below it the difference to the reference."""
+    notes, cells = Notes(), summary.cells
+    shares = _shares(cells)
+    blocks = []
+    for heading, group in _groups(cells):
+        rows = []
+        for _, own in group.groupby("model", sort=False):
+            at = {r.train_fraction: r for r in own.itertuples()}
+            entries = [_top1(at[share], notes.mark(at[share].note)) for share in shares]
+            below = [f"\n{_delta(at[share]).text}" if known(at[share].delta) else "" for share in shares]
+            entries = [replace(entry, text=entry.text + line) for entry, line in zip(entries, below, strict=True)]
+            rows.append(Row(at[max(shares)].family, [_name(at[max(shares)]), *entries]))
+        blocks.append(Block(heading, rows))
+    caption, method = captions.accuracy(facts)
+    return _table("accuracy", "Accuracy", ["Model", *shares.values()], blocks, facts, caption, method, notes, cells)
+
+
+def _table(
+    name: str, title: str, columns: list[str], blocks: list[Block], facts: Facts, caption: str, method: str,
+    notes: Notes | None = None, frame: pd.DataFrame | None = None, narrow: tuple[str, ...] = (),
+) -> Table:  # fmt: skip
+    """A table with what all tables of a report share."""
+    csv = None if frame is None else _csv(frame, name, facts.banner)
+    footnotes = notes.texts() if notes else {}
+    return Table(name, title, caption, columns, blocks, footnotes, csv, facts.banner, facts.short, method, narrow)
+
+
+def _metric_columns(cells: pd.DataFrame, notes: Notes) -> list[tuple[str, Callable[[Any], Entry]]]:
     """Headings and how each is filled."""
     most = cells["n_classes"].fillna(0).max()
+    shown = [column.in_unit(cells[column.key]) for column in in_table("accuracy") if column.from_classes <= most]
     return [
         ("Top-1 (%) ↑", _top1),
         ("95% CI", lambda r: Entry(bracket(100 * r.low, min(100 * r.high, 100.0), accuracy_places(r)), value=r.low)),
-        (f"Δ vs {facts.reference} [95% CI] ↑", _delta),
-        *(
-            (column.title, partial(_filled, column, notes=notes))
-            for column in in_table("accuracy")
-            if column.from_classes <= most
-        ),
+        ("Δ [95% CI] ↑", _delta),
+        *((column.title, partial(_filled, column, notes=notes)) for column in shown),
         ("Seeds", lambda r: Entry(str(r.n_seeds), value=r.n_seeds)),
     ]
 
@@ -104,11 +145,11 @@ def _filled(column: Column, row: Any, *, notes: Notes) -> Entry:
     )
 
 
-def accuracy(summary: Summary, facts: Facts) -> Table:
-    """Accuracy and calibration, a block per train fraction, full data first."""
+def metrics(summary: Summary, facts: Facts) -> Table:
+    """Accuracy, calibration and size, a block per train fraction, full data first."""
     cells = summary.cells
     notes = Notes()
-    columns = _accuracy_columns(cells, facts, notes)
+    columns = _metric_columns(cells, notes)
     blocks = []
     for heading, group in _groups(cells):
         for fraction, part in group.groupby("train_fraction", sort=False):
@@ -118,10 +159,9 @@ def accuracy(summary: Summary, facts: Facts) -> Table:
                 Row(r.family, [_name(r, notes.mark(r.note)), *(fill(r) for _, fill in columns)]) for r in part.itertuples()
             ]
             blocks.append(Block(f"{where}{percent(float(str(fraction)))} of the training data{size}", rows))
-    caption = captions.accuracy(facts)
-    frame = _csv(cells, "accuracy", facts.banner)
     headings = ["Model", *(heading for heading, _ in columns)]
-    return Table("accuracy", "Accuracy", caption, headings, blocks, notes.texts(), frame, facts.banner)
+    caption, _ = captions.metrics(facts)
+    return _table("metrics", "All metrics", headings, blocks, facts, caption, legend("accuracy"), notes)
 
 
 def overview(summary: Summary, facts: Facts) -> Table:
@@ -140,7 +180,7 @@ def overview(summary: Summary, facts: Facts) -> Table:
         blocks.append(Block(f"Top-1 accuracy (%), mean ± std over seeds{f': {heading}' if heading else ''}", rows))
     delta = f"Δ vs {facts.reference} at {percent(fractions[0])} [95% CI]"
     columns = ["Model", *map(percent, fractions), delta]
-    return Table("overview", "Accuracy", "", columns, blocks, notes.texts(), cells, facts.banner)
+    return Table("overview", "Accuracy", "", columns, blocks, notes.texts(), None, facts.banner)
 
 
 # ------------------------------------------------------------------------------------------------------- data efficiency
@@ -155,7 +195,7 @@ def images_needed(row: Any) -> str:
 
 
 def _bound(row: Any) -> str:
-    """The direct comparison: ``≥ 100× more: 60,000 < 600, −5.8 [−8.2, −3.5]``, own images first."""
+    """The direct comparison: ``≥ 100× more``, ``60,000 against 600``, ``−5.8 [−8.2, −3.5]``, own images first."""
     if not known(row.bound) or row.bound <= 1:
         return UNKNOWN
     ahead = row.bound_ahead == row.model
@@ -164,7 +204,7 @@ def _bound(row: Any) -> str:
         (row.bound_delta, row.bound_low, row.bound_high) if ahead else (-row.bound_delta, -row.bound_high, -row.bound_low)
     )
     direction = "fewer" if ahead else "more"
-    return f"≥ {ratio_text(row.bound)}× {direction}: {own:,.0f} against {other:,.0f}, {_points(*values)}"
+    return f"≥ {ratio_text(row.bound)}× {direction}\n{own:,.0f} against {other:,.0f}\n{_points(*values)}"
 
 
 def _points(value: float, low: float, high: float) -> str:
@@ -175,55 +215,33 @@ def _points(value: float, low: float, high: float) -> str:
 
 
 def data_efficiency(summary: Summary, experiment: Experiment, facts: Facts) -> Table:
-    """Learning curves: accuracy at each fraction, area, images needed and crossover."""
+    """Learning curves: area, images needed and crossover."""
     notes = Notes()
     blocks = []
-    fractions = sorted(experiment.train_fractions)
-    sizes = summary.cells.groupby("train_fraction")["n"].agg(lambda n: n.dropna().unique().tolist())
     for heading, group in _groups(summary.efficiency):
         rows = []
         for r in group.itertuples():
             cells = select(summary.cells, data=r.data, setting=r.setting, model=r.model)
-            cells = cells.set_index("train_fraction", drop=False)
             note = "; ".join(dict.fromkeys(filter(None, [r.note, *(_at(c) for c in cells.itertuples())])))
-            points = [_top1(cell) for cell in cells.loc[fractions].itertuples()]
             places = percent_places(50 * (r.aulc_high - r.aulc_low))
             delta = _points(r.aulc_delta, r.aulc_delta_low, r.aulc_delta_high)
             crossing = (
                 f"{r.crossover_text}, {experiment.models[r.crossover_leader].title} ahead" if r.crossover_text else UNKNOWN
             )
-            rows.append(
-                Row(
-                    r.family,
-                    [
-                        _name(r, notes.mark(note)),
-                        *points,
-                        Entry(plus_minus(100 * r.aulc, 100 * r.aulc_std, places), value=r.aulc),
-                        Entry(delta, value=r.aulc_delta),
-                        Entry(_bound(r), value=r.bound if r.bound_ahead != r.model else 1 / r.bound),
-                        Entry(images_needed(r), value=r.multiplier if r.multiplier_ahead != r.model else 1 / r.multiplier),
-                        Entry(crossing, value=r.crossover),
-                    ],
-                )
-            )
-        blocks.append(Block(heading or "All train fractions", rows))
-
-    def label(fraction: float) -> str:
-        found = sizes[fraction]
-        return f"{percent(fraction)}{f' (n = {int(found[0])})' if len(found) == 1 else ''}"
-
-    columns = [
-        "Model",
-        *map(label, fractions),
-        "AULC (%) ↑",
-        f"Δ AULC vs {facts.reference} [95% CI] ↑",
-        f"Direct bound on images vs {facts.reference}",
-        f"Images needed vs {facts.reference} [95% CI]",
-        "Crossover (images)",
-    ]
-    caption = captions.data_efficiency(facts)
-    frame = _csv(summary.efficiency, "data_efficiency", facts.banner)
-    return Table("data_efficiency", "Data efficiency", caption, columns, blocks, notes.texts(), frame, facts.banner)
+            entries = [
+                Entry(plus_minus(100 * r.aulc, 100 * r.aulc_std, places), value=r.aulc),
+                Entry(delta, value=r.aulc_delta),
+                Entry(_bound(r), value=r.bound if r.bound_ahead != r.model else 1 / r.bound),
+                Entry(images_needed(r), value=r.multiplier if r.multiplier_ahead != r.model else 1 / r.multiplier),
+                Entry(crossing, value=r.crossover),
+            ]
+            rows.append(Row(r.family, [_name(r, notes.mark(note)), *entries]))
+        blocks.append(Block(heading, rows))
+    narrow = ("AULC (%) ↑", "Δ AULC [95% CI] ↑", "Images needed [95% CI]", "Crossover (images)")
+    columns = ["Model", *narrow[:2], "Direct bound on images", *narrow[2:]]
+    caption, method = captions.data_efficiency(facts)
+    frame = summary.efficiency
+    return _table("data_efficiency", "Data efficiency", columns, blocks, facts, caption, method, notes, frame, narrow)
 
 
 def _at(cell: Any) -> str:
@@ -238,20 +256,19 @@ def budgets(summary: Summary, facts: Facts) -> Table:
     fractions = sorted(frame["reference_fraction"].unique())
     blocks = []
     for heading, group in _groups(frame):
-        sizes = dict(zip(group["reference_fraction"], group["reference_n"], strict=True))
         rows = []
-        for (_, fraction), own in group.groupby(["model", "fraction"], sort=False):
+        for _, own in group.groupby(["model", "fraction"], sort=False):
             at = {r.reference_fraction: r for r in own.itertuples()}
             first = next(iter(at.values()))
             entries = [
                 Entry(_points(at[f].delta, at[f].low, at[f].high), value=at[f].delta) if f in at else Entry(UNKNOWN)
                 for f in fractions
             ]
-            rows.append(Row(first.family, [Entry(f"{first.model_title}, {sizes[fraction]:,.0f}"), *entries]))
-        blocks.append(Block(heading or "Difference of accuracies in points", rows))
+            rows.append(Row(first.family, [Entry(f"{first.model_title}, {first.n:,.0f}"), *entries]))
+        blocks.append(Block(heading, rows))
     columns = ["Model, images", *(f"{facts.reference}, {percent(fraction)}" for fraction in fractions)]
-    csv = _csv(frame, "budgets", facts.banner)
-    return Table("budgets", "Across budgets", captions.budgets(facts), columns, blocks, {}, csv, facts.banner)
+    caption, method = captions.budgets(facts)
+    return _table("budgets", "Across budgets", columns, blocks, facts, caption, method, None, frame)
 
 
 def interactions(summary: Summary, facts: Facts) -> Table:
@@ -268,11 +285,11 @@ def interactions(summary: Summary, facts: Facts) -> Table:
             rows.append(
                 Row(r.family, [_name(r), Entry(change), *gaps, Entry(_points(r.change, r.low, r.high), value=r.change)])
             )
-        blocks.append(Block(heading or "Differences in differences, in points", rows))
+        blocks.append(Block(heading, rows))
     columns = ["Model", "From → to", "Δ before", "Δ after", "Change [95% CI]"]
-    csv = _csv(summary.interactions, "interactions", facts.banner)
-    caption = captions.interactions(facts)
-    return Table("interactions", "Changes of the difference", caption, columns, blocks, {}, csv, facts.banner)
+    caption, method = captions.interactions(facts)
+    frame = summary.interactions
+    return _table("interactions", "Changes of the difference", columns, blocks, facts, caption, method, None, frame)
 
 
 # --------------------------------------------------------------------------------------------------------------- recipes
@@ -300,8 +317,8 @@ def recipes(summary: Summary, facts: Facts) -> Table:
          "k": k, "best": mean, "best_low": low, "best_high": high}
         for r in frame.itertuples() for k, mean, low, high in r.best
     )  # fmt: skip
-    csv, caption = _csv(tries, "recipes", facts.banner), captions.recipes(facts)
-    return Table("recipes", "Random recipes", caption, columns, blocks, {}, csv, facts.banner)
+    caption, method = captions.recipes(facts)
+    return _table("recipes", "Random recipes", columns, blocks, facts, caption, method, None, tries)
 
 
 # --------------------------------------------------------------------------------------------------------------- compute
@@ -311,6 +328,7 @@ def compute(summary: Summary, facts: Facts) -> Table:
     cells = summary.cells
     largest, amount = _full_data(cells)
     with_target = bool(largest["reached_target"].notna().any())
+    shown = [column.in_unit(largest[column.key]) for column in in_table("compute")]
     blocks = []
     mixed = ""
     for heading, group in _groups(largest):
@@ -320,18 +338,20 @@ def compute(summary: Summary, facts: Facts) -> Table:
             mixed = notes.mark(f"{several}: time, memory and energy do not compare and are left out")
         rows = []
         for r in group.itertuples():
-            entries = [_filled(column, r, notes=notes) for column in in_table("compute")]
+            entries = [_filled(column, r, notes=notes) for column in shown]
             if with_target:
                 entries.append(Entry(target_text(r), value=r.seconds_to_target))
             entries.append(_top1(r))
             marks = ", ".join(filter(None, [notes.mark(r.note), mixed if devices else ""]))
             rows.append(Row(r.family, [_name(r, marks), *entries]))
-        blocks.append(Block(heading or amount, rows))
-    caption = captions.compute(facts)
-    frame = _csv(cells, "compute", facts.banner)
+        blocks.append(Block(heading, rows))
+    caption, method = captions.compute(facts, amount)
+    method = f"{legend('compute')} {method if with_target else ''}".rstrip()
     target = ["Time to target (s) ↓"] if with_target else []
-    columns = ["Model", *(column.title for column in in_table("compute")), *target, "Top-1 (%) ↑"]
-    return Table("compute", "Compute", caption, columns, blocks, notes.texts(), frame, facts.banner)
+    columns = ["Model", *(column.title for column in shown), *target, "Top-1 (%) ↑"]
+    brief = ("n_params", "forward_gmacs", "train_pflops", "device_hours")
+    narrow = (*(column.title for column in shown if column.key in brief), columns[-1])
+    return _table("compute", "Compute", columns, blocks, facts, caption, method, notes, cells, narrow)
 
 
 def target_text(row: Any) -> str:
@@ -361,11 +381,10 @@ def datasets(summary: Summary, facts: Facts) -> Table:
             entries = [_top1(by_data[data]) for data in titles]
             rows.append(Row(first.family, [_name(first, notes.mark("; ".join(note))), *entries, *_across(first)]))
         blocks.append(Block(str(setting) or amount, rows))
-    caption = captions.datasets(facts, friedman_sentences(largest))
-    frame = _csv(largest, "datasets", facts.banner)
-    delta = f"Δ across datasets vs {facts.reference} [95% CI] ↑"
-    columns = ["Model", *(f"{title} ↑" for title in titles.values()), "Average rank ↓", delta, "for a new dataset [95% PI]"]
-    return Table("datasets", "Models × datasets", caption, columns, blocks, notes.texts(), frame, facts.banner)
+    caption, method = captions.datasets(facts, friedman_sentences(largest))
+    across = ("Average rank ↓", "Δ across datasets [95% CI] ↑", "for a new dataset [95% PI]")
+    columns = ["Model", *(f"{title} ↑" for title in titles.values()), *across]
+    return _table("datasets", "Models × datasets", columns, blocks, facts, caption, method, notes, largest)
 
 
 def _across(row: Any) -> list[Entry]:

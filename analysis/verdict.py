@@ -20,16 +20,83 @@ EFFECT = 0.005
 """The difference of accuracies, half a point, of which the text says how many seeds it would take to see it."""
 
 
-def sentences(summary: Summary) -> list[str]:
-    """Who leads with all and with the fewest images, what the lead is worth in images, how it changes, what seeds can tell.
+def answer(summary: Summary) -> str:
+    """The answer in one sentence, which page, terminal and W&B put first: the project's own model beside the reference.
 
-    Plain sentences, dataset by dataset.
+    Without a model of the project's own it is the best of the others. Several datasets or settings share the sentence.
     """
-    found = []
+    experiment = summary.groups[0].experiment
+    present = summary.cells[summary.cells["n_seeds"] > 0]
+    rivals = present[present["model"].isin(_protagonists(experiment)) & present["delta"].notna()]
+    if rivals.empty:
+        top = _row(present, present[present["train_fraction"] == present["train_fraction"].max()]["mean"].idxmax())
+        return f"{top.model_title} reaches {_accuracy(top)}; there is no other model yet to compare with the reference."
+    full = rivals[rivals["train_fraction"] == rivals["train_fraction"].max()]
+    model = _row(rivals, (full if len(full) else rivals)["mean"].idxmax()).model
+    places = [(group.title, select(group.here(rivals), model=model)) for group in summary.groups]
+    places = [(title, cells.sort_values("train_fraction")) for title, cells in places if len(cells)]
+    if len(places) == 1:
+        return _standing(places[0][1], present, experiment)
+    last = [(title, _row(cells, cells.index[-1])) for title, cells in places]
+    told = []
+    for state in dict.fromkeys(_state(row) for _, row in last):
+        alike = [(title, row.delta) for title, row in last if _state(row) == state]
+        found = [f"{title} ({number(100 * delta, 1, signed=True)} points)" for title, delta in alike]
+        told.append(f"{state} on {', '.join(found[:4])}{f' and {len(found) - 4} more' if len(found) > 4 else ''}")
+    title, reference = last[0][1].model_title, experiment.models[experiment.reference].title
+    return f"With the most images, {title} beside {reference} is {'; '.join(told)}."
+
+
+def _state(row: Any) -> str:
+    """How a model stands to the reference at one budget, in words."""
+    side = "ahead" if row.delta > 0 else "behind"
+    return {"different": side, "equivalent": "equivalent", "inconclusive": "not told apart"}.get(row.state, "untested")
+
+
+def _standing(cells: pd.DataFrame, present: pd.DataFrame, experiment: Experiment) -> str:
+    """One model beside the reference at the most images, then at every budget; `cells` run from few images to many."""
+    row = _row(cells, cells.index[-1])
+    other = _row(at := select(present, model=experiment.reference, train_fraction=row.train_fraction, data=row.data,
+                              setting=row.setting), at.index[0])  # fmt: skip
+    where = f"With {row.n:,.0f} images" if known(row.n) else f"With {percent(row.train_fraction)} of the training data"
+    places = percent_places(50 * (row.delta_high - row.delta_low)) if known(row.delta_low) else 1
+    if known(row.delta_low) and row.delta_low * row.delta_high > 0:
+        low, high = (number(100 * limit, places) for limit in sorted(map(abs, (row.delta_low, row.delta_high))))
+        gap = f"{number(100 * abs(row.delta), places)} points {'more' if row.delta > 0 else 'less'} (95% CI {low} to {high})"
+    else:
+        gap = f"a difference of {_points(row.delta, row.delta_low, row.delta_high)}" if known(row.delta_low) else (
+            f"a difference of {number(100 * row.delta, places, signed=True)} points"
+        )  # fmt: skip
+    first, second = (f"{number(100 * each.mean, accuracy_places(each))}%" for each in (other, row))
+    return f"{where} {other.model_title} reaches {first} and {row.model_title} {second}, {gap}; {_over_budgets(cells)}."
+
+
+def _over_budgets(cells: pd.DataFrame) -> str:
+    """At which budgets a model keeps up with the reference."""
+    states: dict[str, list[str]] = {}
+    for row in cells.itertuples():
+        states.setdefault(_state(row), []).append(percent(row.train_fraction))
+    many = f"the {len(cells)} measured budgets" if len(cells) > 1 else "this budget"
+    if len(states) > 1:
+        return ", ".join(f"{state} at {' and '.join(places)}" for state, places in states.items()) + " of the training data"
+    return {
+        "behind": f"at none of {many} does it keep up" if len(cells) > 1 else "it does not keep up",
+        "ahead": f"it is ahead at each of {many}" if len(cells) > 1 else "it is ahead",
+        "equivalent": f"the two are equivalent at {many}",
+        "not told apart": f"the two cannot be told apart at {'any of ' * (len(cells) > 1)}{many}",
+    }.get(next(iter(states)), f"that this is more than chance is not tested, which takes {MIN_SEEDS_FOR_MARKS} seeds")
+
+
+def sentences(summary: Summary) -> list[str]:
+    """The answer; then who leads with all and with the fewest images, what the lead is worth in images, how it changes.
+
+    Plain sentences, dataset by dataset, with what seeds can tell.
+    """
+    found = [answer(summary)]
     for group in summary.groups:
         cells, curves = group.here(summary.cells), group.here(summary.efficiency)
         smallest, largest = group.fractions[0], group.fractions[-1]
-        texts = [_leader(select(cells, train_fraction=largest))]
+        texts = [_leader(select(cells, train_fraction=largest)), _guessing(select(cells, train_fraction=largest))]
         if smallest < largest:
             texts.append(_leader(select(cells, train_fraction=smallest)))
         at_full = select(cells, train_fraction=largest)
@@ -93,6 +160,16 @@ def _leader(block: pd.DataFrame) -> str:
     absent = block[block["n_seeds"] == 0]["model_title"].tolist()
     left_out += f"; no run of {', '.join(absent)}" if absent else ""
     return f"{where}, {best.model_title} is best at {_accuracy(best)}{rest}{left_out}."
+
+
+def _guessing(block: pd.DataFrame) -> str:
+    """That no model is shown to do more than guess, and what then helps; empty where one does, or nothing is known."""
+    if block["low"].isna().all() or (block["low"] > 1 / block["n_classes"]).any():
+        return ""
+    return (
+        f"No model is told apart from guessing one of {block['n_classes'].max():.0f} classes: so few images need weights "
+        "that were trained on more, as in the experiment vit_pizza_pretrained."
+    )
 
 
 def _row(frame: pd.DataFrame, index: Any) -> Any:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TITLES = {
     "learning_curves": "Learning curves",
     "accuracy_vs_pflops": "Accuracy against training compute",
-    "accuracy_vs_device_hours": "Accuracy against device-hours",
+    "accuracy_vs_device_hours": "Accuracy against device time",
     "forest": "Differences to the reference",
     "budgets": "Different numbers of images",
     "recipes": "Random recipes",
@@ -44,7 +44,7 @@ class Figure:
     spec: dict[str, Any]
     """Vega-Lite specification with its data inside."""
     files: dict[str, bytes]
-    """What it is saved as: ``.svg``, ``.pdf`` and ``.png``."""
+    """What it is saved as: ``.svg``, ``.pdf`` and ``.png`` for a paper's single column, ``_wide.pdf`` for both."""
 
 
 def draw(results: Results, summary: Summary, experiment: Experiment) -> list[Figure]:

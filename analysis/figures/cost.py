@@ -9,6 +9,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from analysis.columns import COLUMNS, Column
 from analysis.figures import style
 from analysis.figures.curves import ACCURACY_AXIS
 from analysis.figures.style import Style
@@ -17,17 +18,16 @@ from analysis.load import select
 if TYPE_CHECKING:
     from analysis.summary import Summary
 
-AXES = {"train_pflops": "Training compute (PFLOPs)", "device_hours": "Training device-hours"}
 GAP = 11
 """Pixels between the symbols of models that cost the same."""
 CONVENTIONS = {
     "train_pflops": "Training compute is 3 × forward FLOPs × images seen.",
-    "device_hours": "Device-hours are training time × devices, net of evaluation, over all attempts.",
+    "device_hours": "Device time is training time × devices, net of evaluation, over all attempts.",
 }
 
 
 def accuracy_against(column: str, summary: Summary, looks: Mapping[str, Style]) -> tuple[Any, str] | None:
-    """Top-1 accuracy at full data against a cost, a column of the summary's cells in `AXES`, with the Pareto step.
+    """Top-1 accuracy at full data against a cost, a column of the summary's cells in `CONVENTIONS`, with the Pareto step.
 
     None where the cost of every model is unknown. A model of unknown cost is left out and named in the caption.
     """
@@ -40,8 +40,9 @@ def accuracy_against(column: str, summary: Summary, looks: Mapping[str, Style]) 
             split.append((title, known))
     if not split:
         return None
-    charts = [(title, _panel(column, summary.pairs, cells, looks, style.width(len(split)))) for title, cells in split]
     cells = pd.concat([cells for _, cells in split])
+    unit = next(each for each in COLUMNS if each.key == column).in_unit(cells[column])
+    charts = [(title, _panel(unit, summary.pairs, cells, looks, style.width(len(split)))) for title, cells in split]
     caption = (
         "Top-1 accuracy on the sealed test set after training on the largest fraction, against its cost. "
         f"{CONVENTIONS[column]} Bars are 95% two-way random-effects intervals. The dashed step joins the most accurate "
@@ -54,9 +55,10 @@ def accuracy_against(column: str, summary: Summary, looks: Mapping[str, Style]) 
     return style.arrange(charts), caption
 
 
-def _panel(column: str, pairs: pd.DataFrame, cells: pd.DataFrame, looks: Mapping[str, Style], width: int) -> Any:
-    shown = list(looks.values())
+def _panel(unit: Column, pairs: pd.DataFrame, cells: pd.DataFrame, looks: Mapping[str, Style], width: int) -> Any:
+    shown, column, title = list(looks.values()), unit.key, unit.title.removesuffix(" ↓")
     beaten = dominated(pairs, cells, column)
+    cells = cells.assign(**{column: unit.factor * cells[column]})
     low, high = cells[column].min() / 1.35, cells[column].max() * 1.35
     places = side_by_side(cells[column], (high / low) ** (GAP / width))
     rows = [
@@ -76,7 +78,7 @@ def _panel(column: str, pairs: pd.DataFrame, cells: pd.DataFrame, looks: Mapping
     ]
     x = alt.X(
         "cost:Q",
-        title=AXES[column],
+        title=title,
         scale=alt.Scale(type="log", domain=[low, high], nice=False),
         axis=alt.Axis(values=style.log_ticks(low, high), format="~g", grid=False, labelOverlap="greedy"),
     )
@@ -94,7 +96,7 @@ def _panel(column: str, pairs: pd.DataFrame, cells: pd.DataFrame, looks: Mapping
     )
     tip = style.tooltip(
         model="Model", n=("Images", ",d"), seeds=("Seeds", "d"), mean=("Top-1 (%)", ".2f"), interval="95% interval (%)",
-        cost=(AXES[column], ".3~g"), state="Pareto", runs="Runs",
+        cost=(title, ".3~g"), state="Pareto", runs="Runs",
     )  # fmt: skip
     marks = (
         alt.Chart(style.inline(rows))

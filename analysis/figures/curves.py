@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 ACCURACY_AXIS = "Top-1 accuracy (%)"
 _BEST_AXIS = "Validation top-1 accuracy (%) of the best"
+GAP = 7
+"""Pixels from one mean to the next where they would cover each other."""
+NEAR = 0.04
+"""Share of a panel's range of means within which they do."""
 
 
 def learning_curves(
@@ -48,7 +52,8 @@ def learning_curves(
     caption = (
         "Top-1 accuracy on the sealed test set against the number of labelled images, training and validation together. "
         "Lines pass through the means and are straight in log error against log images; bands are 95% two-way "
-        f"random-effects intervals; each dot is one seed. {style.seeds_sentence(cells)}"
+        f"random-effects intervals; each dot is one seed; means that would "
+        f"cover each other stand side by side. {style.seeds_sentence(cells)}"
     )
     return style.arrange(charts), " ".join([caption, *arrows])
 
@@ -58,10 +63,11 @@ def _curve_layers(group: pd.DataFrame, looks: Mapping[str, Style]) -> tuple[Any,
     rows = [
         {
             **style.shared(cell, looks),
+            "place": place,
             "mean": 100 * cell["mean"],
             "interval": style.interval(cell["low"], cell["high"]),
         }
-        for _, cell in group.iterrows()
+        for place, (_, cell) in zip(dodged(group), group.iterrows(), strict=True)
     ]
     lines = [row for model, cells in group.groupby("model", sort=False) for row in curve_points(cells, looks[str(model)])]
     x, y = _images_axis(group), alt.Y("mean:Q", title=ACCURACY_AXIS, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
@@ -79,9 +85,21 @@ def _curve_layers(group: pd.DataFrame, looks: Mapping[str, Style]) -> tuple[Any,
         x=x, y=y, color=colour, **style.stroke()
     )  # fmt: skip
     means = alt.Chart(style.inline(rows)).mark_point(filled=True, opacity=1, size=36).encode(
-        x=x, y=y, color=colour, shape=style.shape(shown), tooltip=tip
+        x="place:Q", y=y, color=colour, shape=style.shape(shown), tooltip=tip
     )  # fmt: skip
     return band, line, means
+
+
+def dodged(group: pd.DataFrame) -> list[float]:
+    """Places of a panel's means along the axis of images: those that would cover each other stand side by side."""
+    reach = (group["n"].max() / group["n"].min()) ** (GAP / style.WIDTH)
+    close = NEAR * max(float(np.ptp(group["mean"])), 0.01)
+    places = []
+    for _, cell in group.iterrows():
+        at = group[group["n"] == cell["n"]]
+        beside = list(at.index[(at["mean"] - cell["mean"]).abs() < close])
+        places.append(cell["n"] * reach ** (beside.index(cell.name) - (len(beside) - 1) / 2))
+    return places
 
 
 def _images_axis(group: pd.DataFrame) -> alt.X:
@@ -162,7 +180,6 @@ def _multiplier(group: pd.DataFrame, efficiency: pd.DataFrame, experiment: Exper
     return {
         "start": vit["n"],
         "end": vit["n"] / row["multiplier"],
-        "middle": vit["n"] / row["multiplier"] ** 0.5,
         "level": 100 * row["multiplier_target"],
         "text": factor,
         "multiplier": row["multiplier_text"],
@@ -174,18 +191,17 @@ def _multiplier(group: pd.DataFrame, efficiency: pd.DataFrame, experiment: Exper
 
 
 def _arrow_layers(arrow: Mapping[str, Any]) -> list[Any]:
-    """Shaft, head and label of the data multiplier; the label has a white rim, since it may cross a curve."""
+    """Shaft, head and label of the data multiplier; the label stands beside the axes, where no curve is."""
     base = alt.Chart(style.inline([{key: value for key, value in arrow.items() if key != "sentence"}]))
     tip = style.tooltip(multiplier="Data multiplier, 95% interval")
-    label: dict[str, Any] = {"baseline": "bottom", "dy": -4, "fontSize": 11}
-    place = {"x": "middle:Q", "y": "level:Q", "text": "text:N"}
     return [
         base.mark_rule(color=style.INK, strokeWidth=1.4).encode(x="start:Q", x2="end:Q", y="level:Q", tooltip=tip),
         base.mark_point(shape="triangle-left", filled=True, color=style.INK, size=50, opacity=1, xOffset=4).encode(
             x="end:Q", y="level:Q"
         ),
-        base.mark_text(**label, stroke="white", strokeWidth=4, strokeJoin="round").encode(**place),
-        base.mark_text(**label, color=style.INK).encode(**place),
+        base.mark_text(align="left", dx=8, fontSize=10, color=style.INK).encode(
+            x=alt.value("width"), y="level:Q", text="text:N"
+        ),
     ]
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BINS = 15
 """Bins of confidence, as in the expected calibration error of the tables."""
-FEWEST = 10
+FEWEST = 30
 """Predictions that a bin of confidence needs to be drawn."""
 MOST_CLASSES = 20
 """Classes up to which a confusion matrix is legible in a column."""

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import pandas as pd
 
+from analysis.columns import percent_places
 from analysis.figures import style
 from analysis.figures.style import Style
-from analysis.text import bracket, decimals, known, number, percent
+from analysis.text import bracket, known, number, percent
 
 if TYPE_CHECKING:
     from analysis.summary import Summary
@@ -94,13 +95,13 @@ def _panel(group: pd.DataFrame, looks: Mapping[str, Style], reference: str, coun
         shape=alt.Shape("state:N", scale=alt.Scale(domain=list(SYMBOLS), range=list(SYMBOLS.values())), legend=None),
         tooltip=tip,
     )
-    text = base.mark_text(align="left", fontSize=9, color=style.INK).encode(x=alt.value(width + 6), y=y, text="text:N")
+    text = base.mark_text(align="left", dx=6, fontSize=9, color=style.INK).encode(x=alt.value("width"), y=y, text="text:N")
     return alt.layer(band, zero, bars, marks, text).properties(width=width, height=ROW_HEIGHT * len(order))
 
 
 def _row(cell: pd.Series, looks: Mapping[str, Style], line: str) -> dict[str, Any]:
     low, high = 100 * cell["delta_low"], 100 * cell["delta_high"]
-    places = decimals((high - low) / 2, at_most=2)
+    places = percent_places((high - low) / 2)
     text = number(100 * cell["delta"], places, signed=True)
     if known(low):
         text += f" {bracket(low, high, places, signed=True)}"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from experiments.config.errors import ConfigError
@@ -19,8 +19,10 @@ from experiments.records.record import atomic_write
 from vit_scratch import VisionTransformer
 from vit_scratch.attention import class_token_map
 
-_SIDE = 336
-"""Pixels of a side of a photo in the picture of attention."""
+_SIDE, _STRIP = 336, 28
+"""Pixels of a side of a photo in the picture of attention, and of the strip with its name and prediction above it."""
+_HEAT = ((24, 8, 64), (106, 23, 110), (187, 55, 84), (249, 142, 9), (252, 255, 164))
+"""Colours from little to much, of a lightness that only grows: after Matplotlib's inferno."""
 
 
 class Guess(NamedTuple):
@@ -101,9 +103,10 @@ def attention(trained: Trained, paths: list[Path]) -> NDArray[np.float32]:
 
 
 def draw_attention(trained: Trained, paths: list[Path], target: Path) -> None:
-    """Write a picture with a row per photo: the photo, and the photo lit where the model looked.
+    """Write a picture with a row per photo: the photo, and a heat map of where the model looked with what it saw there.
 
-    Light is relative: the patch that counts most is fully lit, the one that counts least is dark.
+    Under the heat map the photo is grey and of equal contrast, so that both can be read on dark and on bright photos. Heat
+    is relative: from the patch that counts least, dark violet, to the one that counts most, yellow.
 
     Raises
     ------
@@ -112,15 +115,38 @@ def draw_attention(trained: Trained, paths: list[Path], target: Path) -> None:
     """
     check_target(target, {".png", ".jpg", ".jpeg", ".webp"}, "--attention")
     rows = []
-    for path, patches in zip(paths, attention(trained, paths), strict=True):
+    for path, patches, (guess,) in zip(paths, attention(trained, paths), predict(trained, paths, 1), strict=True):
         photo = np.broadcast_to(decode(path, _SIDE, trained.data.channels).transpose(1, 2, 0), (_SIDE, _SIDE, 3))
-        shares = (patches - patches.min()) / max(float(np.ptp(patches)), 1e-12)
-        light = Image.fromarray(np.uint8(np.rint(255 * shares)))
-        lit = np.asarray(light.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), np.float32) / 255
-        rows.append(np.concatenate([photo, np.uint8(photo * (0.15 + 0.85 * lit[:, :, None]))], axis=1))
-    picture = Image.fromarray(np.concatenate(rows))
+        row = Image.fromarray(np.concatenate([photo, heat_map(photo, patches)], axis=1))
+        picture = Image.new("RGB", (2 * _SIDE, _SIDE + _STRIP), "white")
+        picture.paste(row, (0, _STRIP))
+        draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_STRIP - 12)
+        for left, text in ((8, path.name), (_SIDE + 8, f"{guess.name}: {100 * guess.probability:.0f}%")):
+            draw.text((left, 4), shown(text, font, _SIDE - 16), "black", font)
+        rows.append(np.asarray(picture))
     with atomic_write(target, "wb") as file:
-        picture.save(file, format={"jpg": "jpeg"}.get(target.suffix[1:].lower(), target.suffix[1:].lower()))
+        Image.fromarray(np.concatenate(rows)).save(file, format=target.suffix[1:].lower().replace("jpg", "jpeg"))
+
+
+def heat_map(photo: NDArray[np.uint8], patches: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A photo (H, W, 3) in grey under the colours of `patches` (rows, columns), of which the largest counts most."""
+    shares = (patches - patches.min()) / max(float(np.ptp(patches)), 1e-12)
+    image = Image.fromarray(np.uint8(np.rint(255 * shares))).resize(photo.shape[1::-1], Image.Resampling.BICUBIC)
+    heat = np.asarray(image, np.float32)[..., None] / 255
+    colours = np.concatenate(
+        [np.interp(heat, np.linspace(0, 1, len(_HEAT)), channel) for channel in zip(*_HEAT, strict=True)], 2
+    )
+    grey = photo.mean(axis=2, keepdims=True)
+    grey = (grey - grey.min()) * 255 / max(float(np.ptp(grey)), 1.0)
+    return np.rint(0.4 * grey + 0.6 * colours).astype(np.uint8)
+
+
+def shown(text: str, font: Any, width: float) -> str:
+    """A line's text as far as there is room; the picture's font has no letters beyond Latin, which become ``?``."""
+    text = text.encode("latin-1", "replace").decode("latin-1")
+    while font.getlength(text) > width:
+        text = f"{text[:-4]}..." if len(text) > 4 else ""
+    return text
 
 
 def check_target(target: Path, suffixes: set[str], option: str) -> None:

@@ -32,6 +32,7 @@ RECORD_FILE = "record.json"
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
 PREDICTIONS_FILE = "predictions.npz"
+EXAMPLES_FILE = "examples.npz"
 CHECKPOINT_FILE = "last.pt"
 WEIGHTS_FILE = "model.safetensors"
 

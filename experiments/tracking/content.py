@@ -6,6 +6,7 @@ Made from the run folder alone, so that a run that is sent later shows the same 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +16,13 @@ from scipy.special import softmax
 
 from experiments.data.images import Pixels
 from experiments.metrics import confusion_matrix
-from experiments.records.record import PREDICTIONS_FILE, WEIGHTS_FILE, atomic_write
+from experiments.records.record import EXAMPLES_FILE, PREDICTIONS_FILE, WEIGHTS_FILE, atomic_write
 from experiments.tracking.mirror import Mirror, weights_asked
 
-EXAMPLES_FILE = "examples.npz"
 MAX_EXAMPLES = 64
 """Images of a run's predictions table."""
+EXAMPLE_BYTES = 2**18
+"""Bytes of images that are kept for the page of a report, where so many are more than `MAX_EXAMPLES`."""
 MAX_SIDE = 64
 """Pixels of an image's longer side in that table; larger images are shrunk."""
 MAX_CLASS_COLUMNS = 10
@@ -35,9 +37,9 @@ class Rows(NamedTuple):
 
 
 def chosen_examples(sample_ids: NDArray[np.str_]) -> NDArray[np.int64]:
-    """Positions of the test images that are shown: the same for every run, spread over them by a hash of the id."""
+    """Positions of test images in the order in which they are shown: the same for every run, by a hash of the id."""
     order = sorted(range(len(sample_ids)), key=lambda index: hashlib.sha256(str(sample_ids[index]).encode()).digest())
-    return np.array(order[:MAX_EXAMPLES], dtype=np.int64)
+    return np.array(order, dtype=np.int64)
 
 
 def shrunk(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -50,11 +52,25 @@ def shrunk(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.rint(blocks.mean(axis=(3, 5))).astype(np.uint8)
 
 
-def write_examples(folder: Path, pixels: Pixels, sample_ids: NDArray[np.str_]) -> None:
-    """Keep the images that the predictions table shows, of those of shape (N, C, H, W), in ``examples.npz``."""
+def write_examples(
+    folder: Path,
+    pixels: Pixels,
+    sample_ids: NDArray[np.str_],
+    looked: Callable[[NDArray[np.uint8]], NDArray[np.uint8] | None] = lambda pixels: None,
+) -> None:
+    """Keep images that table and page show, of those of shape (N, C, H, W), in ``examples.npz``.
+
+    `looked` gives where the model looked on such images, (N, rows, columns), or None for a model that does not tell.
+    """
     chosen = chosen_examples(sample_ids)
+    some = shrunk(pixels[chosen[:MAX_EXAMPLES]])
+    count = max(len(some), EXAMPLE_BYTES * len(some) // max(some.nbytes, 1))
+    whole = pixels[chosen[:count]]
+    attention = looked(whole)
+    arrays: dict[str, Any] = {"pixels": shrunk(whole), "sample_ids": sample_ids[chosen[:count]]}
+    arrays |= {} if attention is None else {"attention": attention}
     with atomic_write(folder / EXAMPLES_FILE, "wb") as file:
-        np.savez_compressed(file, pixels=shrunk(pixels[chosen]), sample_ids=sample_ids[chosen])
+        np.savez_compressed(file, **arrays)
 
 
 def predictions_table(folder: Path) -> tuple[Rows, list[NDArray[np.uint8]]] | None:
@@ -64,7 +80,7 @@ def predictions_table(folder: Path) -> tuple[Rows, list[NDArray[np.uint8]]] | No
     """
     try:
         with np.load(folder / EXAMPLES_FILE, allow_pickle=False) as stored:
-            pixels, ids = stored["pixels"], stored["sample_ids"]
+            pixels, ids = stored["pixels"][:MAX_EXAMPLES], stored["sample_ids"][:MAX_EXAMPLES]
         with np.load(folder / PREDICTIONS_FILE, allow_pickle=False) as stored:
             logits, labels, known, names = (stored[key] for key in ("logits", "labels", "sample_ids", "class_names"))
     except (OSError, KeyError, ValueError):

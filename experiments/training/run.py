@@ -35,6 +35,8 @@ from experiments.training.optim import make_optimizer
 from experiments.training.outcome import Outcome
 from experiments.training.provenance import facts_of
 from experiments.training.tuning import chosen
+from vit_scratch import VisionTransformer
+from vit_scratch.attention import class_token_map
 
 
 class Splits(NamedTuple):
@@ -222,5 +224,21 @@ def predict(
     if cell.trial is not None:
         return Predictions(None, None, None, *val)
     test = splits.test.open()
-    content.write_examples(folder, test.pixels, test.ids)
-    return Predictions(predicted(test), test.labels, test.ids, *val)
+    logits = predicted(test)
+    content.write_examples(folder, test.pixels, test.ids, lambda pixels: looked(model, normalise, pixels, device))
+    return Predictions(logits, test.labels, test.ids, *val)
+
+
+@torch.inference_mode()
+def looked(
+    model: nn.Module, normalise: Normalise, pixels: NDArray[np.uint8], device: torch.device
+) -> NDArray[np.uint8] | None:
+    """Where this project's ViT looks on images (N, C, H, W), each map with 255 at its largest; None for any other model."""
+    model = getattr(model, "module", model).eval()
+    if not isinstance(model, VisionTransformer):
+        return None
+    found = []
+    for images in torch.from_numpy(np.ascontiguousarray(pixels)).split(8):  # the weights of all blocks are held at once
+        maps = class_token_map(model.attention_maps(normalise(images.to(device))), model.embedding.grid_size)
+        found.append((255 * maps / maps.amax(dim=(1, 2), keepdim=True)).round().to(torch.uint8).cpu().numpy())
+    return np.concatenate(found)

@@ -122,7 +122,7 @@ def test_batches_in_parts_are_listed_and_allowed(synthetic_runs):
     assert certificate.equal and certificate.content["micro_batches"] == [1, 4]
     results = load(synthetic_runs.ledger, synthetic_runs.folder, synthetic_runs.experiment)
     facts = captions.gather(results, summarise(results, synthetic_runs.experiment), synthetic_runs.experiment, certificate)
-    assert "trained in parts (up to 4)" in facts.conditions
+    assert "trained in parts (up to 4)" in " ".join(facts.details)
 
 
 def test_a_missing_configuration_is_named_and_refuses_nothing(synthetic_runs):

@@ -79,10 +79,10 @@ DRAWN = [name for name in figures.TITLES if name != "recipes"]
 
 
 # ---------------------------------------------------------------------------------------------------------------- files
-def test_all_figures_are_drawn_in_order_in_three_formats(full: Drawn) -> None:
+def test_all_figures_are_drawn_in_order_in_every_format(full: Drawn) -> None:
     assert list(full.figures) == DRAWN
     for figure in full.figures.values():
-        assert list(figure.files) == [".svg", ".pdf", ".png"]
+        assert list(figure.files) == [".svg", ".pdf", ".png", "_wide.pdf"]
         svg = figure.files[".svg"].decode()
         width, height = (float(re.search(rf'<svg[^>]* {side}="([\d.]+)"', svg)[1]) for side in ("width", "height"))
         with Image.open(io.BytesIO(figure.files[".png"])) as image:

@@ -78,7 +78,10 @@ def test_the_terminal_table(whole):
 
 
 def test_the_verdict_is_built_from_the_figures(whole):
-    full, small, images, change, noise = whole.verdict
+    answer, full, small, images, change, noise = whole.verdict
+    assert re.fullmatch(
+        r"With 1,000 images ResNet_18 & co reaches 90\.0% and ViT \(ours\) 80\.0%, 10\.0 points less "
+        r"\(95% CI \d\.\d to 1\d\.\d\); at none of the 3 measured budgets does it keep up\.", answer)  # fmt: skip
     assert full.startswith("With 100% of the training data (n = 1000), ResNet_18 & co is best at 90.0% (95% CI 86.")
     assert "not distinguishable from it: ConvNeXt." in full
     assert small.startswith("With 10% of the training data (n = 100), ResNet_18 & co is best at 68.5%")
@@ -102,7 +105,16 @@ def test_the_page_stands_alone(whole):
     text = whole.html.read_text()
     parsed = _Page(text)
     assert parsed.external == []
-    assert {"verdict", "tables", "figures", "errors", "certificate", "ledger", "spec-learning_curves"} <= parsed.ids
+    assert {
+        "verdict",
+        "tables",
+        "figures",
+        "errors",
+        "method",
+        "certificate",
+        "ledger",
+        "spec-learning_curves",
+    } <= parsed.ids
     for link in parsed.links:
         if link.startswith("#"):
             assert link[1:] in parsed.ids
@@ -164,7 +176,7 @@ def test_unequal_settings_with_a_warning(synthetic_runs, tmp_path, no_figures):
     for table in ("accuracy", "data_efficiency", "compute"):
         for suffix in (".md", ".tex", ".csv"):
             assert "UNEQUAL SETTINGS" in (tmp_path / "out" / f"{table}{suffix}").read_text()
-    assert made.html.read_text().count('class="banner"') == 6
+    assert made.html.read_text().count('class="banner"') == 7
     assert json.loads((tmp_path / "out" / "certificate.json").read_text())["differences"][0]["key"] == "precision"
 
 
@@ -177,7 +189,7 @@ def test_bad_records_are_named_and_the_rest_reported(synthetic_runs, tmp_path, n
         len(made.faults) == 2 and broken in made.faults[1] + made.faults[0] and any(lying in fault for fault in made.faults)
     )
     text = made.html.read_text()
-    assert "Records that could not be used" in text and "does not match its record" in text
+    assert "2 remarks on records" in text and "does not match its record" in text
     markdown = (tmp_path / "out" / "accuracy.md").read_text()
     assert "2 of 3 seeds: seed 1 unusable (predictions.npz: does not match its record" in markdown
     assert str(tmp_path) not in markdown + (tmp_path / "out" / "ledger.json").read_text()
@@ -186,18 +198,20 @@ def test_bad_records_are_named_and_the_rest_reported(synthetic_runs, tmp_path, n
 def test_one_seed(tmp_path, no_figures):
     runs = write_experiment(tmp_path / "runs" / "synthetic", make_experiment(seeds=[0]))
     made = _build(runs, tmp_path / "out")
-    assert "has the highest mean accuracy, 89.5%" in made.verdict[0] and "not tested" in made.verdict[0]
+    assert made.verdict[0].endswith("−10.0 points; that this is more than chance is not tested, which takes 3 seeds.")
+    assert "has the highest mean accuracy, 89.5%" in made.verdict[1] and "not tested" in made.verdict[1]
     assert any("one seed" in sentence for sentence in made.verdict)
     assert any("fewer images, by one seed: that this is more than chance is not tested." in text for text in made.verdict)
     assert "**" not in re.sub(r"\*\*\d+% of.*\*\*", "", (tmp_path / "out" / "accuracy.md").read_text())
-    assert "Seed 0 alone" in (tmp_path / "out" / "accuracy.tex").read_text()
+    assert "Seed 0; 400 test images" in (tmp_path / "out" / "accuracy.tex").read_text()
 
 
 def test_one_fraction_and_one_model(tmp_path, no_figures):
     experiment = make_experiment(models={"resnet": MODELS["resnet"]}, train_fractions=[1.0], expect=[])
     made = _build(write_experiment(tmp_path / "runs" / "synthetic", experiment), tmp_path / "out")
-    assert len(made.verdict) == 1 and "highest mean" in made.verdict[0]
-    assert "| ResNet\\_18 \\& co | 90.0 ± 0.5 | – | – | – | – |" in (tmp_path / "out" / "data_efficiency.md").read_text()
+    assert len(made.verdict) == 2 and "highest mean" in made.verdict[1]
+    assert made.verdict[0].endswith("there is no other model yet to compare with the reference.")
+    assert "| ResNet\\_18 \\& co | 90.0 ± 0.5 |" in (tmp_path / "out" / "accuracy.md").read_text()
 
 
 def test_an_absent_reference(synthetic_runs, tmp_path, no_figures):
@@ -205,7 +219,7 @@ def test_an_absent_reference(synthetic_runs, tmp_path, no_figures):
         for seed in range(3):
             synthetic_runs.lose(synthetic_runs.run_id("resnet", fraction, seed))
     made = _build(synthetic_runs, tmp_path / "out")
-    assert "ConvNeXt is best at 88.0%" in made.verdict[0]
+    assert made.verdict[0].startswith("ConvNeXt reaches 88.0%") and "ConvNeXt is best at 88.0%" in made.verdict[1]
     assert "no run of the reference" in (tmp_path / "out" / "accuracy.csv").read_text()
 
 
@@ -213,7 +227,7 @@ def test_a_rival_without_a_run_is_named(synthetic_runs, tmp_path, no_figures):
     for seed in (0, 1, 2):
         synthetic_runs.lose(synthetic_runs.run_id("convnext", 1.0, seed), status="failed", reason="diverged")
     made = _build(synthetic_runs, tmp_path / "out")
-    assert made.verdict[0].endswith("; no run of ConvNeXt.")
+    assert made.verdict[1].endswith("; no run of ConvNeXt.")
 
 
 def test_numbers_of_images_that_differ_stop_no_report(synthetic_runs, tmp_path, no_figures):
@@ -243,18 +257,31 @@ window.addEventListener("load", () => setTimeout(() => {
   const body = () => [...table.tBodies[0].rows].filter((r) => !r.classList.contains("block"));
   const first = () => body().map((r) => r.cells[0].textContent);
   const before = first();
-  const heading = [...table.tHead.rows[0].cells].findIndex((c) => c.textContent.startsWith("Top-1"));
+  const heading = [...table.tHead.rows[0].cells].findIndex((c) => c.textContent.startsWith("100%"));
   table.tHead.rows[0].cells[heading].querySelector("button").click();
   const ascending = first();
   table.tHead.rows[0].cells[heading].querySelector("button").click();
   const descending = first();
-  const input = document.querySelector('input[data-table="table-accuracy"]');
-  input.value = "convnext";
+  const cells = document.getElementById("table-ledger");
+  const input = document.querySelector('input[data-table="table-ledger"]');
+  input.value = "convnext 30%";
   input.dispatchEvent(new Event("input"));
-  const shown = body().filter((r) => !r.hidden).length;
+  const shown = [...cells.tBodies[0].rows].filter((r) => !r.hidden).length;
+  const hero = document.querySelector(".top .plot svg").getBoundingClientRect();
   const drawn = document.querySelectorAll('.plot[data-drawn="true"] svg').length;
   const plots = document.querySelectorAll(".plot").length;
-  const result = {before, ascending, descending, shown, drawn, plots,
+  const tiles = () => document.querySelectorAll(".tiles li").length;
+  const differing = tiles();
+  document.querySelector(".asked label:nth-child(3) select").value = "all";
+  document.querySelector(".asked label:nth-child(3) select").dispatchEvent(new Event("change"));
+  const budget = document.querySelector(".asked input[type=range]");
+  budget.value = 0;
+  budget.dispatchEvent(new Event("input"));
+  const looking = [differing, tiles(), document.querySelector(".asked output").textContent];
+  const unnamed = document.querySelectorAll(".plot:not([aria-label]), .scroll:not([aria-label])").length;
+  const result = {looking, before, ascending, descending, shown, drawn, plots, unnamed,
+    heading: document.querySelector("h1").textContent, hero: hero.bottom + window.scrollY,
+    filled: hero.width / document.querySelector(".top .plot").clientWidth,
     overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth};
   const out = document.createElement("pre");
   out.id = "probe";
@@ -266,12 +293,12 @@ window.addEventListener("load", () => setTimeout(() => {
 """
 
 
-def _browse(path: Path, profile: Path, width: int) -> tuple[str, str]:
+def _browse(path: Path, profile: Path, width: int, *options: str) -> tuple[str, str]:
     """The page's final document and what was written to the console."""
     command = [
         str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync", f"--user-data-dir={profile}",
-        f"--window-size={width},900", "--virtual-time-budget=15000", "--enable-logging=stderr", "--dump-dom", f"file://{path}",
+        *options, f"--window-size={width},900", "--virtual-time-budget=15000", "--enable-logging=stderr", "--dump-dom", f"file://{path}",
     ]  # fmt: skip
     # Its sockets lie in TMPDIR, whose path may be too long for them; it does not start where HOME cannot be written.
     places = os.environ | {"HOME": str(profile), "TMPDIR": "/tmp"}  # noqa: S108
@@ -281,8 +308,8 @@ def _browse(path: Path, profile: Path, width: int) -> tuple[str, str]:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium installed")
-@pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_in_a_browser(whole, tmp_path, width):
+@pytest.mark.parametrize(("width", "screens"), [(500, 1688), (1280, 800)])
+def test_the_page_in_a_browser(whole, tmp_path, width, screens):
     # A neighbour of the page with a script that uses it and writes down what it saw.
     text = whole.html.read_text()
     probed = tmp_path / "probed.html"
@@ -296,9 +323,43 @@ def test_the_page_in_a_browser(whole, tmp_path, width):
         "ResNet_18 & co",
         "ConvNeXt",
     ]
-    assert seen["shown"] == 1
+    assert 0 < seen["looking"][0] <= 60 and seen["looking"][1:] == [60, "10% (n = 100)"]
+    assert seen["shown"] == 3 and seen["unnamed"] == 0
+    assert seen["heading"] == whole.verdict[0] and seen["hero"] < screens and seen["filled"] > 0.85
     assert seen["drawn"] == seen["plots"] >= 5
     assert seen["overflow"] <= 0
+
+
+NARROW = """<body><iframe id="page" src="{address}" style="width:360px;height:800px;border:0"></iframe><script>
+const done = () => {{
+  const root = document.getElementById("page").contentDocument.documentElement;
+  document.body.innerHTML = `<pre id="probe">${{root.scrollWidth - root.clientWidth}}</pre>`;
+}};
+window.addEventListener("load", () => setTimeout(done, 3000));
+</script></body>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium installed")
+def test_no_page_is_wider_than_a_small_phone(whole, tmp_path):
+    (tmp_path / "narrow.html").write_text(NARROW.format(address=whole.html.as_uri()))
+    document, _ = _browse(tmp_path / "narrow.html", tmp_path / "profile", 500, "--allow-file-access-from-files")
+    assert re.search(r'<pre id="probe">(.*?)</pre>', document)[1] == "0"
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", [0, 1])
+def test_contrast_in_the_bright_and_the_dark_scheme(scheme):
+    style = (page.TEMPLATES / "report.css").read_text()
+    colours = dict(re.findall(r"--(\w+): (#\w{6})\b", re.findall(r":root \{(.*?)\}", style, re.DOTALL)[scheme]))
+    for ground in ("paper", "tint"):
+        for name in ("ink", "soft", "accent", "good", "bad", "open"):
+            bright, dark = sorted((_luminance(colours[name]), _luminance(colours[ground])), reverse=True)
+            assert (bright + 0.05) / (dark + 0.05) >= 4.5, (name, ground)
 
 
 def test_files_that_can_no_longer_be_made_are_removed(synthetic_runs, tmp_path, monkeypatch):

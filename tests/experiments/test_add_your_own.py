@@ -82,7 +82,7 @@ def test_what_was_added_is_run_and_shown(changed: Path) -> None:
         for model in ("my_vit", "resnet_micro")
     }
     assert {model: float(row["confidence"]) for model, row in rows.items()} == pytest.approx(means)
-    for name in ("accuracy.md", "accuracy.tex", "report.html"):
+    for name in ("metrics.md", "metrics.tex", "report.html"):
         text = (report / name).read_text(encoding="utf-8")
         assert "ViT-test/4" in text and "Confidence" in text and f"{100 * means['my_vit']:.1f}" in text, name
     caption = "Confidence: mean probability of the predicted class."

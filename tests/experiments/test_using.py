@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -20,6 +21,7 @@ from experiments.__main__ import main
 from experiments.config import loading
 from experiments.grid import driver
 from experiments.inference.export import ABOUT
+from experiments.inference.predict import heat_map
 from experiments.inference.trained import Trained, load_run
 from experiments.records.record import read_record
 from experiments.training.run import run
@@ -125,10 +127,20 @@ def test_attention_is_drawn_for_every_photo(
     target = tmp_path / "attention.png"
     assert call(monkeypatch, "predict", vit, *photos, "--attention", target) == 0
     with Image.open(target) as picture:
-        assert picture.size == (672, 672)
+        assert picture.size == (672, 2 * (336 + 28))
         pixels = np.asarray(picture)
-    assert pixels[:336, 336:].mean() < pixels[:336, :336].mean()  # beside the photo, the photo lit in places
+    assert (pixels[:28, :336] == 0).any() and (pixels[:28, 336:] == 0).any(), "name and prediction are written"
+    assert np.ptp(pixels[28:364, 336:].astype(int), axis=2).max() > 50, "the heat has colours"
     assert str(target) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("photo", [np.zeros(3), np.full(3, 30), np.full(3, 255)])
+def test_heat_is_read_alike_on_dark_and_on_bright_photos(photo: NDArray[np.float64]) -> None:
+    patches = np.zeros((4, 4), np.float32)
+    patches[1, 2] = 1
+    heat = heat_map(np.broadcast_to(photo, (64, 64, 3)).astype(np.uint8), patches).mean(axis=2)
+    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    assert (row // 16, column // 16) == (1, 2) and heat.max() > 3 * heat[48:, :16].mean()
 
 
 @pytest.mark.parametrize("layout", ["timm", "torchvision", "hf", "npz"])
