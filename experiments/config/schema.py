@@ -175,6 +175,9 @@ class DataConfig(_Strict):
     """Of pixels in [0, 1], one value a channel; it is subtracted."""
     std: list[float] = Field(min_length=1, max_length=3)
     """Likewise, and divided by; less than 0.001 is none of 256 levels."""
+    permute_pixels: Added[int | None] = Field(None, ge=0)
+    """Seed of one fixed permutation of the pixels' positions, the same for every image, fraction and model: neighbours are
+    none any more, and nothing else is lost. It comes last, after all augmentation, which sees the image as it was."""
     test_cut: Added[Literal["random", "blocks"]] = "random"
     """Of digits, which come without a test set: a fifth of each class at random, or the last fifth in the order of the file,
     where images of one writer lie together; see `experiments.data.splits.cut_test`."""
@@ -333,6 +336,10 @@ class Expectation(_Strict):
     """``test/`` or ``val/`` and one of `experiments.metrics.METRICS`."""
     train_fraction: float = Field(1.0, gt=0, le=1)
     """At which data budget."""
+    where: dict[str, Any] = {}
+    """Values of keys of `vary`, and under ``data`` the name of a dataset: what it speaks of, everything if empty."""
+    minus: dict[str, Any] = {}
+    """Other values of the same keys of `vary`: from the value under `where` that under these is taken away."""
     at_least: float | None = None
     """Lower bound; accuracies are shares, 0.01 is a point."""
     at_most: float | None = None
@@ -344,6 +351,8 @@ class Expectation(_Strict):
             raise ValueError("an expectation needs `at_least` or `at_most`")
         if self.metric not in known_metrics():
             raise ValueError(f"`metric` must be one of {', '.join(known_metrics())}, got {self.metric!r}")
+        if self.minus and (set(self.minus) != set(self.where) - {"data"} or "data" in self.minus):
+            raise ValueError(f"`minus` needs the keys of `vary` in `where` and no others, got {self.minus} for {self.where}")
         return self
 
 
@@ -418,7 +427,7 @@ class Asked(Execution):
     expect: list[Expectation] = []
     """What is expected before the run; reports check it."""
 
-    def faults(self, models: Collection[str]) -> list[str]:
+    def faults(self, models: Collection[str], datasets: Collection[str]) -> list[str]:
         """What does not fit together, one clause each."""
         faults = []
         for key in ("models", "data", "train_fractions", "seeds"):
@@ -437,6 +446,13 @@ class Asked(Execution):
             for name in [*expectation.models, *([expectation.against] if expectation.against else [])]:
                 if name not in models:
                     faults.append(f"`expect.{index}` names {name!r}, which is not one of `models` ({', '.join(models)})")
+            known = {**self.vary, "data": datasets}
+            for key, value in [*expectation.where.items(), *expectation.minus.items()]:
+                if value not in known.get(key, []):
+                    faults.append(
+                        f"`expect.{index}` speaks of {key}={value}, which the experiment has not: "
+                        f"{f'it has {known[key]}' if key in known else f'`vary` has no key {key}'}"
+                    )
         return faults
 
 
@@ -452,7 +468,7 @@ class ExperimentFile(Asked):
 
     @model_validator(mode="after")
     def _consistent(self) -> ExperimentFile:
-        if faults := self.faults(self.models):
+        if faults := self.faults(self.models, [self.data] if isinstance(self.data, str) else self.data):
             raise ValueError("; ".join(faults))
         return self
 
@@ -474,7 +490,7 @@ class Experiment(Asked):
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
-        faults = self.faults(self.models)
+        faults = self.faults(self.models, list(self.data))
         for name in (self.name, self.recipe_name, *self.models, *self.data):
             if not NAME.fullmatch(name):
                 faults.append(f"{name!a} is no name: {NAME_RULE}")
