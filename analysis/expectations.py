@@ -40,7 +40,7 @@ def check(groups: Sequence[Group], experiment: Experiment) -> list[Expected]:
     for expectation in experiment.expect:
         chosen = [group for group in groups if _speaks_of(expectation, group)]
         found = [(group.title, *_observe(group, expectation, model)) for group in chosen for model in expectation.models]
-        worst = min((outcome for _, outcome, _ in found), key=_WORST_FIRST.index, default="cannot be told")
+        worst: Outcome = min((outcome for _, outcome, _ in found), key=_WORST_FIRST.index, default="cannot be told")
         texts = (f"{text} ({place})" if place else text for place, _, text in found)
         checked.append(Expected(expectation.claim, worst, "; ".join(texts) or "no run of it"))
     return checked

@@ -140,6 +140,7 @@ _NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
     "arrays": (("path",), "set `data.path` to an .npz file of images and labels"),
     "torchvision": (("name",), "set it to a dataset of torchvision, such as SVHN"),
     "huggingface": (("name", "path"), "set one to a dataset of the hub or a folder of parquet files"),
+    "glyphs": (("path",), "set `data.path` to a folder of fonts, such as /usr/share/fonts"),
     "python": (("name",), "set it to what makes the images, as in my_data.py:load"),
 }
 _NAMED = ("torchvision", "huggingface", "python")
@@ -158,7 +159,7 @@ class DataConfig(_Strict):
     columns: Added[dict[Literal["image", "label"], str]] = {}
     """`huggingface`: names of the columns, where they cannot be told."""
     arguments: Added[dict[str, Any]] = {}
-    """`python`: further named arguments of it."""
+    """`python`: further named arguments of it; `glyphs`: `characters` and `variants`, see `experiments.data.glyphs`."""
     code: Added[str | None] = None
     """`python`: its code's identity, which loading sets."""
     path: str | None = None
@@ -214,7 +215,7 @@ class DataConfig(_Strict):
         if self.source in _NEEDS and not any(getattr(self, key) for key in _NEEDS[self.source][0]):
             keys, fix = _NEEDS[self.source]
             raise ValueError(f"{' or '.join(f'`{key}`' for key in keys)} is missing: {fix}")
-        for key, sources in (("name", _NAMED), ("columns", ("huggingface",)), ("arguments", ("python",))):
+        for key, sources in (("name", _NAMED), ("columns", ("huggingface",)), ("arguments", ("python", "glyphs"))):
             if getattr(self, key) and self.source not in sources:
                 raise ValueError(f"`{key}` is for `source: {' or '.join(sources)}`; delete it for {self.source}")
         return self

@@ -100,6 +100,18 @@ def test_all_faults_at_once() -> None:
             ["ARGS vary", "several `data.image_size` under `data.permute_pixels`", "make two experiments"],
         ),
         ("smoke", ("vary={data.image_size: [8, 16]}", "data.permute_pixels=0"), ["a permutation is of one image size"]),
+        (
+            *("smoke", ("expect=[{claim: c, models: [resnet_micro], at_least: 0, where: {recipe.steps: 3}}]",)),
+            ["`expect.0` speaks of recipe.steps=3, which the experiment has not", "`vary` has no key recipe.steps"],
+        ),
+        (
+            *("smoke", ("expect=[{claim: c, models: [resnet_micro], at_least: 0, where: {data: mnist}}]",)),
+            ["`expect.0` speaks of data=mnist, which the experiment has not: it has ['digits']"],
+        ),
+        (
+            *("smoke", ("expect=[{claim: c, models: [resnet_micro], at_least: 0, minus: {recipe.steps: 3}}]",)),
+            ["`minus` needs the keys of `vary` in `where` and no others, got {'recipe.steps': 3} for {}"],
+        ),
         ("smoke", ("data.permute_pixels=-1",), ["data.permute_pixels", "greater than or equal to 0"]),
         ("smoke", ("on_oom=halve",), ["`on_oom` must be 'fail' or 'split'", "'halve'"]),
     ],
