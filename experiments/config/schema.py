@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Collection, Iterable
 from typing import Annotated, Any, Literal, TypeVar
@@ -259,7 +260,8 @@ class ModelConfig(_Strict):
     init: Added[Literal["from_scratch", "pretrained"]] = "from_scratch"
     """``pretrained``: all but the head begins with the values of `weights`, the head with zeros (paper, section 3.2)."""
     weights: Added[str | None] = None
-    """A file below `DATA_DIR`, or an absolute path; ``timm:<name>`` takes those that timm publishes under a name."""
+    """A file below `DATA_DIR`, or an absolute path; ``timm:<name>`` takes those that timm publishes under a name, and
+    ``run:<experiment>/<model or run id>`` those of a finished run, whose cost is charged."""
     layout: Added[Literal["timm", "torchvision", "hf", "npz"] | None] = None
     """`scratch`: whose names the file of weights has."""
     train: Added[Literal["all", "head"]] = "all"
@@ -289,11 +291,14 @@ class ModelConfig(_Strict):
     def _start_is_consistent(self) -> ModelConfig:
         if self.init == "pretrained" and not self.weights:
             raise ValueError(
-                "`weights` is missing: `init: pretrained` needs a file below DATA_DIR, an absolute path, or timm:<name>"
+                "`weights` is missing: `init: pretrained` needs a file below DATA_DIR, an absolute path, timm:<name> or "
+                "run:<experiment>/<model>"
             )
         if self.init == "from_scratch" and (self.weights or self.layout):
             raise ValueError("`weights` and `layout` are for `init: pretrained`; set that, or delete them")
-        from_file = self.weights is not None and not self.weights.startswith("timm:")
+        if self.weights and self.weights.startswith("run:") and not re.fullmatch(r"run:[\w-]+/[\w.-]+", self.weights):
+            raise ValueError(f"`weights` of a run are run:<experiment>/<model or run id>, got {self.weights!r}")
+        from_file = self.weights is not None and not self.weights.startswith(("timm:", "run:"))
         if self.source == "scratch" and from_file and self.layout is None:
             raise ValueError("`layout` is missing: say whose names the file has: timm, torchvision, hf or npz")
         if self.layout is not None and (self.source != "scratch" or not from_file):

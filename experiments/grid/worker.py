@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,7 @@ def check(cells: list[Cell]) -> list[str]:
     from experiments.training.memory import parts_for
     from experiments.training.models import check as check_model
     from experiments.training.optim import faults as recipe_faults
+    from experiments.training.pretrained import other_pixels
 
     faults: list[str] = []
     processes = current().size
@@ -54,6 +56,9 @@ def check(cells: list[Cell]) -> list[str]:
         faults += error.faults
     for cell in {id(cell.recipe): cell for cell in cells}.values():
         faults += [fault for fault in recipe_faults(cell.recipe_name, cell.recipe) if fault not in faults]
+    for cell in {(cell.model_name, id(cell.data)): cell for cell in cells}.values():
+        with contextlib.suppress(ValueError):  # no such run: the check of the model says it
+            faults += other_pixels(cell.model_name, cell.model, cell.data)
     first_of_each = {(cell.model_name, cell.data.image_size, cell.data.channels): cell for cell in cells}
     for cell in first_of_each.values():
         try:
