@@ -50,7 +50,10 @@ def learning_curves(
         "Lines pass through the means and are straight in log error against log images; bands are 95% two-way "
         f"random-effects intervals; each dot is one seed. {style.seeds_sentence(cells)}"
     )
-    return style.arrange(charts), " ".join([caption, *arrows])
+    figure = style.arrange(charts)
+    if len(charts) > 1 and cells["data"].nunique() == 1:  # settings of one dataset are small multiples
+        figure = figure.resolve_scale(y="shared")
+    return figure, " ".join([caption, *arrows])
 
 
 def _curve_layers(group: pd.DataFrame, looks: Mapping[str, Style]) -> tuple[Any, Any, Any]:
