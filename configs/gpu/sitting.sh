@@ -12,14 +12,15 @@ cd "$(dirname "$0")/../.."
 export WANDB_MODE="${WANDB_MODE:-disabled}"
 run=("${PYTHON:-.venv/bin/python}" -m experiments)
 out="${REPORTS_DIR:-reports}/sitting"
-begun=$SECONDS minutes="${MINUTES:-12}" dry="${DRY:-}" failed=0
+begun=$SECONDS dry="${DRY:-}" minutes="${MINUTES:-${DRY:+60}}" failed=0
+minutes="${minutes:-12}"
 mkdir -p "$out"
 
 part() { # name, seconds at most, command …: its output is kept, and the parts after it run whatever becomes of it
   local name="$1" most="$2" left=$((minutes * 60 - SECONDS + begun)) code=0
   shift 2
   [ "$left" -lt 20 ] && { echo "== $name: no time left; the next sitting goes on here"; return; }
-  [ "$most" -gt "$left" ] && most=$left
+  if [ -n "$dry" ] || [ "$most" -gt "$left" ]; then most=$left; fi
   echo "== $name, $most s at most"
   "$@" --stop-after "${most}s" 2>&1 | tee "$out/$name.txt" | tail -n 25
   code=${PIPESTATUS[0]}
