@@ -184,6 +184,9 @@ def _track(experiment: Experiment) -> tuple[str, str]:
 def _starts(experiment: Experiment) -> str:
     """What the endings of titles mean; empty where every model starts from scratch."""
     labels = {model.init_label for model in experiment.models.values()}
+    weights = {model.weights for model in experiment.models.values() if model.weights}
+    runs = sorted({name.removeprefix("run:").partition("/")[0] for name in weights if name.startswith("run:")})
+    charged = f"Runs of {' and '.join(runs)} count as published; their cost is charged to all that start from them. "
     sentences = {
         "pretrained": f"'{INIT_TITLES['pretrained']}': started from published weights, then trained in full. ",
         "linear_probe": f"'{INIT_TITLES['linear_probe']}': published weights, only a new linear head trained. ",
@@ -192,7 +195,11 @@ def _starts(experiment: Experiment) -> str:
     said = "".join(sentence for label, sentence in sentences.items() if label in labels)
     frozen = labels & {"linear_probe", "random_features"}
     cost = "With frozen features the FLOPs are 1 × forward. " if frozen else ""
-    return f"Not all models start from scratch; their titles say which do not. {said}{cost}".rstrip() if said else ""
+    if not said:
+        return ""
+    return (
+        f"Not all models start from scratch; their titles say which do not. {said}{charged if runs else ''}{cost}".rstrip()
+    )
 
 
 def accuracy(facts: Facts) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from scipy import special
 from analysis.columns import COLUMNS
 from analysis.groups import Group
 from analysis.load import select
+from analysis.run_folder import setting_label
 from analysis.statistics.comparisons import Cell, Comparisons
 from analysis.text import known
 from experiments.config.schema import Expectation, Experiment
@@ -34,57 +35,90 @@ class Expected(NamedTuple):
 
 
 def check(groups: Sequence[Group], experiment: Experiment) -> list[Expected]:
-    """Check each expectation on every dataset and setting; the worst outcome of them all is the claim's."""
+    """Check each expectation on every dataset and setting that it speaks of; the worst outcome of them is the claim's."""
     checked = []
     for expectation in experiment.expect:
-        found = [(group.title, *_observe(group, expectation, model)) for group in groups for model in expectation.models]
-        worst = min((outcome for _, outcome, _ in found), key=_WORST_FIRST.index)
+        chosen = [group for group in groups if _speaks_of(expectation, group)]
+        found = [(group.title, *_observe(group, expectation, model)) for group in chosen for model in expectation.models]
+        worst: Outcome = min((outcome for _, outcome, _ in found), key=_WORST_FIRST.index, default="cannot be told")
         texts = (f"{text} ({place})" if place else text for place, _, text in found)
-        checked.append(Expected(expectation.claim, worst, "; ".join(texts)))
+        checked.append(Expected(expectation.claim, worst, "; ".join(texts) or "no run of it"))
     return checked
+
+
+def _speaks_of(expectation: Expectation, group: Group) -> bool:
+    """Whether a claim is about this dataset and setting."""
+    values = dict(expectation.where)
+    return values.pop("data", group.data) == group.data and values.items() <= group.varied.items()
+
+
+def _weights(group: Group, expectation: Expectation, first: str, second: str | None) -> dict[Cell, float]:
+    """The cells whose weighted sum is spoken of, for one model and the one it is against."""
+    places = {group.setting: 1.0}
+    if expectation.minus:
+        places[setting_label(group.varied | expectation.minus)] = -1.0
+    models = {first: 1.0, second: -1.0} if second else {first: 1.0}
+    return {
+        (place, model, expectation.train_fraction): side * sign
+        for place, side in places.items()
+        for model, sign in models.items()
+    }
 
 
 def _observe(group: Group, expectation: Expectation, model: str) -> tuple[Outcome, str]:
     """The outcome for one model at one dataset and setting, with the value and its interval as text."""
     metric, experiment = expectation.metric, group.experiment
+    weights = _weights(group, expectation, model, expectation.against)
     names = [model, *filter(None, [expectation.against])]
     title = " − ".join(experiment.models[name].title for name in names)
-    at = select(group.runs, train_fraction=expectation.train_fraction)
-    runs = [select(at, model=name).set_index("seed") for name in names]
-    for name, own in zip(names, runs, strict=True):
+    if expectation.minus:
+        title = f"{title}, minus that at {setting_label(expectation.minus)}"
+    everything = select(group.results.runs, data=group.data, train_fraction=expectation.train_fraction)
+    runs = [select(everything, setting=place, model=name).set_index("seed") for place, name, _ in weights]
+    for own, (_, name, _) in zip(runs, weights, strict=True):
         if own.empty or metric not in own or own[metric].isna().any():
             return "cannot be told", f"{experiment.models[name].title}: no run with {metric}"
-    cells = [(group.setting, name, expectation.train_fraction) for name in names]
-    value = float(runs[0][metric].mean() - (runs[1][metric].mean() if expectation.against else 0))
-    if metric == "test/top1" and (comparisons := group.compared(*cells)):
-        low, high = _of_accuracy(comparisons, cells)
+    signed = [sign * own[metric] for own, sign in zip(runs, weights.values(), strict=True)]
+    value = float(sum(own.mean() for own in signed))
+    if metric == "test/top1" and (comparisons := group.compared(*weights)):
+        low, high = _of_accuracy(comparisons, group, expectation, weights)
     else:
-        low, high = _over_seeds([own[metric] for own in runs])
-    shown = _shown(value, metric, signed=len(names) > 1)
+        low, high = _over_seeds(signed)
     short = "" if len(runs[0]) == len(experiment.seeds) else f", {len(runs[0])} of {len(experiment.seeds)} seeds"
+    shown = _shown(value, metric, signed=len(weights) > 1)
     if not known(low):
         reason = "one seed has no interval" if len(runs[0]) < 2 else "seeds differ too much for an interval"
         return "cannot be told", f"{title}: {shown}{short}, {reason}"
-    limits = [_shown(limit, metric, signed=len(names) > 1, bare=True) for limit in (low, high)]
+    limits = [_shown(limit, metric, signed=len(weights) > 1, bare=True) for limit in (low, high)]
+    return _outcome(expectation, low, high), f"{title}: {shown} [{', '.join(limits)}]{short}"
+
+
+def _outcome(expectation: Expectation, low: float, high: float) -> Outcome:
+    """Where an interval lies beside the bounds of a claim."""
     at_least = -math.inf if expectation.at_least is None else expectation.at_least
     at_most = math.inf if expectation.at_most is None else expectation.at_most
-    outcome: Outcome = "not contradicted"
     if at_least <= low and high <= at_most:
-        outcome = "held"
-    elif high < at_least or low > at_most:
-        outcome = "failed"
-    return outcome, f"{title}: {shown} [{', '.join(limits)}]{short}"
+        return "held"
+    return "failed" if high < at_least or low > at_most else "not contradicted"
 
 
-def _of_accuracy(comparisons: Comparisons, cells: list[Cell]) -> tuple[float, float]:
-    """Limits of an accuracy or of a difference of two, for new seeds and new test images."""
-    found = comparisons.accuracy(cells[0]) if len(cells) == 1 else comparisons.gap(cells[0], cells[1])
+def _of_accuracy(
+    comparisons: Comparisons, group: Group, expectation: Expectation, weights: Mapping[Cell, float]
+) -> tuple[float, float]:
+    """Limits of an accuracy, a difference of two or a difference of differences, for new seeds and new test images."""
+    cells = list(weights)
+    if expectation.minus:
+        second = expectation.against is not None
+        prior = comparisons.prior(group.setting, lambda a, b: _weights(group, expectation, a, b if second else None))
+        found = comparisons.differences(prior, weights)
+    else:
+        found = comparisons.accuracy(cells[0]) if len(cells) == 1 else comparisons.gap(cells[0], cells[1])
     return float(found.low[0]), float(found.high[0])
 
 
-def _over_seeds(values: list[pd.Series]) -> tuple[float, float]:
-    """Limits of a mean, or of the mean difference over common seeds, for new seeds on these images."""
-    difference = (values[0] - values[1]).dropna() if len(values) > 1 else values[0]
+def _over_seeds(signed: Sequence[pd.Series]) -> tuple[float, float]:
+    """Limits of a sum of means over the seeds that all have, for new seeds on these images."""
+    difference = pd.concat(signed, axis=1).sum(axis=1, skipna=False).dropna()
     if len(difference) < 2:
         return math.nan, math.nan
     half = special.stdtrit(len(difference) - 1, 0.975) * difference.std() / np.sqrt(len(difference))

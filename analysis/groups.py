@@ -74,6 +74,11 @@ class Group:
         return select(frame, data=self.data, setting=self.setting)
 
     @property
+    def varied(self) -> dict[str, Any]:
+        """Values of the experiment's ``vary`` keys under its setting."""
+        return dict(self.here(self.results.cells)["varied"].iloc[0] or {})
+
+    @property
     def models(self) -> list[str]:
         """In the order of a table's rows."""
         return table_order(self.experiment.models)

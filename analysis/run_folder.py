@@ -221,10 +221,10 @@ def read_curve(path: Path, steps: int, faults: list[str]) -> list[dict[str, Any]
 def _row(record: Record, experiment: Experiment) -> dict[str, Any]:
     """One row of `analysis.load.Results.runs`, without what follows from the predictions."""
     compute = record.compute.model_dump()
-    # The trials that a recipe was chosen from are part of what its result cost.
-    for own, tuning in (("train_pflops", "tuning_pflops"), ("device_hours", "tuning_device_hours")):
+    # The trials that a recipe was chosen from, and the run that it started from, are part of what a result cost.
+    for own, kind in (("train_pflops", "pflops"), ("device_hours", "device_hours")):
         if compute[own] is not None:
-            compute[own] += compute[tuning] or 0
+            compute[own] += sum(compute[f"{before}_{kind}"] or 0 for before in ("tuning", "pretraining"))
     return {
         **{key: getattr(record, key) for key in _RECORD_COLUMNS},
         "data_title": experiment.data[record.data].title,

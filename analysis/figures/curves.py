@@ -55,7 +55,10 @@ def learning_curves(
         f"random-effects intervals; each dot is one seed; means that would "
         f"cover each other stand side by side. {style.seeds_sentence(cells)}"
     )
-    return style.arrange(charts), " ".join([caption, *arrows])
+    figure = style.arrange(charts)
+    if len(charts) > 1 and cells["data"].nunique() == 1:  # settings of one dataset are small multiples
+        figure = figure.resolve_scale(y="shared")
+    return figure, " ".join([caption, *arrows])
 
 
 def _curve_layers(group: pd.DataFrame, looks: Mapping[str, Style]) -> tuple[Any, Any, Any]:

@@ -506,6 +506,13 @@ def with_settings(
         name: _validated(DataConfig, entry.model_dump(), source, changes["data"], "data.")
         for name, entry in experiment.data.items()
     }
+    if "data.image_size" in setting and any(entry.permute_pixels is not None for entry in data.values()):
+        raise ConfigError(
+            [
+                f"{source}: `vary` takes several `data.image_size` under `data.permute_pixels`, but a permutation is of one "
+                "image size, and those of two have nothing in common. Delete one of them, or make two experiments."
+            ]
+        )
     return recipe, data
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Collection, Iterable
 from typing import Annotated, Any, Literal, TypeVar
@@ -140,6 +141,7 @@ _NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
     "arrays": (("path",), "set `data.path` to an .npz file of images and labels"),
     "torchvision": (("name",), "set it to a dataset of torchvision, such as SVHN"),
     "huggingface": (("name", "path"), "set one to a dataset of the hub or a folder of parquet files"),
+    "glyphs": (("path",), "set `data.path` to a folder of fonts, such as /usr/share/fonts"),
     "python": (("name",), "set it to what makes the images, as in my_data.py:load"),
 }
 _NAMED = ("torchvision", "huggingface", "python")
@@ -158,7 +160,7 @@ class DataConfig(_Strict):
     columns: Added[dict[Literal["image", "label"], str]] = {}
     """`huggingface`: names of the columns, where they cannot be told."""
     arguments: Added[dict[str, Any]] = {}
-    """`python`: further named arguments of it."""
+    """`python`: further named arguments of it; `glyphs`: `characters` and `variants`, see `experiments.data.glyphs`."""
     code: Added[str | None] = None
     """`python`: its code's identity, which loading sets."""
     path: str | None = None
@@ -175,6 +177,9 @@ class DataConfig(_Strict):
     """Of pixels in [0, 1], one value a channel; it is subtracted."""
     std: list[float] = Field(min_length=1, max_length=3)
     """Likewise, and divided by; less than 0.001 is none of 256 levels."""
+    permute_pixels: Added[int | None] = Field(None, ge=0)
+    """Seed of one fixed permutation of the pixels' positions, the same for every image, fraction and model: neighbours are
+    none any more, and nothing else is lost. It comes last, after all augmentation, which sees the image as it was."""
     test_cut: Added[Literal["random", "blocks"]] = "random"
     """Of digits, which come without a test set: a fifth of each class at random, or the last fifth in the order of the file,
     where images of one writer lie together; see `experiments.data.splits.cut_test`."""
@@ -211,7 +216,7 @@ class DataConfig(_Strict):
         if self.source in _NEEDS and not any(getattr(self, key) for key in _NEEDS[self.source][0]):
             keys, fix = _NEEDS[self.source]
             raise ValueError(f"{' or '.join(f'`{key}`' for key in keys)} is missing: {fix}")
-        for key, sources in (("name", _NAMED), ("columns", ("huggingface",)), ("arguments", ("python",))):
+        for key, sources in (("name", _NAMED), ("columns", ("huggingface",)), ("arguments", ("python", "glyphs"))):
             if getattr(self, key) and self.source not in sources:
                 raise ValueError(f"`{key}` is for `source: {' or '.join(sources)}`; delete it for {self.source}")
         return self
@@ -255,7 +260,8 @@ class ModelConfig(_Strict):
     init: Added[Literal["from_scratch", "pretrained"]] = "from_scratch"
     """``pretrained``: all but the head begins with the values of `weights`, the head with zeros (paper, section 3.2)."""
     weights: Added[str | None] = None
-    """A file below `DATA_DIR`, or an absolute path; ``timm:<name>`` takes those that timm publishes under a name."""
+    """A file below `DATA_DIR`, or an absolute path; ``timm:<name>`` takes those that timm publishes under a name, and
+    ``run:<experiment>/<model or run id>`` those of a finished run, whose cost is charged."""
     layout: Added[Literal["timm", "torchvision", "hf", "npz"] | None] = None
     """`scratch`: whose names the file of weights has."""
     train: Added[Literal["all", "head"]] = "all"
@@ -285,11 +291,14 @@ class ModelConfig(_Strict):
     def _start_is_consistent(self) -> ModelConfig:
         if self.init == "pretrained" and not self.weights:
             raise ValueError(
-                "`weights` is missing: `init: pretrained` needs a file below DATA_DIR, an absolute path, or timm:<name>"
+                "`weights` is missing: `init: pretrained` needs a file below DATA_DIR, an absolute path, timm:<name> or "
+                "run:<experiment>/<model>"
             )
         if self.init == "from_scratch" and (self.weights or self.layout):
             raise ValueError("`weights` and `layout` are for `init: pretrained`; set that, or delete them")
-        from_file = self.weights is not None and not self.weights.startswith("timm:")
+        if self.weights and self.weights.startswith("run:") and not re.fullmatch(r"run:[\w-]+/[\w.-]+", self.weights):
+            raise ValueError(f"`weights` of a run are run:<experiment>/<model or run id>, got {self.weights!r}")
+        from_file = self.weights is not None and not self.weights.startswith(("timm:", "run:"))
         if self.source == "scratch" and from_file and self.layout is None:
             raise ValueError("`layout` is missing: say whose names the file has: timm, torchvision, hf or npz")
         if self.layout is not None and (self.source != "scratch" or not from_file):
@@ -333,6 +342,10 @@ class Expectation(_Strict):
     """``test/`` or ``val/`` and one of `experiments.metrics.METRICS`."""
     train_fraction: float = Field(1.0, gt=0, le=1)
     """At which data budget."""
+    where: dict[str, Any] = {}
+    """Values of keys of `vary`, and under ``data`` the name of a dataset: what it speaks of, everything if empty."""
+    minus: dict[str, Any] = {}
+    """Other values of the same keys of `vary`: from the value under `where` that under these is taken away."""
     at_least: float | None = None
     """Lower bound; accuracies are shares, 0.01 is a point."""
     at_most: float | None = None
@@ -344,6 +357,8 @@ class Expectation(_Strict):
             raise ValueError("an expectation needs `at_least` or `at_most`")
         if self.metric not in known_metrics():
             raise ValueError(f"`metric` must be one of {', '.join(known_metrics())}, got {self.metric!r}")
+        if self.minus and (set(self.minus) != set(self.where) - {"data"} or "data" in self.minus):
+            raise ValueError(f"`minus` needs the keys of `vary` in `where` and no others, got {self.minus} for {self.where}")
         return self
 
 
@@ -418,7 +433,7 @@ class Asked(Execution):
     expect: list[Expectation] = []
     """What is expected before the run; reports check it."""
 
-    def faults(self, models: Collection[str]) -> list[str]:
+    def faults(self, models: Collection[str], datasets: Collection[str]) -> list[str]:
         """What does not fit together, one clause each."""
         faults = []
         for key in ("models", "data", "train_fractions", "seeds"):
@@ -437,6 +452,13 @@ class Asked(Execution):
             for name in [*expectation.models, *([expectation.against] if expectation.against else [])]:
                 if name not in models:
                     faults.append(f"`expect.{index}` names {name!r}, which is not one of `models` ({', '.join(models)})")
+            known = {**self.vary, "data": datasets}
+            for key, value in [*expectation.where.items(), *expectation.minus.items()]:
+                if value not in known.get(key, []):
+                    faults.append(
+                        f"`expect.{index}` speaks of {key}={value}, which the experiment has not: "
+                        f"{f'it has {known[key]}' if key in known else f'`vary` has no key {key}'}"
+                    )
         return faults
 
 
@@ -452,7 +474,7 @@ class ExperimentFile(Asked):
 
     @model_validator(mode="after")
     def _consistent(self) -> ExperimentFile:
-        if faults := self.faults(self.models):
+        if faults := self.faults(self.models, [self.data] if isinstance(self.data, str) else self.data):
             raise ValueError("; ".join(faults))
         return self
 
@@ -474,7 +496,7 @@ class Experiment(Asked):
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
-        faults = self.faults(self.models)
+        faults = self.faults(self.models, list(self.data))
         for name in (self.name, self.recipe_name, *self.models, *self.data):
             if not NAME.fullmatch(name):
                 faults.append(f"{name!a} is no name: {NAME_RULE}")

@@ -33,6 +33,8 @@ class Normalise:
         Pixels of a side that a model sees. Larger images are cropped at their centre and resized, with antialiasing.
     crop_fraction : float
         Share of a larger image's side in that crop.
+    permutation : int, optional
+        Seed of a fixed permutation of the positions of the `size` × `size` pixels.
     """
 
     def __init__(
@@ -42,14 +44,26 @@ class Normalise:
         device: torch.device,
         size: int | None = None,
         crop_fraction: float = 1.0,
+        permutation: int | None = None,
     ) -> None:
-        self.size, self.crop_fraction = size, crop_fraction
+        self.size, self.crop_fraction, self.places = size, crop_fraction, None
+        if permutation is not None and size is not None:
+            order = generator(permutation, "permutation").permutation(size * size)
+            self.places = torch.from_numpy(order).to(device)
         means, stds = (torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1) for values in (mean, std))
         self.scale = (1 / (255 * stds)).float().to(device)
         self.shift = (-means / stds).float().to(device)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """(B, C, H, W) uint8 → float32 (B, C, size, size)."""
+        """(B, C, H, W) uint8 → what a model sees, float32 (B, C, size, size)."""
+        return self.permuted(self.scaled(pixels))
+
+    def permuted(self, images: Tensor) -> Tensor:
+        """Images (B, C, size, size) with their pixels at other places, where the data are to be permuted."""
+        return images if self.places is None else images.flatten(2)[..., self.places].view_as(images)
+
+    def scaled(self, pixels: Tensor) -> Tensor:
+        """(B, C, H, W) uint8 → float32 (B, C, size, size), each pixel at its place, as augmentation wants it."""
         stored = pixels.shape[-1]
         if self.size is not None and stored != self.size:
             side = round(self.crop_fraction * stored)
@@ -61,7 +75,7 @@ class Normalise:
 
 def normalised(data: DataConfig, device: torch.device) -> Normalise:
     """What brings a dataset's images to a model."""
-    return Normalise(data.mean, data.std, device, data.image_size, data.crop_fraction)
+    return Normalise(data.mean, data.std, device, data.image_size, data.crop_fraction, data.permute_pixels)
 
 
 class TrainBatches:
@@ -133,7 +147,9 @@ class TrainBatches:
         """The batch of one step: images (B, C, H, W) float32, and labels: (B,) int64, or (B, K) float32 where they mix."""
         slots, index = self._places(step)
         images, labels = self._images(index, slots, step), self.labels[self._to_device(index)]
-        return self._mixed(images, labels, step) if self._mixes_at(step) else (images, labels)
+        if self._mixes_at(step):
+            images, labels = self._mixed(images, labels, step)
+        return self.normalise.permuted(images), labels
 
     def _mixes_at(self, step: int) -> bool:
         return self.mixes and (self.mixed_steps is None or step < self.mixed_steps)
@@ -149,13 +165,13 @@ class TrainBatches:
         return slots, self.order.indices(step)[slots]
 
     def _images(self, index: NDArray[np.int64], slots: NDArray[np.int64], step: int) -> Tensor:
-        """Augmented and normalised images, up to mixing, at some slots of the batch."""
+        """Augmented and normalised images, up to mixing and permutation, at some slots of the batch."""
         options, batch_size = self.augmentation, self.order.batch_size
         pixels = self._cropped(index, slots, step)
         for drawn in self._policy(generator(self.seed, "policy", step), pixels.shape[-1]):
             mine = trivial_augment.Choice(drawn.operation[slots], drawn.magnitude[slots])
             pixels = trivial_augment.apply(pixels, mine, self._to_device)
-        images = self.normalise(pixels)
+        images = self.normalise.scaled(pixels)
         if options.erase:
             boxes = mixing.draw_erased(generator(self.seed, "erase", step), batch_size, self.size, options.erase)
             images = mixing.erased(images, self._to_device(boxes[slots]))

@@ -193,6 +193,7 @@ SOURCES = {
     "cifar10": Source(lambda config: _cifar(config, "CIFAR10", "CIFAR-10", "cifar-10-batches-py"), published=True),
     "cifar100": Source(lambda config: _cifar(config, "CIFAR100", "CIFAR-100", "cifar-100-python"), published=True),
     **dict.fromkeys(pizza_steak_sushi.ARCHIVES, Source(pizza_steak_sushi.load, published=True)),
+    "glyphs": Source(_from("glyphs")),
     "image_folder": Source(image_folder.load),
     "arrays": Source(arrays.load),
     "huggingface": Source(_from("hub")),

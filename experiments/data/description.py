@@ -42,7 +42,8 @@ def describe(dataset: Dataset, title: str, before: DataDescription | None = None
         test=_per_class(dataset, dataset.test),
         files=_files(dataset, known),
         duplicates=_duplicates(dataset),
-        notes=list(dataset.listing.notes) if dataset.listing else [],
+        notes=[*dataset.notes, *(dataset.listing.notes if dataset.listing else ())],
+        made_of=dict(dataset.made_of),
         samples=samples,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -175,6 +176,10 @@ class Dataset:
     """`OWN`, `CUT`, or words on another split that stands in for a test split."""
     listing: Listing | None = None
     """Of a folder of images."""
+    made_of: Mapping[str, str] = field(default_factory=dict)
+    """Files that the images were made from, such as fonts, with their SHA-256."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what may not be as the user thinks."""
 
     def seal(self) -> SealedTest:
         """The test set under a fresh seal, for one run."""

@@ -136,6 +136,10 @@ class Engine(Protocol):
     def running(self) -> int:
         """Cells that were submitted and not collected."""
 
+    @property
+    def note(self) -> str:
+        """What it decided when it was checked, as a sentence; empty for most."""
+
     def check(self) -> list[str]:
         """Faults that only a process with torch can tell; asked before the first cell."""
 
@@ -186,6 +190,8 @@ def launch(
             if faults := room.check():
                 raise ConfigError(faults)
             queue.begin()
+            if room.note:
+                observer.says(room.note)
             while queue.feeds(room):
                 for cell, outcome in room.collect():
                     queue.ended(cell, outcome)

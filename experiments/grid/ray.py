@@ -259,6 +259,8 @@ def unpack(files: bytes, folder: Path) -> None:
 class Cluster:
     """The engine ``ray``: cells as tasks, each given to another worker when its own dies."""
 
+    note = ""
+
     def __init__(self, cells: list[Cell], folder: Path, jobs: str) -> None:
         threads = cells[0].execution.threads
         self.cells, self.folder, self.slots = cells, folder, resolve_jobs(jobs, len(cells), threads)

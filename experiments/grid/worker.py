@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +39,7 @@ def check(cells: list[Cell]) -> list[str]:
     from experiments.training.memory import parts_for
     from experiments.training.models import check as check_model
     from experiments.training.optim import faults as recipe_faults
+    from experiments.training.pretrained import other_pixels
 
     faults: list[str] = []
     processes = current().size
@@ -54,6 +57,9 @@ def check(cells: list[Cell]) -> list[str]:
         faults += error.faults
     for cell in {id(cell.recipe): cell for cell in cells}.values():
         faults += [fault for fault in recipe_faults(cell.recipe_name, cell.recipe) if fault not in faults]
+    for cell in {(cell.model_name, id(cell.data)): cell for cell in cells}.values():
+        with contextlib.suppress(ValueError):  # no such run: the check of the model says it
+            faults += other_pixels(cell.model_name, cell.model, cell.data)
     first_of_each = {(cell.model_name, cell.data.image_size, cell.data.channels): cell for cell in cells}
     for cell in first_of_each.values():
         try:
@@ -69,6 +75,35 @@ def check(cells: list[Cell]) -> list[str]:
                 f"parts of {cell.execution.micro_batch_size} images would change. Leave it out, or choose other models."
             )
     return faults
+
+
+def steps_per_second(cell: Cell, seconds: float = 2.0) -> float:
+    """Speed of a cell's training, not compiled, in this process for a short time. Nothing is written.
+
+    Raises
+    ------
+    RuntimeError
+        If the device has no memory for it.
+    """
+    from experiments.data.batches import normalised
+    from experiments.training import cost, run
+    from experiments.training.device import resolve_device
+    from experiments.training.profile import bare_step
+
+    device, splits = resolve_device(), run.load_splits(cell)
+    batches = run.train_batches(cell, splits, normalised(cell.data, device), device)
+    model, _ = run.build_model(cell, len(splits.class_names))
+    step = bare_step(model.to(device), *batches(0), precision=cell.recipe.precision)
+    for _ in range(5):
+        step()
+    cost.synchronise(device)
+    begun, done = time.perf_counter(), 0
+    while time.perf_counter() - begun < seconds:
+        batches(done)
+        step()
+        done += 1
+    cost.synchronise(device)
+    return done / (time.perf_counter() - begun)
 
 
 def record_death(cell: Cell, folder: Path, message: str) -> Outcome:

@@ -88,7 +88,7 @@ def attention(trained: Trained, paths: list[Path]) -> NDArray[np.float32]:
     Raises
     ------
     ConfigError
-        If the run's model is not this project's Vision Transformer.
+        If the run's model is not this project's Vision Transformer, or saw permuted pixels.
     """
     model = trained.model
     if not isinstance(model, VisionTransformer):
@@ -98,6 +98,8 @@ def attention(trained: Trained, paths: list[Path]) -> NDArray[np.float32]:
                 "read; leave --attention out, or give a run of a model with `source: scratch`."
             ]
         )
+    if trained.data.permute_pixels is not None:
+        raise ConfigError([f"--attention: {trained.folder} saw permuted pixels, whose patches are no places; leave it out."])
     maps: Tensor = class_token_map(model.attention_maps(trained.images(paths)), model.embedding.grid_size)
     return maps.numpy()
 

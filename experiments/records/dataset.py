@@ -86,6 +86,8 @@ class DataDescription(_Part):
     """``null`` where they were not looked for: in a set too large to be decoded at once."""
     notes: list[str] = []
     """What may not be as the user thinks."""
+    made_of: dict[str, str] = {}
+    """Files that the images were made from, such as fonts, with their SHA-256."""
     samples: str
     """Hash of all sample ids."""
     split_hashes: list[str] = []

@@ -79,6 +79,9 @@ class Compute(BaseModel):
     tuning_pflops: float | None = None
     tuning_device_hours: float | None = None
     """Cost of all trials that this run's recipe was chosen from, on top of its own."""
+    pretraining_pflops: float | None = None
+    pretraining_device_hours: float | None = None
+    """Cost of the run of this harness that this one started from, on top of its own."""
 
 
 class Attempt(BaseModel):

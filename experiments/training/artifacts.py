@@ -26,7 +26,7 @@ from experiments.records.record import (
     Record,
     atomic_write,
 )
-from experiments.training import cost
+from experiments.training import cost, pretrained
 from experiments.training.fit import Training
 
 _SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -133,6 +133,7 @@ def _compute(
         seconds_to_target=seconds_to_target(rows, cell.asked.target_val_top1),
         tuning_pflops=sum(trial.compute.train_pflops or 0 for trial in trials) if trials else None,
         tuning_device_hours=sum(trial.compute.device_hours or 0 for trial in trials) if trials else None,
+        **pretrained.cost_of(cell.model),
     )
 
 

@@ -11,25 +11,79 @@ from typing import Any
 
 import requests
 import torch
+import yaml
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 import baselines.pretrained
 import vit_scratch.weights
 from experiments.config.errors import ConfigError
-from experiments.config.paths import data_dir
-from experiments.config.schema import ModelConfig
+from experiments.config.paths import data_dir, runs_dir
+from experiments.config.schema import DataConfig, ModelConfig
 from experiments.data.download import reason
-from experiments.records.record import atomic_write
+from experiments.records.record import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, atomic_write, read_record
 
 HUB = "timm:"
 """What a name of timm's begins with, where a file could stand."""
+RUN = "run:"
+"""What a run of this harness begins with there: ``run:<experiment>/<model>``, or its id in place of the model."""
 
 
 def weights_path(weights: str) -> Path:
     """A file of weights as a config names it: below `DATA_DIR`, unless the path is absolute."""
     path = Path(weights).expanduser()
     return path if path.is_absolute() else data_dir() / path
+
+
+def run_folder(weights: str) -> Path:
+    """The one finished run that ``run:<experiment>/<model or run id>`` names.
+
+    Raises
+    ------
+    ValueError
+        If there is none with weights, or several. The message says what to run or to write.
+    """
+    experiment, _, name = weights.removeprefix(RUN).partition("/")
+    folders = (path.parent for path in (runs_dir() / experiment).glob(f"{name}*/{WEIGHTS_FILE}"))
+    found = sorted(folder for folder in folders if folder.name == name or folder.name.startswith(f"{name}-"))
+    found = [folder for folder in found if (folder / RECORD_FILE).is_file()]
+    if not found:
+        raise ValueError(
+            f"no finished run {name} with weights in {runs_dir() / experiment}. "
+            f"Run it first: make experiment NAME={experiment}"
+        )
+    if len(found) > 1:
+        ids = ", ".join(folder.name for folder in found[:6])
+        raise ValueError(f"{weights} names {len(found)} runs; write the id of one in place of {name}: {ids}")
+    return found[0]
+
+
+def cost_of(config: ModelConfig) -> dict[str, float]:
+    """What the run that a model starts from cost, with all that it was built on: fields of a record's ``compute``."""
+    if not (config.weights or "").startswith(RUN):
+        return {}
+    compute = read_record(run_folder(str(config.weights)) / RECORD_FILE).compute
+    kinds = {"pflops": "train_pflops", "device_hours": "device_hours"}
+    return {
+        f"pretraining_{kind}": sum(getattr(compute, key) or 0 for key in (own, f"tuning_{kind}", f"pretraining_{kind}"))
+        for kind, own in kinds.items()
+    }
+
+
+def other_pixels(name: str, config: ModelConfig, data: DataConfig) -> list[str]:
+    """That the run which a model starts from saw its pixels at other places than `data` has them: at most one sentence."""
+    if not (config.weights or "").startswith(RUN):
+        return []
+    about = yaml.safe_load((run_folder(str(config.weights)) / CONFIG_FILE).read_text(encoding="utf-8"))["data"]
+    before, here = (
+        "pixels as they are" if seed is None else f"`permute_pixels: {seed}` at {size} pixels"
+        for seed, size in ((about.get("permute_pixels"), about["image_size"]), (data.permute_pixels, data.image_size))
+    )
+    fault = (
+        f"configs/models/{name}.yaml: `weights`: {config.weights} was trained on {before} and {data.title} has {here}, so "
+        "that what it learned of places does not hold. Train it on the same order of pixels."
+    )
+    return [fault] if before != here else []
 
 
 def start(model: nn.Module, name: str, config: ModelConfig, head: Collection[str]) -> dict[str, Any]:
@@ -60,9 +114,12 @@ def start(model: nn.Module, name: str, config: ModelConfig, head: Collection[str
     weights = str(config.weights)
     source, resampled = f"configs/models/{name}.yaml: `weights`", list[str]()
     try:
-        path = published(weights.removeprefix(HUB)) if weights.startswith(HUB) else weights_path(weights)
-        label = _label(path, source)
-        if config.source == "scratch":
+        if weights.startswith(RUN):
+            path = run_folder(weights) / WEIGHTS_FILE
+        else:
+            path = published(weights.removeprefix(HUB)) if weights.startswith(HUB) else weights_path(weights)
+        label = _label(path, path.parent.name if weights.startswith(RUN) else path.name, source)
+        if config.source == "scratch" and not weights.startswith(RUN):
             vit_scratch.weights.load(model, path, config.layout or "timm", head="keep")  # type: ignore[arg-type]
         else:
             resampled = baselines.pretrained.load(model, baselines.pretrained.read(path), str(path), head=head)
@@ -75,13 +132,13 @@ def start(model: nn.Module, name: str, config: ModelConfig, head: Collection[str
     return facts | {"resampled": ", ".join(resampled)} if resampled else facts
 
 
-def _label(path: Path, source: str) -> str:
+def _label(path: Path, name: str, source: str) -> str:
     if not path.is_file():
         raise ConfigError(
             [f"{source}: no file {path}. Put the weights there, or name another file below {data_dir()} or timm:<name>."]
         )
     with open(path, "rb") as file:
-        return f"{path.name}, SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+        return f"{name}, SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
 
 
 def published(name: str) -> Path:

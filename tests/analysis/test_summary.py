@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,16 @@ from analysis.load import load
 from analysis.statistics.learning_curves import aulc_weights
 from analysis.summary import summarise
 from experiments.config.schema import Expectation
-from tests.analysis.conftest import DATA_MULTIPLIER, make_experiment, truth, write_experiment
+from tests.analysis.conftest import (
+    DATA_MULTIPLIER,
+    FULL_ERROR,
+    MODELS,
+    SyntheticRuns,
+    make_experiment,
+    truth,
+    write_experiment,
+    write_run,
+)
 
 
 def _summarise(runs):
@@ -185,6 +195,48 @@ def test_expectations(tmp_path):
     )
     assert re.fullmatch(r"ViT \(ours\) − ConvNeXt: −14\.5 points \[−\d\d\.\d, −1\d\.\d\]", texts["pair"])
     assert texts["loss"] == "ViT (ours): 0.7392 [0.7392, 0.7392]"
+
+
+def test_expectations_about_one_setting_and_about_a_change_between_two(tmp_path):
+    """Under the other setting the ViT is given the ResNet's accuracy, so that the gap of 10 points closes."""
+    low, high = {"recipe.steps": 100}, {"recipe.steps": 400}
+    claims = [
+        Expectation(claim="gap", models=["vit"], against="resnet", where=low, at_most=-0.05),
+        Expectation(claim="no gap", models=["vit"], against="resnet", where=high, at_least=-0.03),
+        Expectation(claim="everywhere", models=["vit"], against="resnet", at_least=-0.03),
+        Expectation(claim="closes", models=["vit"], against="resnet", where=high, minus=low, at_least=0.05),
+        Expectation(claim="opens", models=["vit"], against="resnet", where=low, minus=high, at_least=0.05),
+        Expectation(claim="gains", models=["vit"], where=high, minus=low, at_least=0.05),
+        Expectation(claim="loss", models=["vit"], metric="test/nll", where=high, minus=low, at_most=-0.05),
+        Expectation(claim="data", models=["resnet"], where={"data": "shapes"} | low, at_least=0.8),
+        Expectation(claim="never run", models=["vit"], where={"recipe.steps": 900}, at_least=0.8),
+    ]
+    models = {name: MODELS[name] for name in ("vit", "resnet")}
+    experiment = make_experiment(models=models, vary={"recipe.steps": [100, 400, 900]}, expect=claims)
+    cells = []
+    for steps, model, fraction, seed in product((100, 400), models, experiment.train_fractions, experiment.seeds):
+        recipe = experiment.recipe.model_copy(update={"steps": steps})
+        error = FULL_ERROR["resnet"] if (steps, model) == (400, "vit") else FULL_ERROR[model]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(FULL_ERROR, model, error)
+            cells.append(
+                write_run(
+                    tmp_path / "r", experiment, model, "shapes", fraction, seed, recipe=recipe,
+                    varied={"recipe.steps": steps},
+                )
+            )  # fmt: skip
+    ledger = {"experiment": experiment.name, "counts": {}, "cells": cells, "other": []}
+    _, summary = _summarise(SyntheticRuns(tmp_path / "r", experiment, ledger))
+    assert {claim: outcome for claim, outcome, _ in summary.expectations} == {
+        "gap": "held", "no gap": "held", "everywhere": "failed", "closes": "held", "opens": "failed", "gains": "held",
+        "loss": "held", "data": "held", "never run": "cannot be told",
+    }  # fmt: skip
+    texts = {claim: text for claim, _, text in summary.expectations}
+    change = summary.interactions[summary.interactions["changed"] == "setting"].set_index("train_fraction").loc[1.0]
+    shown = f"{100 * change['change']:+.1f} points [{100 * change['low']:+.1f}, {100 * change['high']:+.1f}]"
+    assert texts["closes"] == f"ViT (ours) − ResNet_18 & co, minus that at recipe.steps=100: {shown} (recipe.steps=400)"
+    assert texts["gains"].startswith("ViT (ours), minus that at recipe.steps=100: +10.")
+    assert texts["never run"] == "no run of it"
 
 
 def test_other_test_images_are_not_paired(synthetic_runs):

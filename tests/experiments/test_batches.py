@@ -88,6 +88,23 @@ def test_evaluation_sees_each_image_once_in_order() -> None:
     assert torch.allclose(torch.cat(chunks), torch.from_numpy(images.pixels) / 255)
 
 
+def test_a_permutation_comes_after_all_augmentation_and_is_one_for_all() -> None:
+    images, options = some_images(n=9, size=8), Augmentation(crop_padding=2, horizontal_flip=True, erase=0.5, cutmix=1.0)
+    plain, permuted, other = (Normalise([0.5] * 3, [0.25] * 3, CPU, 8, permutation=seed) for seed in (None, 3, 4))
+    places = torch.from_numpy(generator(3, "permutation").permutation(64))
+    asked = {"batch_size": 4, "augmentation": options, "device": CPU, "n_classes": 2}
+    for seed, step in ((0, 0), (1, 5)):  # the run's seed and the step change what is drawn, and not the permutation
+        (seen, labels), (expected, wanted) = (
+            TrainBatches(images, normalise, seed=seed, **asked)(step)  # type: ignore[arg-type]
+            for normalise in (permuted, plain)
+        )
+        assert torch.equal(seen.flatten(2), expected.flatten(2)[..., places]) and torch.equal(labels, wanted)
+    for normalise, order in ((permuted, places), (other, None)):
+        seen, expected = (torch.cat(list(EvaluationBatches(images, n, device=CPU))) for n in (normalise, plain))
+        assert torch.equal(seen.flatten(2), expected.flatten(2)[..., places]) == (order is not None)
+        assert torch.equal(seen.flatten(2).sort().values, expected.flatten(2).sort().values)  # nothing is lost
+
+
 def test_training_refuses_a_sealed_test_set() -> None:
     images = some_images()
     sealed = Dataset(("a", "b"), images, images).seal()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -338,6 +339,42 @@ def test_jobs_auto_is_one_process_per_core(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("DEVICE", "auto")
     monkeypatch.setattr(local, "gpu_count", lambda: 1)
     assert local.resolve_jobs("auto", 100, 1) == 1
+
+
+def test_a_gpu_is_shared_by_as_many_processes_as_are_faster_together() -> None:
+    assert local.fastest({1: 10.0}) == 1
+    assert local.fastest({1: 10.0, 2: 10.9}) == 1  # a gain that may be chance
+    assert local.fastest({1: 10.0, 2: 18.0, 4: 19.0}) == 2
+    assert local.fastest({1: 10.0, 2: 18.0, 4: 34.0, 8: 60.0}) == 8
+
+
+def test_a_gpu_without_room_is_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEVICE", "auto")
+    monkeypatch.setattr(local, "gpu_count", lambda: 1)
+    monkeypatch.setattr(local, "free_memory", lambda: 2**40)
+    monkeypatch.setattr(local, "free_on_gpu", lambda: 3 * 2**30 + 5)
+    with pytest.raises(ConfigError, match=r"JOBS: the GPU has 3.0 GiB free, and 4 processes on it need 1 GiB .* Use JOBS=3"):
+        local.resolve_jobs("4", 100, 1)
+    assert local.resolve_jobs("3", 100, 1) == 3
+    monkeypatch.setattr(local, "free_on_gpu", lambda: 0)
+    assert local.resolve_jobs("1", 100, 1) == 1
+
+
+def test_auto_measures_how_many_share_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The measure itself, with processes on the CPU in place of those on a GPU; then all cells run."""
+    monkeypatch.setattr(local, "on_gpu", lambda: True)
+    monkeypatch.setattr(local, "free_on_gpu", lambda: 2 * 2**30)
+    monkeypatch.setattr(local, "WORTH_MEASURING", 2)
+    small = ["recipe.steps=2", "recipe.evaluations=1", "seeds=[0]", "train_fractions=[0.1]"]
+    monkeypatch.setattr(sys, "argv", ["experiments", "run", "smoke", *small, "--jobs", "auto"])
+    assert main() == 0
+    printed = capsys.readouterr()
+    text = " ".join((printed.out + printed.err).split())
+    said = re.search(r"JOBS=auto: (\d) at a time share the GPU \(steps/s together, by processes: 1: [\d.e+]+, 2: ", text)
+    assert said and said[1] in "12"
+    assert len(list(tmp_path.rglob("record.json"))) == 2
 
 
 def test_jobs_beyond_memory_are_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,16 @@ def test_another_test_cut_is_another_run_and_the_default_none() -> None:
     assert split_key(digits, 1.0, 0) == split_key(spelled_out, 1.0, 0) != split_key(blocks, 1.0, 0)
 
 
+def test_a_permutation_of_pixels_is_another_run_and_none_is_not() -> None:
+    plain, other, again = (
+        loading.load_experiment("smoke", loading.parse_overrides([f"data.permute_pixels={seed}"])).data["digits"]
+        for seed in ("null", "0", "1")
+    )
+    recipe = loading.load_part("recipes", "digits")
+    assert "permute_pixels" not in hashed_values(plain)
+    assert len({settings_hash(recipe, data) for data in (plain, other, again)}) == 3
+
+
 @pytest.mark.parametrize("text", ["off", "'off'", "default"])
 def test_compile_takes_a_bare_off(text: str) -> None:
     recipe = loading.load_experiment("smoke", loading.parse_overrides([f"recipe.compile={text}"])).recipe

@@ -95,6 +95,24 @@ def test_all_faults_at_once() -> None:
         ("smoke", ("vary={recipe.step: [1]}",), ["ARGS vary", "unknown key `recipe.step`"]),
         ("smoke", ("micro_batch_size=0",), ["ARGS micro_batch_size=0", "greater than or equal to 1"]),
         ("smoke", ("data.channels=true",), ["data.channels", "must be 1 or 3, got True"]),
+        (
+            *("smoke", ("vary={data.image_size: [8, 16], data.permute_pixels: [null, 0]}",)),
+            ["ARGS vary", "several `data.image_size` under `data.permute_pixels`", "make two experiments"],
+        ),
+        ("smoke", ("vary={data.image_size: [8, 16]}", "data.permute_pixels=0"), ["a permutation is of one image size"]),
+        (
+            *("smoke", ("expect=[{claim: c, models: [resnet_micro], at_least: 0, where: {recipe.steps: 3}}]",)),
+            ["`expect.0` speaks of recipe.steps=3, which the experiment has not", "`vary` has no key recipe.steps"],
+        ),
+        (
+            *("smoke", ("expect=[{claim: c, models: [resnet_micro], at_least: 0, where: {data: mnist}}]",)),
+            ["`expect.0` speaks of data=mnist, which the experiment has not: it has ['digits']"],
+        ),
+        (
+            *("smoke", ("expect=[{claim: c, models: [resnet_micro], at_least: 0, minus: {recipe.steps: 3}}]",)),
+            ["`minus` needs the keys of `vary` in `where` and no others, got {'recipe.steps': 3} for {}"],
+        ),
+        ("smoke", ("data.permute_pixels=-1",), ["data.permute_pixels", "greater than or equal to 0"]),
         ("smoke", ("on_oom=halve",), ["`on_oom` must be 'fail' or 'split'", "'halve'"]),
     ],
 )

@@ -6,15 +6,17 @@ import copy
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import timm
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from timm.layers import BatchNormAct2d
 from timm.models import MetaFormer, RepVit, ResNetV2, VisionTransformerDistilled
 from torch import Tensor, nn
@@ -113,6 +115,13 @@ def test_titles_say_it_once() -> None:
         (MICRO, {"init": "pretrained", "weights": "a.npz"}, "`layout` is missing"),
         (RESNET, {"init": "pretrained", "weights": "a.pt", "layout": "timm"}, "scratch model; delete it"),
         (MICRO, {"init": "pretrained", "weights": "timm:test_vit", "layout": "timm"}, "delete it"),
+        (MICRO, {"init": "pretrained", "weights": "run:a/b", "layout": "timm"}, "delete it"),
+        (
+            MICRO,
+            {"init": "pretrained", "weights": "run:smoke"},
+            "of a run are run:<experiment>/<model or run id>, got 'run:sm",
+        ),
+        (MICRO, {"init": "pretrained", "weights": "run:../*/a"}, "of a run are run:<experiment>"),
     ],
 )
 def test_settings_that_do_not_go_together(base: dict[str, Any], changes: dict[str, Any], said: str) -> None:
@@ -329,3 +338,76 @@ def test_a_run_is_labelled_in_record_table_and_certificate(
     assert "| ViT-micro/2 (ours), pretrained, frozen |" in table and "Not all models start from scratch" in table
     geometry = json.loads((report / "certificate.json").read_text(encoding="utf-8"))["geometry"]
     assert "micro.safetensors, SHA-256" in json.dumps(geometry)
+
+
+# ------------------------------------------------------------------------------------------------------ runs of the grid
+@pytest.fixture
+def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs ``smoke`` at its smallest; models that start from its runs are there as ``vit`` and ``cnn``."""
+    configs = tmp_path / "configs"
+    shutil.copytree(ROOT / "configs", configs)
+    monkeypatch.setenv("CONFIGS_DIR", str(configs))
+    for name, base in (("vit", "vit_micro_p2"), ("cnn", "resnet_micro")):
+        own = yaml.safe_load((configs / "models" / f"{base}.yaml").read_text(encoding="utf-8"))
+        own |= {"init": "pretrained", "weights": f"run:smoke/{base}"}
+        (configs / "models" / f"{name}.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
+    shutil.copy(configs / "experiments" / "smoke.yaml", configs / "experiments" / "later.yaml")
+
+    def run(*arguments: str) -> int:
+        small = ["recipe.steps=4", "recipe.evaluations=1", "seeds=[0]", "train_fractions=[0.1]", "--jobs", "1"]
+        monkeypatch.setattr(sys, "argv", ["experiments", "run", *arguments, *small])
+        monkeypatch.setattr(models, "_checked", {})  # a command is a process of its own
+        return main()
+
+    return run
+
+
+LATER = ("later", "models=[vit,cnn,resnet_micro]", "reference=resnet_micro")
+
+
+def test_a_run_starts_from_another_runs_weights_and_is_charged_its_cost(
+    grid: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert grid("smoke") == 0
+    before = {path.parent.name.split("-")[0]: path.parent for path in tmp_path.glob("runs_dir/smoke/*/record.json")}
+    model, facts = build(config(MICRO, init="pretrained", weights="run:smoke/vit_micro_p2"))
+    source = load_file(before["vit_micro_p2"] / "model.safetensors")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, torch.zeros_like(tensor) if name.startswith("head.") else source[name]), name
+    assert facts["weights"].startswith(f"{before['vit_micro_p2'].name}, SHA-256 ")
+    assert grid(*LATER) == 0
+    records = {path.parent.name.split("-")[0]: read_record(path) for path in tmp_path.glob("runs_dir/later/*/record.json")}
+    for name, base in (("vit", "vit_micro_p2"), ("cnn", "resnet_micro")):
+        cost, own = read_record(before[base] / "record.json").compute, records[name].compute
+        assert own.pretraining_pflops == cost.train_pflops and own.pretraining_device_hours == cost.device_hours
+        assert pretrained.cost_of(config(MICRO, init="pretrained", weights=f"run:later/{name}")) == {
+            "pretraining_pflops": own.train_pflops + cost.train_pflops,
+            "pretraining_device_hours": pytest.approx(own.device_hours + cost.device_hours),
+        }  # what comes after it inherits both
+    assert records["resnet_micro"].compute.pretraining_pflops is None
+    rows = pd.read_csv(tmp_path / "reports_dir" / "later" / "compute.csv").set_index("model")["train_pflops"]
+    assert rows["cnn"] == pytest.approx(2 * rows["resnet_micro"])  # its own training and the one before
+    table = (tmp_path / "reports_dir" / "later" / "compute.md").read_text(encoding="utf-8")
+    assert "Runs of smoke count as published; their cost is charged to all that start from them." in table
+
+
+def test_a_run_that_cannot_be_started_from_is_one_message_before_any_cell(
+    grid: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*arguments: str) -> str:
+        assert grid(*LATER, *arguments) == 2
+        assert not list(tmp_path.glob("runs_dir/later/*/config.yaml"))
+        return " ".join(capsys.readouterr().err.split())
+
+    assert "no finished run vit_micro_p2 with weights in" in (text := said())
+    assert "Run it first: make experiment NAME=smoke" in text
+    assert grid("smoke") == 0
+    text = said("data.permute_pixels=3")
+    assert "was trained on pixels as they are and Digits has `permute_pixels: 3` at 8 pixels" in text
+    assert "vit.yaml" in (text := said("data.image_size=16")) and "embedding.pos_embedding has shape (1, 17, 64)" in text
+    for path in tmp_path.glob("runs_dir/smoke/resnet_micro-*"):
+        shutil.copytree(path, path.with_name(f"{path.name}2"))
+    text = said()
+    assert (
+        "run:smoke/resnet_micro names 2 runs; write the id of one in place of resnet_micro: resnet_micro-digits-f0.1" in text
+    )

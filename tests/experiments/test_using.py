@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from safetensors.torch import load_file
 import vit_scratch
 from experiments.__main__ import main
 from experiments.config import loading
+from experiments.config.errors import ConfigError
 from experiments.grid import driver
 from experiments.inference.export import ABOUT
-from experiments.inference.predict import heat_map
+from experiments.inference.predict import attention, heat_map
 from experiments.inference.trained import Trained, load_run
 from experiments.records.record import read_record
 from experiments.training.run import run
@@ -141,6 +143,15 @@ def test_heat_is_read_alike_on_dark_and_on_bright_photos(photo: NDArray[np.float
     heat = heat_map(np.broadcast_to(photo, (64, 64, 3)).astype(np.uint8), patches).mean(axis=2)
     row, column = np.unravel_index(heat.argmax(), heat.shape)
     assert (row // 16, column // 16) == (1, 2) and heat.max() > 3 * heat[48:, :16].mean()
+
+
+def test_attention_to_permuted_pixels_is_refused(vit: Path, photos: list[Path]) -> None:
+    trained = load_run(vit)
+    permuted = replace(trained, data=trained.data.model_copy(update={"permute_pixels": 0}))
+    plain, moved = (run.images(photos).flatten(2) for run in (trained, permuted))
+    assert not torch.equal(plain, moved) and torch.equal(plain.sort().values, moved.sort().values)  # as it was trained
+    with pytest.raises(ConfigError, match="saw permuted pixels, whose patches are no places; leave it out"):
+        attention(permuted, photos)
 
 
 @pytest.mark.parametrize("layout", ["timm", "torchvision", "hf", "npz"])
