@@ -1,4 +1,4 @@
-"""Makes the reports of ``results/`` again and puts their tables and figures where the README and ``results/README.md`` show them.
+"""Makes the reports of ``results/`` again and puts their tables and figures where the two READMEs show them.
 
 ``python -m tests.published [NAME …]``; `tests/test_promises.py` holds them equal.
 """
