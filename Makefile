@@ -1,7 +1,7 @@
 # Every target wraps one command; `make` alone lists them. FLAGS passes further options through.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install list experiment status report sync dashboard test test-slow chaos coverage bench shape notebook lint clean
+.PHONY: help install list experiment plan status report sync dashboard test test-slow chaos coverage bench shape notebook lint clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +14,8 @@ define line_end
 
 
 endef
-unexport NAME ARGS FROM
+unexport NAME ARGS FROM EFFECT BUDGET
+asked = $(if $(value EFFECT),--effect $(call typed,EFFECT)) $(if $(value BUDGET),--budget $(call typed,BUDGET))
 
 help: ## List the targets
 	@echo 'First:'
@@ -47,6 +48,9 @@ list: install ## List experiments, models, data and recipes
 
 experiment: install named ## Run an experiment: NAME=… [ARGS="recipe.steps=200 seeds=[0,1]"] [JOBS=n|auto] [ENGINE=ray] [FLAGS=--retry-failed]
 	@$(RUN) run $(call typed,NAME) $(call typed,ARGS) --engine $(ENGINE) --jobs $(JOBS) $(FLAGS)
+
+plan: install named ## Say before anything runs what it costs and what it can tell: NAME=… [EFFECT=0.01] [BUDGET=8h] [ARGS=…]
+	@$(RUN) plan $(call typed,NAME) $(call typed,ARGS) --jobs $(JOBS) $(asked) $(FLAGS)
 
 status: install named ## Show which cells are done, running, failed or missing: NAME=…
 	@$(RUN) status $(call typed,NAME) $(call typed,ARGS) $(FLAGS)

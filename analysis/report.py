@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from analysis import captions, figures, latex, page, render, tables, verdict
+from analysis import captions, figures, latex, page, planned, render, tables, verdict
 from analysis.fairness.certificate import Unequal, certify
 from analysis.fairness.strangers import examine
 from analysis.load import load
 from analysis.summary import summarise
 from experiments.config.schema import Experiment
+from experiments.records.intended import read_plan
 from experiments.records.record import atomic_write
 
 FORMATS: dict[str, Callable[[render.Table], str]] = {
@@ -69,6 +70,7 @@ def build(
     NothingDone, Unequal
         If there is no usable run; if settings differ and `allow_unequal` is not given. Nothing is written then.
     """
+    plan = read_plan(folder)
     strangers = examine(ledger, folder, experiment)
     if strangers.differences and not allow_unequal:
         raise Unequal(strangers.differences, strangers.advice)
@@ -101,6 +103,7 @@ def build(
             figures=drawn,
             verdict=words,
             faults=faults,
+            planned=planned.rows(plan, results, summary.groups),
             counts=dict(ledger["counts"]),
             links=dict(links or {}),
             runs_from_page=Path(os.path.relpath(folder, out)),

@@ -22,7 +22,7 @@ from experiments.config import loading
 from experiments.config.errors import ConfigError, UserError
 from experiments.config.paths import ROOT, reports_dir, runs_dir
 from experiments.config.schema import Experiment, join_words
-from experiments.config.text import checked_name, printable
+from experiments.config.text import checked_name, printable, seconds_of
 from experiments.terminal import screens
 from experiments.terminal.screens import err, out
 
@@ -77,6 +77,38 @@ def run(
             headline = []
         if code := reporting.after_run(experiment, cells, trials, folder):
             raise typer.Exit(code)
+
+
+@app.command()
+def plan(
+    name: Name,
+    overrides: Overrides = None,
+    effect: Annotated[float | None, typer.Option(help="Difference of accuracies to be told; its margin by default.")] = None,
+    budget: Annotated[str, typer.Option(help="Device time, such as 30m or 8h.")] = "",
+    jobs: Annotated[str, typer.Option(help="Worker processes: a number, or auto.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say what an experiment will cost and what it can tell, before anything runs."""
+    from experiments.grid import driver
+
+    hours = seconds_of(budget, "BUDGET") / 3600 if budget else None
+    experiment = _load(name, overrides)
+    effect = reporting.checked_effect(experiment.equivalence_margin if effect is None else effect)
+    reporting.say_lost_caches(driver.experiment_folder(experiment))
+    with err.status("Loading the data, timing steps"):
+        cells = driver.plan(experiment)
+        trials = driver.trials_for(cells)
+        made, kept = reporting.make_plan(experiment, cells, trials, jobs=jobs, effect=effect, budget_hours=hours)
+    if as_json:
+        typer.echo(made.model_dump_json(indent=2))
+    else:
+        out.print(screens.plan_table(made))
+    for note in made.notes:
+        err.print(printable(note), style="yellow", markup=False, soft_wrap=True)
+    if not kept:
+        err.print("The plan that was made before the first run stays in plan.json.", style="dim", soft_wrap=True)
+    if made.over:
+        raise ConfigError([made.over])
 
 
 @app.command()

@@ -11,9 +11,11 @@ from rich.markup import escape
 
 from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
-from experiments.config.paths import reports_dir, runs_dir
+from experiments.config.paths import ROOT, reports_dir, runs_dir
 from experiments.config.schema import Experiment
 from experiments.config.text import checked_name, printable
+from experiments.records.intended import Plan, keep_plan
+from experiments.records.progress import now
 from experiments.records.record import RECORD_FILE, atomic_write, read_record
 from experiments.terminal.screens import err, ledger_table, other_settings, out
 
@@ -32,6 +34,50 @@ def say_lost_caches(folder: Path) -> None:
 
     for sentence in lost_caches(folder):
         err.print(f"[yellow]damaged:[/] {escape(printable(sentence))}", soft_wrap=True)
+
+
+def make_plan(
+    experiment: Experiment, cells: list[Cell], trials: list[Cell], *, jobs: str, effect: float, budget_hours: float | None
+) -> tuple[Plan, bool]:
+    """What a grid will cost and can tell, kept as ``plan.json``; whether it was kept, as runs may have ended before."""
+    from analysis import power
+    from experiments.bench.plan import estimate
+    from experiments.data import datasets
+
+    folder, here = runs_dir() / experiment.name, _experiments_in(runs_dir())
+    costs = estimate(cells, trials, jobs, here, folder)
+    n_test = {name: len(datasets.load(data).test) for name, data in experiment.data.items()}
+    before = [folder, *(other for other in here if other != folder), *_experiments_in(ROOT / "results")]
+    found, faults = power.powers(experiment, effect, n_test, costs.hours_per_seed, before)
+    plan = Plan(
+        experiment=experiment.name,
+        args=experiment.args,
+        made=now(),
+        effect=effect,
+        budget_hours=budget_hours,
+        costs=costs,
+        power=found,
+        notes=faults,
+    )
+    return plan, keep_plan(plan, folder)
+
+
+def checked_effect(effect: float) -> float:
+    """A difference of accuracies that can be asked for.
+
+    Raises
+    ------
+    ConfigError
+        If it does not lie between 0 and 1.
+    """
+    if not 0 < effect < 1:
+        raise ConfigError([f"EFFECT: must be a difference of accuracies between 0 and 1, such as 0.01, got {effect:g}."])
+    return effect
+
+
+def _experiments_in(place: Path) -> list[Path]:
+    """Folders of experiments, by name."""
+    return sorted(path for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
 
 
 def known_ledger(experiment: Experiment, folder: Path) -> dict[str, Any]:
