@@ -1,7 +1,7 @@
 # Every target wraps one command; `make` alone lists them. FLAGS passes further options through.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install list experiment plan status report sync dashboard test test-slow chaos coverage bench shape notebook lint clean
+.PHONY: help install list experiment plan decide status report sync dashboard test test-slow chaos coverage bench shape notebook lint clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -51,6 +51,9 @@ experiment: install named ## Run an experiment: NAME=… [ARGS="recipe.steps=200
 
 plan: install named ## Say before anything runs what it costs and what it can tell: NAME=… [EFFECT=0.01] [BUDGET=8h] [ARGS=…]
 	@$(RUN) plan $(call typed,NAME) $(call typed,ARGS) --jobs $(JOBS) $(asked) $(FLAGS)
+
+decide: install named ## Add seeds in looks until each pair is decided: NAME=… EFFECT=0.01 BUDGET=8h [ARGS=…] [FLAGS=--all-pairs]
+	@$(RUN) decide $(call typed,NAME) $(call typed,ARGS) --engine $(ENGINE) --jobs $(JOBS) $(asked) $(FLAGS)
 
 status: install named ## Show which cells are done, running, failed or missing: NAME=…
 	@$(RUN) status $(call typed,NAME) $(call typed,ARGS) $(FLAGS)

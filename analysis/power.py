@@ -15,10 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from analysis.run_folder import Refused, read_predictions, setting_label
+from analysis.run_folder import Refused, read_predictions
 from analysis.statistics.comparisons import Cell, Comparisons
 from analysis.statistics.contrasts import Layout
 from analysis.statistics.intervals import ALPHA, KAPPA, Estimates, Floats
+from experiments.config.cells import setting_label
 from experiments.config.identity import fraction_label
 from experiments.config.schema import Experiment
 from experiments.records.intended import Power, Range
@@ -183,6 +184,7 @@ def powers(
     n_test: Mapping[str, int],
     hours: Mapping[str, float],
     folders: Sequence[Path],
+    alpha: float = ALPHA,
 ) -> tuple[list[Power], list[str]]:
     """What the pairs of each data budget can tell, and a sentence for each thing that is not known.
 
@@ -197,6 +199,8 @@ def powers(
         Device hours of one seed of all models by ``<data>/<train fraction>``.
     folders : sequence of Path
         Folders of experiments, the most trusted first.
+    alpha : float
+        Level at which a difference is found.
     """
     found, faults = list[Power](), list[str]()
     n_seeds = len(experiment.seeds)
@@ -209,7 +213,7 @@ def powers(
                 faults.append(nothing_known(data) if wanted else "power: one model alone is compared with nothing.")
                 break
             spread, source = chosen(wanted, own, others)
-            low, likely, high = (float(value) for value in _middle(spread.seeds(effect, n_test[data])))
+            low, likely, high = (float(value) for value in _middle(spread.seeds(effect, n_test[data], alpha)))
             cost = hours[f"{data}/{fraction_label(fraction)}"]
             power = Power(
                 data=data,
@@ -217,10 +221,10 @@ def powers(
                 n_test=n_test[data],
                 n_seeds=n_seeds,
                 source=source,
-                told=_range(spread.told(n_seeds, n_test[data])),
+                told=_range(spread.told(n_seeds, n_test[data], alpha)),
                 seeds=(_finite(low), _finite(likely), _finite(high)),
                 seed_hours=_finite(cost * likely),
-                test_images=int(_middle(spread.test_images(effect))),
+                test_images=int(_middle(spread.test_images(effect, alpha))),
             )
             found.append(power)
     return found, faults

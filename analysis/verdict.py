@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis import decided
 from analysis.columns import accuracy_places, percent_places
 from analysis.groups import Group
 from analysis.load import select
@@ -92,7 +93,8 @@ def sentences(summary: Summary) -> list[str]:
 
     Plain sentences, dataset by dataset, with what seeds can tell.
     """
-    found = [answer(summary)]
+    first = summary.groups[0]
+    found = [answer(summary), *decided.sentences(first.results.decision, first.experiment)]
     for group in summary.groups:
         cells, curves = group.here(summary.cells), group.here(summary.efficiency)
         smallest, largest = group.fractions[0], group.fractions[-1]

@@ -47,6 +47,8 @@ class Layout:
     """Sums of products over test images, (K, K): ``c·over_images·c`` is MS_images·(N − 1)/S."""
     residual: Floats
     """The part of `over_seeds` that is chance from image to image, (K, K): ``c·residual·c`` is MS_residual/(S·N)."""
+    share: float = 1.0
+    """See `intervals.Estimates.share`."""
 
     @classmethod
     def of(cls, answers: Mapping[Any, Answers]) -> Layout:
@@ -137,7 +139,7 @@ class Layout:
         images = np.maximum(spread / ((total - 1) * total) - over_seeds[1], 0)
         span = np.where(is_level, 0.0, -reach), np.where(is_level, 1.0, reach)
         df = (self.n_seeds(weights) - 1).astype(float)
-        return Estimates.of(value, centre, over_seeds, images, span, df, prior)
+        return Estimates.of(value, centre, over_seeds, images, span, df, prior, self.share)
 
     def prior(self, weights: Floats, weight: float = 1.0, kinds: Sequence[npt.NDArray[np.intp]] = ()) -> Floats:
         """What these comparisons show together about seeds, see `intervals.learn`.

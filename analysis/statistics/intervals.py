@@ -153,6 +153,8 @@ class Estimates:
     """The values that the contrast can take."""
     posterior: Floats
     """Of κ, (G, T); NaN with one seed."""
+    share: float = 1.0
+    """Of the error rate, what this look of a sequential grid spends; intervals are wider and p-values larger for it."""
 
     @classmethod
     def of(
@@ -164,16 +166,18 @@ class Estimates:
         span: tuple[Floats, Floats],
         df: Floats,
         prior: Floats,
+        share: float = 1.0,
     ) -> Estimates:
         """Combine a variance over seeds of `df` degrees of freedom, its residual part and shift with a prior of `learn`."""
         seeds, residual, shift = over_seeds
         likelihood = _likelihood(seeds, residual, shift, df)
         weights = (prior / (likelihood @ _PRIORS.T)) @ _PRIORS * likelihood
         posterior = np.where(df[:, None] >= 1, weights / weights.sum(axis=1, keepdims=True), np.nan)
-        return cls(estimate, centre, residual, residual + images, shift, *span, posterior)
+        return cls(estimate, centre, residual, residual + images, shift, *span, posterior, share)
 
     def __getitem__(self, chosen: npt.NDArray[np.intp] | slice) -> Estimates:
-        return Estimates(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+        arrays = {name: getattr(self, name)[chosen] for name in self.__dataclass_fields__ if name != "share"}
+        return replace(self, **arrays)
 
     def known_where(self, known: npt.NDArray[np.bool_]) -> Estimates:
         """The same estimates, without intervals elsewhere."""
@@ -212,18 +216,18 @@ class Estimates:
 
     def _half_width(self, shift: Floats) -> Floats:
         sd = np.sqrt(self._variance(shift))
-        high = 4.5 * np.sqrt((self.posterior * sd**2).sum(axis=1))  # Chebyshev: no more than 1/4.5² lies beyond
+        high = 4.5 * np.sqrt((self.posterior * sd**2).sum(axis=1) / self.share)  # Chebyshev: at most share/4.5² lies beyond
         low = np.zeros_like(high)
         for _ in range(32):
             middle = (low + high) / 2
-            inside = self._tail(middle, sd) < ALPHA / 2
+            inside = self._tail(middle, sd) < self.share * ALPHA / 2
             low, high = np.where(inside, low, middle), np.where(inside, middle, high)
         return high
 
     @property
     def p(self) -> Floats:
         """Two-sided p-value of a true contrast of 0."""
-        return np.minimum(2 * self._tail(np.abs(self.centre), np.sqrt(self._variance(self.shift))), 1.0)
+        return np.minimum(2 * self._tail(np.abs(self.centre), np.sqrt(self._variance(self.shift))) / self.share, 1.0)
 
     def p_beyond(self, margin: float) -> Floats:
         """p-value of a true contrast outside ±`margin`, below .05 where the 95% interval lies inside.
@@ -236,7 +240,7 @@ class Estimates:
         Biopharmaceutics 15: 657–680.
         """
         distance = margin - np.abs(self.centre)
-        p = np.minimum(2 * self._tail(distance, np.sqrt(self._variance(self.shift))), 1.0)
+        p = np.minimum(2 * self._tail(distance, np.sqrt(self._variance(self.shift))) / self.share, 1.0)
         return np.where((distance > 0) | np.isnan(p), p, 1.0)
 
     def seeds_needed(self, effect: float, n_seeds: int) -> tuple[float, float]:

@@ -1,19 +1,25 @@
-"""What was fixed before a grid ran, beside its runs: ``plan.json``, what it will cost and can show.
+"""What was fixed before a grid ran, beside its runs: ``plan.json``, what it will cost and can show, and ``decision.json``,
+what a grid that grows until its question is answered was asked.
 
 A plan that was made before the first run ended is kept: reports show it beside what came.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
+from experiments.config.schema import Experiment
 from experiments.records.record import RECORD_FILE, atomic_write
 from experiments.records.state import StateError, read_json
 
-PLAN_FILE = "plan.json"
+PLAN_FILE, DECISION_FILE = "plan.json", "decision.json"
+Kept = TypeVar("Kept", bound=BaseModel)
 
 
 class _Values(BaseModel):
@@ -96,16 +102,28 @@ class Plan(_Values):
     notes: list[str]
 
     @property
-    def over(self) -> str:
+    def over(self) -> list[str]:
         """That the budget is too small, and what it is enough for; empty where it is not, or none was given."""
         hours = self.costs.device_hours
-        if self.budget_hours is None or self.budget_hours >= hours.low:
-            return ""
-        per_seed = sum(self.costs.hours_per_seed.values())
-        return (
-            f"BUDGET: {self.budget_hours:.3g} device hours, the grid takes {hours.low:.3g} to {hours.high:.3g}, and one "
-            f"seed of it {per_seed:.3g}. Choose fewer seeds, models or fractions, fewer recipe.steps, or a larger budget."
-        )
+        if self.budget_hours is None or self.budget_hours >= hours.likely:
+            return []
+        return [
+            f"BUDGET: {self.budget_hours:.3g} device hours; {self.costs.cells} cells take about {hours.likely:.3g} "
+            f"({hours.low:.3g} to {hours.high:.3g}), and one seed of them {sum(self.costs.hours_per_seed.values()):.3g}. "
+            "Choose fewer seeds, models, fractions or recipe.steps, or a larger budget."
+        ]
+
+    @property
+    def shows_nothing(self) -> list[str]:
+        """That no comparison can show the effect, and how many test images it takes; empty where one can."""
+        if not self.power or any(row.seeds[1] for row in self.power):
+            return []
+        least = min(self.power, key=lambda row: row.test_images)
+        return [
+            f"EFFECT: {self.effect:g} is below what {least.n_test:,} test images can show with any number of seeds: at "
+            f"{100 * least.train_fraction:.4g}% of {least.data} it takes at least {least.test_images:,} (variances from "
+            f"{least.source}). Ask for a larger effect, or add test images."
+        ]
 
 
 def keep_plan(plan: Plan, folder: Path) -> bool:
@@ -127,10 +145,105 @@ def read_plan(folder: Path) -> Plan | None:
     ConfigError
         If the file cannot be used.
     """
-    path = folder / PLAN_FILE
+    return _read(folder / PLAN_FILE, Plan)
+
+
+def _read(path: Path, shape: type[Kept]) -> Kept | None:
     try:
-        return Plan.model_validate(read_json(path, dict))
+        return shape.model_validate(read_json(path, dict[str, Any]))
     except FileNotFoundError:
         return None
     except (StateError, ValueError) as error:
-        raise ConfigError([f"{path}: not a plan of this version ({error}). Delete it, or restore the file."]) from error
+        raise ConfigError([f"{path}: not a file of this version ({error}). Restore it, or delete it."]) from error
+
+
+class Pair(_Values):
+    """Two models at one data budget, and how their comparison ended."""
+
+    data: str
+    setting: str
+    train_fraction: float
+    first: str
+    second: str
+    outcome: Literal["first", "second", "equivalent", "open"] = "open"
+    seeds: int = 0
+    """Seeds that each of the two was asked for."""
+    delta: float | None = None
+    low: float | None = None
+    high: float | None = None
+    """Difference at that look, with its interval adjusted for all looks."""
+
+    def has(self, cell: Cell) -> bool:
+        """Whether a cell takes part in it."""
+        here = (self.data, self.setting, self.train_fraction)
+        return any(cell.place == (*here, model) for model in (self.first, self.second))
+
+
+class Look(_Values):
+    """One look at the pairs that were open."""
+
+    made: str
+    seeds: int
+    failed: int
+    """Runs of the open pairs that failed, and are missing from it."""
+    device_hours: float
+    """Spent so far."""
+    open: int
+    """Pairs that are open after it."""
+
+
+class Decision(_Values):
+    """What a sequential grid was to find out, fixed before its first run, and what it has found."""
+
+    experiment: str
+    args: str
+    made: str
+    effect: float
+    margin: float
+    """Models that differ by less are equivalent."""
+    error_rate: float
+    """Of one wrong decision or more, over all pairs and looks."""
+    budget_hours: float
+    share: float
+    """Of a pair's error rate, what one look spends."""
+    seeds: list[int]
+    """All that a pair may get, in their order."""
+    looks: list[int]
+    """How many of them each look has."""
+    pairs: list[Pair]
+    history: list[Look] = []
+    ended: str = ""
+    """Why no look follows; empty while one may."""
+
+    @property
+    def open(self) -> list[Pair]:
+        """The pairs that are not decided."""
+        return [pair for pair in self.pairs if pair.outcome == "open"]
+
+    def asked_of(self, cells: Sequence[Cell]) -> list[Cell]:
+        """The cells that were asked for, of all that its seeds would make."""
+        turns = {seed: turn for turn, seed in enumerate(self.seeds)}
+        return [cell for cell in cells if any(pair.has(cell) and turns[cell.seed] < pair.seeds for pair in self.pairs)]
+
+    def applied(self, experiment: Experiment) -> Experiment:
+        """The experiment with the seeds that were asked for, and the margin."""
+        seeds = self.seeds[: max(pair.seeds for pair in self.pairs)] or self.seeds[: self.looks[0]]
+        return experiment.model_copy(update={"seeds": seeds, "equivalence_margin": self.margin})
+
+    def keep(self, folder: Path) -> None:
+        """Write ``decision.json``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(folder / DECISION_FILE) as file:
+            file.write(self.model_dump_json(indent=2) + "\n")
+
+
+def read_decision(folder: Path, args: str) -> Decision | None:
+    """The decision of an experiment's folder that was asked for with these overrides; None where there is none.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be used.
+    """
+    found = _read(folder / DECISION_FILE, Decision)
+    return found if found and found.args == args else None

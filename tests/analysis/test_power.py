@@ -90,4 +90,5 @@ def test_what_was_planned_stands_beside_what_came(synthetic_runs: SyntheticRuns)
     told = shown["Shapes, 100%: difference that is told in 80% of grids (points)"]
     assert float(told.came.split()[0]) == pytest.approx(float(told.planned.split()[0]), rel=0.5)
     assert planned.rows(None, results, []) == []
-    assert "1 device hours" in plan.over or plan.over == ""
+    assert "BUDGET: 1 device hours; 36 cells take about 2 (1 to 3), and one seed of them 6" in plan.over[0]
+    assert plan.model_copy(update={"budget_hours": 2.0}).over == []

@@ -81,7 +81,7 @@ def test_a_step_that_would_take_too_long_is_timed_with_fewer_images(monkeypatch:
         (["--effect", "0"], "EFFECT: must be a difference of accuracies between 0 and 1"),
         (["--budget", "8 hours"], "BUDGET: must be a time such as 90s, 30m, 8h or 2d, got '8 hours'"),
         (["--budget", "0s"], "BUDGET: must be a time"),
-        (["--budget", "0.0001s"], "one seed of it"),
+        (["--budget", "0.0001s"], "and one seed of them"),
     ],
 )
 def test_bad_input_is_one_message(
