@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
 from analysis.groups import Group
 from analysis.load import Results
 from analysis.power import told_by
@@ -25,7 +23,7 @@ def rows(plan: Plan | None, results: Results, groups: list[Group]) -> list[Row]:
     """Figures of a plan beside those of the runs; none without a plan."""
     if plan is None:
         return []
-    costs, hours = plan.costs, plan.costs.device_hours
+    costs = plan.costs
     records = [*results.records.values(), *(trial for trials in results.trials.values() for trial in trials)]
     compute = [record.compute for record in records]
     spent = sum((one.device_hours or 0) + (one.evaluation_seconds or 0) / 3600 for one in compute)
@@ -35,26 +33,19 @@ def rows(plan: Plan | None, results: Results, groups: list[Group]) -> list[Row]:
     found = [
         Row("Runs, tuning trials included", f"{costs.cells + costs.trials:,}", f"{len(records):,}"),
         Row("Training PFLOPs", *seen),
-        Row(
-            "Device hours, evaluation included", f"{hours.likely:.3g} ({hours.low:.3g} to {hours.high:.3g})", f"{spent:.3g}"
-        ),
+        Row("Device hours, evaluation included", "{1:.3g} ({0:.3g} to {2:.3g})".format(*costs.device_hours), f"{spent:.3g}"),
         Row("Memory of one run at its peak", memory, _gib(max(peaks)) if peaks else UNKNOWN),
     ]
     titles = {group.data: group.experiment.data[group.data].title for group in groups}
     for row in (row for row in plan.power if row.data in titles):
         of_data = [group.comparisons for group in groups if group.data == row.data and group.comparisons]
-        differences = told_by(of_data[0], row.train_fraction) if of_data else np.array([])
+        told = told_by(of_data[0], row.train_fraction) if of_data else None
         where = f"{titles[row.data]}, {percent(row.train_fraction)}: difference that is told in 80% of grids (points)"
-        found.append(Row(where, _points(row.told.likely, row.told.low, row.told.high), _spread(differences)))
+        found.append(Row(where, _points(*row.told), _points(*told) if told else UNKNOWN))
     return found
 
 
-def _spread(values: np.ndarray) -> str:
-    known = values[np.isfinite(values)]
-    return _points(float(np.median(known)), float(known.min()), float(known.max())) if known.size else UNKNOWN
-
-
-def _points(likely: float, low: float, high: float) -> str:
+def _points(low: float, likely: float, high: float) -> str:
     return f"{number(100 * likely, 1)} ({number(100 * low, 1)} to {number(100 * high, 1)})"
 
 

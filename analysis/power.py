@@ -44,8 +44,8 @@ class Spread:
     """5%, 50% and 95% points of κ, (3, G)."""
 
     @classmethod
-    def of(cls, found: Estimates, n_seeds: Floats, n_images: int) -> Spread:
-        """Take it from estimates of `n_seeds`, (G,), on `n_images` test images."""
+    def of(cls, found: Estimates, n_seeds: Floats | int, n_images: int) -> Spread:
+        """Take it from estimates of `n_seeds`, for each or all, on `n_images` test images."""
         points = [(found.posterior.cumsum(axis=1) < point).sum(axis=1) for point in (0.05, 0.5, 0.95)]
         images = (found.rest - found.residual) * n_images
         kappa = KAPPA[np.array(points).clip(max=KAPPA.size - 1)]
@@ -239,11 +239,12 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def told_by(comparisons: Comparisons, fraction: float) -> Floats:
-    """Differences that grids like this one find with a power of 80%, of its pairs at a fraction; NaN with one seed."""
+def told_by(comparisons: Comparisons, fraction: float) -> Range | None:
+    """Differences that grids like this one find with a power of 80%, of its pairs at a fraction; None with one seed."""
     at = [place for place, (a, _) in enumerate(comparisons.pairs) if a[2] == fraction]
     terms = ({comparisons.pairs[place][0]: 1.0, comparisons.pairs[place][1]: -1.0} for place in at)
-    return np.asarray(_reach(ALPHA) * comparisons.differences(comparisons.of_pairs[at], *terms).se)
+    found = _reach(ALPHA) * comparisons.differences(comparisons.of_pairs[at], *terms).se
+    return _range(found[np.isfinite(found)]) if np.isfinite(found).any() else None
 
 
 def nothing_known(data: str) -> str:
@@ -255,4 +256,4 @@ def nothing_known(data: str) -> str:
 
 
 def _range(values: Floats) -> Range:
-    return Range(low=float(values.min()), likely=float(np.median(values)), high=float(values.max()))
+    return float(values.min()), float(np.median(values)), float(values.max())

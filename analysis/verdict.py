@@ -11,6 +11,7 @@ from analysis import decided
 from analysis.columns import accuracy_places, percent_places
 from analysis.groups import Group
 from analysis.load import select
+from analysis.power import Spread
 from analysis.statistics.intervals import MIN_SEEDS_FOR_MARKS
 from analysis.statistics.learning_curves import ratio_text
 from analysis.summary import Summary
@@ -263,12 +264,13 @@ def _resolution(group: Group, model: str) -> str:
         return f"Noise: one seed of {names} cannot tell a difference from chance; run at least {MIN_SEEDS_FOR_MARKS}."
     found = comparisons.gap(cells[0], cells[1])
     floor = number(100 * found.half_width[0], 1)
-    low, high = found.seeds_needed(EFFECT, n_seeds)
+    n_images = comparisons.layout.n_images
+    low, _, high = Spread.of(found, n_seeds, n_images).seeds(EFFECT, n_images)[:, 0]
     if math.isinf(low):
         more = "no number of seeds is enough on this test set, it takes more test images"
     else:
         more = f"it would take {low:,.0f} seeds" if low == high else f"it would take {low:,.0f} to {high:,.0f} seeds"
     return (
-        f"Noise: with {n_seeds} seeds and {comparisons.layout.n_images} test images, a difference between {names} below "
+        f"Noise: with {n_seeds} seeds and {n_images} test images, a difference between {names} below "
         f"{floor} points cannot be told from chance; to see {100 * EFFECT:g} points {more}."
     )

@@ -80,7 +80,7 @@ def begin_decision(experiment: Experiment, *, all_pairs: bool, **fixed: float) -
     ConfigError
         If something else was fixed before, the test images cannot show the effect, or the budget is below one look.
     """
-    from analysis.statistics.sequential import LOOKS, SHARE, level
+    from analysis.statistics.sequential import LOOKS, SHARE
     from experiments.grid import deciding, driver
 
     folder = runs_dir() / experiment.name
@@ -96,7 +96,7 @@ def begin_decision(experiment: Experiment, *, all_pairs: bool, **fixed: float) -
         driver.trials_for(cells),
         effect=asked.effect,
         budget_hours=asked.budget_hours,
-        alpha=level(asked.error_rate, len(asked.pairs)),
+        alpha=SHARE * asked.error_rate / len(asked.pairs),
     )
     for note in plan.notes:
         err.print(printable(note), style="yellow", markup=False, soft_wrap=True)
@@ -104,7 +104,7 @@ def begin_decision(experiment: Experiment, *, all_pairs: bool, **fixed: float) -
         raise ConfigError(faults)
     if decision is None:
         asked.keep(folder)
-    return decision or asked, plan.costs.device_hours.likely
+    return decision or asked, plan.costs.device_hours[1]
 
 
 def decide(experiment: Experiment, decision: Decision, first_hours: float, launch: Callable[[list[Cell]], None]) -> int:

@@ -243,30 +243,6 @@ class Estimates:
         p = np.minimum(2 * self._tail(distance, np.sqrt(self._variance(self.shift))) / self.share, 1.0)
         return np.where((distance > 0) | np.isnan(p), p, 1.0)
 
-    def seeds_needed(self, effect: float, n_seeds: int) -> tuple[float, float]:
-        """Seeds at which the first contrast would be found with a power of 80% if it were `effect`: a 90% interval.
-
-        The variance over seeds is projected to S′ seeds, ``(z(.975) + z(.8))² · ((residual + κ · shift) · S/S′ + images) =
-        effect²``, at the 5% and 95% points of κ.
-
-        Returns
-        -------
-        low, high : float
-            At least 3; infinite where the test images alone leave more noise than that, NaN with one seed.
-
-        References
-        ----------
-        Hillis, Obuchowski and Berbaum (2011), Power estimation for multireader ROC methods, Academic Radiology 18(2):
-        129–142, for the projection of variance components to other numbers of readers.
-        """
-        images = self.rest[0] - self.residual[0]
-        room = (effect / (special.ndtri(1 - ALPHA / 2) + special.ndtri(0.8))) ** 2 - images
-        if not room > 0 or np.isnan(self.posterior[0, 0]):
-            return (float("inf") if room <= 0 else float("nan"),) * 2
-        kappas = KAPPA[np.searchsorted(self.posterior[0].cumsum(), [0.05, 0.95]).clip(max=KAPPA.size - 1)]
-        low, high = np.maximum(np.ceil((self.residual[0] + kappas * self.shift[0]) * n_seeds / room), 3)
-        return float(low), float(high)
-
     def _variance(self, shift: Floats) -> Floats:
         return np.asarray(KAPPA * shift[:, None] + self.rest[:, None])
 

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
+
 from analysis.statistics.comparisons import Cell, Comparisons
 from analysis.statistics.intervals import MIN_SEEDS_FOR_MARKS
 
@@ -22,11 +24,6 @@ SHARE = 0.3
 """Of the error rate of a pair, what one look may spend: the same at each, so that a budget may end the looks at any."""
 Outcome = Literal["first", "second", "equivalent", "open"]
 """Which of two models is better."""
-
-
-def level(error_rate: float, pairs: int) -> float:
-    """Significance level of one test of one pair at one look."""
-    return SHARE * error_rate / pairs
 
 
 def outcomes(
@@ -52,19 +49,11 @@ def outcomes(
     list
         ``open`` too where seeds vary so much that no test is trusted, or there are fewer than three.
     """
-    limit, found = level(error_rate, family), list[Outcome]()
-    for first, second in pairs:
-        gap = replace(comparisons.gap(first, second), share=1.0)
-        enough = min(comparisons.n_seeds(first), comparisons.n_seeds(second)) >= MIN_SEEDS_FOR_MARKS
-        if not (enough and comparisons.is_trusted(first, second)):
-            found.append("open")
-        elif gap.p[0] < limit:
-            found.append("first" if gap.centre[0] > 0 else "second")
-        else:
-            found.append("equivalent" if gap.p_beyond(margin)[0] < limit else "open")
-    return found
-
-
-def wanted(pairs: Sequence[tuple[Cell, Cell]], open_: Sequence[bool]) -> set[Cell]:
-    """The cells that open pairs need more seeds of."""
-    return {cell for pair, still in zip(pairs, open_, strict=True) if still for cell in pair}
+    at = [comparisons.place(*pair) for pair in pairs]
+    gaps = comparisons.differences(comparisons.of_pairs[at], *({first: 1.0, second: -1.0} for first, second in pairs))
+    gaps = replace(gaps, share=SHARE / family)
+    enough = np.array([min(map(comparisons.n_seeds, pair)) >= MIN_SEEDS_FOR_MARKS for pair in pairs])
+    tested = enough & comparisons.trusted[at]
+    states = np.where(gaps.p < error_rate, np.where(gaps.centre > 0, "first", "second"), "open")
+    states = np.where((states == "open") & (gaps.p_beyond(margin) < error_rate), "equivalent", states)
+    return np.where(tested, states, "open").tolist()

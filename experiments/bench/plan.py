@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import shutil
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from experiments.bench.steps import Task, take_steps
 from experiments.config.cells import Cell
+from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash, fraction_label
 from experiments.config.machine import free_memory
 from experiments.data import datasets
@@ -57,62 +58,58 @@ def estimate(cells: Sequence[Cell], trials: Sequence[Cell], jobs: str, earlier: 
     target : Path
         Folder of the runs, or where it will be.
     """
-    every, device = [*trials, *cells], resolve_device()
-    torch.set_num_threads(cells[0].execution.threads)
-    kinds = {_kind(cell): cell for cell in every}
-    known = _recorded(earlier, cost.device_name(device))
+    every, device, threads = [*trials, *cells], resolve_device(), cells[0].execution.threads
+    torch.set_num_threads(threads)
+    kinds, name = {_kind(cell): cell for cell in every}, cost.device_name(device)
+    known = _recorded(earlier, name)
     rates = {kind: _rate(cell, known, device, SECONDS / len(kinds)) for kind, cell in kinds.items()}
-    sizes = {key: _sizes(cell) for cell in every for key in [(cell.data_name, cell.train_fraction)]}
-    hours, per_seed, images, pflops, disk = np.zeros(3), dict[str, float](), 0, 0.0, 0.0
+    sizes = {at: _sizes(cell) for at, cell in {cell.place[::2]: cell for cell in every}.items()}
+    hours, per_seed, images, pflops, disk = np.zeros(3), dict[str, float](), 0, 0.0, 0
     for cell in every:
-        rate, (n_val, n_test, n_classes) = rates[_kind(cell)], sizes[cell.data_name, cell.train_fraction]
-        recipe, own, passes = cell.trained, rate.seconds_per_image, _passes(cell)
+        rate, recipe, (n_val, n_test, n_classes) = rates[_kind(cell)], cell.trained, sizes[cell.place[::2]]
+        passes = cost.FORWARD_AND_BACKWARD if cell.model.train == "all" else cost.FORWARD
         seen = recipe.steps * recipe.batch_size
         evaluated = (recipe.evaluations + 1) * n_val + (n_test if cell.trial is None else 0)
-        work = (seen + evaluated / passes) / 3600
-        hours += work * np.array([own.low, own.likely, own.high])
+        own = (seen + evaluated / passes) / 3600 * np.array(rate.seconds_per_image)
+        hours += own
         if cell.trial is None and cell.seed == cells[0].seed:
             key = f"{cell.data_name}/{fraction_label(cell.train_fraction)}"
-            per_seed[key] = per_seed.get(key, 0.0) + work * own.likely
+            per_seed[key] = per_seed.get(key, 0.0) + float(own[1])
         images += seen
         pflops += cost.train_pflops(rate.gmacs, seen, passes)
-        disk += 2 * 4 * rate.parameters + 4 * (n_test + n_val) * n_classes + SMALL_FILES_BYTES
-    at_once = local.resolve_jobs(jobs, len(every), cells[0].execution.threads)
+        disk += 8 * rate.parameters + 4 * (n_test + n_val) * n_classes + SMALL_FILES_BYTES  # weights, checkpoint, logits
+    at_once = local.resolve_jobs(jobs, len(every), threads)
     peaks = [rate.peak_memory_bytes for rate in rates.values()]
-    on_gpu = device.type == "cuda"
-    clock = hours / at_once + START_SECONDS / 3600
     return Costs(
         cells=len(cells),
         trials=len(trials),
         images=images,
         pflops=pflops,
-        device=cost.device_name(device),
+        device=name,
         device_hours=_range(hours),
         jobs=at_once,
-        hours=_range(clock),
+        hours=_range(hours / at_once + START_SECONDS / 3600),
         hours_per_seed=per_seed,
-        disk_bytes=round(disk),
+        disk_bytes=disk,
         disk_free_bytes=shutil.disk_usage(next(path for path in (target, *target.parents) if path.is_dir())).free,
         memory_bytes=None if None in peaks else at_once * max(filter(None, peaks)),
-        memory_free_bytes=torch.cuda.mem_get_info(device)[0] if on_gpu else free_memory(),
+        memory_free_bytes=torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory(),
         rates=list(rates.values()),
     )
 
 
+Pace = dict[tuple[Any, ...], list[Record]]
+
+
 def _range(values: Any) -> Range:
     low, likely, high = map(float, values)
-    return Range(low=low, likely=likely, high=high)
+    return low, likely, high
 
 
 def _kind(cell: Cell) -> str:
     """What decides a cell's pace: all but its budget, its seed and the rates of its optimiser."""
-    parts = ("batch_size", "precision", "compile", "augmentation", "optimizer", "ema")
-    recipe = cell.recipe.model_dump()
-    return canonical_hash([cell.model_name, cell.data_name, {part: recipe[part] for part in parts}, cell.data.image_size])
-
-
-def _passes(cell: Cell) -> int:
-    return cost.FORWARD_AND_BACKWARD if cell.model.train == "all" else cost.FORWARD
+    parts = {"batch_size", "precision", "compile", "augmentation", "optimizer", "ema"}
+    return canonical_hash([cell.model_name, cell.data_name, cell.recipe.model_dump(include=parts), cell.data.image_size])
 
 
 def _sizes(cell: Cell) -> tuple[int, int, int]:
@@ -122,75 +119,58 @@ def _sizes(cell: Cell) -> tuple[int, int, int]:
     return len(subset.val), len(dataset.test), len(dataset.class_names)
 
 
-Pace = dict[tuple[Any, ...], list[Record]]
-
-
 def _recorded(folders: Iterable[Path], device: str) -> Pace:
-    """Finished runs of this device by what decides their pace."""
+    """Finished runs of this device by what decides their pace; those that cannot be read are for the report to name."""
     found: Pace = {}
     for path in (path for folder in folders for path in sorted(folder.glob(f"*/{RECORD_FILE}"))):
-        try:
+        with suppress(RecordError):
             record = read_record(path)
-        except RecordError:
-            continue  # which the report names
-        about = record.environment
-        if record.status == "done" and about.get("device") == device and record.compute.images_per_second:
-            batch = record.samples_seen // max(record.steps, 1)
-            key = (record.model, record.data, batch, about.get("precision"), about.get("compile"), about.get("threads"))
-            found.setdefault(key, []).append(record)
+            about, batch = record.environment, record.samples_seen // max(record.steps, 1)
+            if record.status == "done" and about.get("device") == device and record.compute.images_per_second:
+                key = (record.model, record.data, batch, *map(about.get, ("precision", "compile", "threads")))
+                found.setdefault(key, []).append(record)
     return found
 
 
-def _rate(cell: Cell, known: Pace, device: torch.device, seconds: float) -> _Measured:
+def _rate(cell: Cell, known: Pace, device: torch.device, seconds: float) -> Rate:
     """A model's pace from earlier runs where there are enough, else from steps that are timed now."""
-    recipe = cell.recipe
-    dataset = datasets.load(cell.data)
+    recipe, threads, dataset = cell.recipe, cell.execution.threads, datasets.load(cell.data)
     sizes = {"image_size": cell.data.image_size, "in_channels": cell.data.channels, "num_classes": len(dataset.class_names)}
     build = partial(models.build, cell.model_name, cell.model, **sizes)
-    torch.manual_seed(0)
     model = build()[0]
     gmacs = cost.forward_gmacs(model, cell.data.channels, cell.data.image_size)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    del model
-    key = (cell.model_name, cell.data_name, recipe.batch_size, recipe.precision, recipe.compile, cell.execution.threads)
-    about: dict[str, Any] = {"model": cell.model_name, "data": cell.data_name, "gmacs": gmacs, "parameters": parameters}
+    key = (cell.model_name, cell.data_name, recipe.batch_size, recipe.precision, recipe.compile, threads)
     runs = [record for record in known.get(key, []) if math.isclose(record.compute.forward_gmacs or 0, gmacs)]
+    peak: int | None
     if len(runs) >= MIN_RECORDS:
-        paces = [1 / record.compute.images_per_second for record in runs if record.compute.images_per_second]
-        peaks = [record.compute.peak_memory_bytes for record in runs if record.compute.peak_memory_bytes]
-        low, likely, high = np.quantile(paces, [0.1, 0.5, 0.9])
+        paces = np.quantile([1 / (record.compute.images_per_second or math.nan) for record in runs], [0.1, 0.5, 0.9])
+        peak = max(record.compute.peak_memory_bytes or 0 for record in runs) or None
         source = f"{len(runs)} runs of {', '.join(sorted({record.experiment for record in runs}))}"
-        return _Measured(
-            **about, seconds_per_image=_range((low, likely, high)), source=source, peak_memory_bytes=max(peaks, default=None)
-        )
-    size = recipe.batch_size
-    if device.type == "cpu":
-        fitting = seconds / 4 * SLOW_DEVICE_FLOPS * cell.execution.threads / (6 * gmacs * 1e9)
-        size = min(size, max(2, int(fitting)))
-    subset = nested_subset(dataset.pool.labels, cell.train_fraction, cell.seed)
-    smaller = recipe.model_copy(update={"batch_size": size, "compile": "off"})
-    train, val = dataset.pool.take(subset.train), dataset.pool.take(subset.val)
-    task = Task(build, train, val, cell.data, smaller, device, sizes["num_classes"])
-    try:
-        steps, slowest, peak = _timed(task, seconds, cell.execution.threads)
-    except Exception as error:
-        if not memory.is_out_of_memory(error):
-            raise
-        raise memory.DoesNotFit(error, 1, f"{cell.model_name} with batches of {size}") from error
-    finally:
-        gc.collect()
-    pace = float(np.median(steps)) / size
-    pace_range = (min(steps) / size / 1.1, pace, pace * max(UNKNOWN_FACTOR, slowest))
-    whole = "" if size == recipe.batch_size else f" of {size} images instead of {recipe.batch_size}"
-    source = f"{len(steps)} timed steps{whole}" + (", not compiled" if recipe.compile != "off" else "")
-    peak = peak if size == recipe.batch_size else None
-    return _Measured(**about, seconds_per_image=_range(pace_range), source=source, peak_memory_bytes=peak)
-
-
-class _Measured(Rate):
-    """A rate with what else is known of the model."""
-
-    parameters: int
+    else:
+        size = recipe.batch_size
+        if device.type == "cpu":
+            size = min(size, max(2, int(seconds / 4 * SLOW_DEVICE_FLOPS * threads / (6 * gmacs * 1e9))))
+        subset = nested_subset(dataset.pool.labels, cell.train_fraction, cell.seed)
+        smaller = recipe.model_copy(update={"batch_size": size, "compile": "off"})
+        train, val = dataset.pool.take(subset.train), dataset.pool.take(subset.val)
+        task = Task(build, train, val, cell.data, smaller, device, len(dataset.class_names))
+        try:
+            steps, busy, peak = _timed(task, seconds, threads)
+        except Exception as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            fix = "Use a smaller recipe.batch_size, or micro_batch_size"
+            raise ConfigError([f"{cell.model_name}: no room for a step of {size} images ({error}). {fix}."]) from error
+        paces = np.array([min(steps) / 1.1, np.median(steps), np.median(steps) * max(UNKNOWN_FACTOR, busy)]) / size
+        whole = size == recipe.batch_size
+        peak = peak if whole else None
+        source = f"{len(steps)} timed steps{'' if whole else f' of {size} images instead of {recipe.batch_size}'}"
+        source += ", not compiled" if recipe.compile != "off" else ""
+    return Rate(
+        model=cell.model_name, data=cell.data_name, parameters=parameters, gmacs=gmacs, seconds_per_image=_range(paces),
+        source=source, peak_memory_bytes=peak,
+    )  # fmt: skip
 
 
 def _timed(task: Task, seconds: float, threads: int) -> tuple[list[float], float, int | None]:

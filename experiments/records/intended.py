@@ -26,19 +26,16 @@ class _Values(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Range(_Values):
-    """A figure that is not known exactly; `high` is infinite as None."""
-
-    low: float
-    likely: float
-    high: float
+Range = tuple[float, float, float]
+"""A figure that is not known exactly: low, likely and high."""
 
 
 class Rate(_Values):
-    """How long a model takes for a training image."""
+    """What a model takes for a training image."""
 
     model: str
     data: str
+    parameters: int
     gmacs: float
     seconds_per_image: Range
     source: str
@@ -104,12 +101,12 @@ class Plan(_Values):
     @property
     def over(self) -> list[str]:
         """That the budget is too small, and what it is enough for; empty where it is not, or none was given."""
-        hours = self.costs.device_hours
-        if self.budget_hours is None or self.budget_hours >= hours.likely:
+        low, likely, high = self.costs.device_hours
+        if self.budget_hours is None or self.budget_hours >= likely:
             return []
         return [
-            f"BUDGET: {self.budget_hours:.3g} device hours; {self.costs.cells} cells take about {hours.likely:.3g} "
-            f"({hours.low:.3g} to {hours.high:.3g}), and one seed of them {sum(self.costs.hours_per_seed.values()):.3g}. "
+            f"BUDGET: {self.budget_hours:.3g} device hours; {self.costs.cells} cells take about {likely:.3g} "
+            f"({low:.3g} to {high:.3g}), and one seed of them {sum(self.costs.hours_per_seed.values()):.3g}. "
             "Choose fewer seeds, models, fractions or recipe.steps, or a larger budget."
         ]
 

@@ -210,7 +210,7 @@ def plan_table(plan: Plan) -> RenderableType:
         "memory": f"{memory} of {costs.memory_free_bytes / 2**30:,.1f} GiB free",
     }
     for rate in costs.rates:
-        pace = f"{1 / rate.seconds_per_image.likely:,.0f} images/s"
+        pace = f"{1 / rate.seconds_per_image[1]:,.0f} images/s"
         figures[f"pace of {rate.model}"] = f"{pace} on {rate.data}: {rate.source}"
     effect = f"{100 * plan.effect:g} points"
     table = Table(title="What it can tell", title_justify="left", title_style="bold", box=None, header_style="bold")
@@ -221,7 +221,7 @@ def plan_table(plan: Plan) -> RenderableType:
         table.add_row(
             f"{row.data} {100 * row.train_fraction:.4g}%",
             f"{row.n_seeds} × {row.n_test:,}",
-            f"{100 * row.told.likely:.1f} ({100 * row.told.low:.1f} to {100 * row.told.high:.1f})",
+            "{1:.1f} ({0:.1f} to {2:.1f})".format(*(100 * value for value in row.told)),
             f"{seeds[1]} ({seeds[0]} to {seeds[2] or 'no number'})" if seeds[1] else "no number",
             "–" if row.seed_hours is None else f"{row.seed_hours:.3g}",
             "enough" if row.n_test >= row.test_images else f"at least {row.test_images:,}",
@@ -236,7 +236,7 @@ def plan_table(plan: Plan) -> RenderableType:
 
 def hours_range(hours: Range) -> str:
     """Hours as people say them, with their range."""
-    low, likely, high = (duration(3600 * value) for value in (hours.low, hours.likely, hours.high))
+    low, likely, high = (duration(3600 * value) for value in hours)
     return f"{likely} ({low} to {high})"
 
 

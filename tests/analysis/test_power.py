@@ -10,7 +10,7 @@ from analysis import planned
 from analysis.groups import groups_of
 from analysis.load import load
 from analysis.power import Known, Spread, chosen, known, pair_of, powers
-from experiments.records.intended import Costs, Plan, Range
+from experiments.records.intended import Costs, Plan
 from tests.analysis.conftest import SyntheticRuns
 
 REACH = stats.norm.ppf(0.975) + stats.norm.ppf(0.8)
@@ -77,8 +77,8 @@ def test_what_was_planned_stands_beside_what_came(synthetic_runs: SyntheticRuns)
     hours = {f"shapes/{label}": 2.0 for label in ("0.1", "0.3", "1")}
     power, _ = powers(experiment, 0.01, {"shapes": 400}, hours, [root])
     costs = Costs(
-        cells=36, trials=0, images=1, pflops=2.0, device="a", device_hours=Range(low=1, likely=2, high=3), jobs=2,
-        hours=Range(low=1, likely=1, high=1), hours_per_seed=hours, disk_bytes=1, disk_free_bytes=1, memory_bytes=2**31,
+        cells=36, trials=0, images=1, pflops=2.0, device="a", device_hours=(1, 2, 3), jobs=2,
+        hours=(1, 1, 1), hours_per_seed=hours, disk_bytes=1, disk_free_bytes=1, memory_bytes=2**31,
         memory_free_bytes=1, rates=[],
     )  # fmt: skip
     plan = Plan(experiment="synthetic", args="", made="", effect=0.01, budget_hours=1, costs=costs, power=power, notes=[])

@@ -41,7 +41,7 @@ def test_a_plan_counts_the_grid_and_is_kept_beside_the_runs(
     assert (costs["cells"], costs["trials"], costs["images"]) == (cells, 0, cells * 4 * experiment.recipe.batch_size)
     seen = 3 * 4 * experiment.recipe.batch_size
     assert costs["pflops"] == pytest.approx(sum(cost.train_pflops(rate["gmacs"], seen) for rate in costs["rates"]))
-    low, likely, high = (costs["device_hours"][key] for key in ("low", "likely", "high"))
+    low, likely, high = costs["device_hours"]
     assert 0 < low <= likely <= high and costs["hours_per_seed"].keys() == {"digits/0.1"}
     assert costs["hours_per_seed"]["digits/0.1"] == pytest.approx(likely / 3)
     assert plan["effect"] == 0.05 and plan["budget_hours"] == 8 and plan["power"][0]["n_test"] == 364
