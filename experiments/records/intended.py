@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict
 from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
 from experiments.config.schema import Experiment
+from experiments.records.folder import without_path
 from experiments.records.record import RECORD_FILE, atomic_write
 from experiments.records.state import StateError, read_json
 
 PLAN_FILE, DECISION_FILE = "plan.json", "decision.json"
-Kept = TypeVar("Kept", bound=BaseModel)
 
 
 class _Values(BaseModel):
@@ -86,13 +86,17 @@ class Power(_Values):
     """Test images from which on some number of seeds is enough for the median pair."""
 
 
-class Plan(_Values):
-    """What a grid will cost and can show, before it runs."""
-
+class _Asked(_Values):
     experiment: str
     args: str
     made: str
     effect: float
+    """Difference of accuracies."""
+
+
+class Plan(_Asked):
+    """What a grid will cost and can show, before it runs."""
+
     budget_hours: float | None
     costs: Costs
     power: list[Power]
@@ -123,6 +127,9 @@ class Plan(_Values):
         ]
 
 
+_Kept = TypeVar("_Kept", bound=_Asked)
+
+
 def keep_plan(plan: Plan, folder: Path) -> bool:
     """Write ``plan.json`` unless a run has ended that an earlier plan spoke of; whether it was written."""
     path = folder / PLAN_FILE
@@ -145,7 +152,7 @@ def read_plan(folder: Path) -> Plan | None:
     return _read(folder / PLAN_FILE, Plan)
 
 
-def _read(path: Path, shape: type[Kept]) -> Kept | None:
+def _read(path: Path, shape: type[_Kept]) -> _Kept | None:
     try:
         return shape.model_validate(read_json(path, dict[str, Any]))
     except FileNotFoundError:
@@ -189,13 +196,9 @@ class Look(_Values):
     """Pairs that are open after it."""
 
 
-class Decision(_Values):
+class Decision(_Asked):
     """What a sequential grid was to find out, fixed before its first run, and what it has found."""
 
-    experiment: str
-    args: str
-    made: str
-    effect: float
     margin: float
     """Models that differ by less are equivalent."""
     error_rate: float
@@ -243,4 +246,12 @@ def read_decision(folder: Path, args: str) -> Decision | None:
         If the file cannot be used.
     """
     found = _read(folder / DECISION_FILE, Decision)
-    return found if found and found.args == args else None
+    return found if found and without_path(found.args) == without_path(args) else None
+
+
+def without_paths(folder: Path) -> dict[str, bytes]:
+    """Plan and decision of an experiment's folder by file name, where there are any, for other machines."""
+    shapes: dict[str, type[_Asked]] = {PLAN_FILE: Plan, DECISION_FILE: Decision}
+    kept = {name: _read(folder / name, shape) for name, shape in shapes.items()}
+    plain = {name: one.model_copy(update={"args": without_path(one.args)}) for name, one in kept.items() if one}
+    return {name: f"{one.model_dump_json(indent=2)}\n".encode() for name, one in plain.items()}

@@ -65,6 +65,10 @@ def test_what_is_asked_is_fixed_first_and_the_looks_end_as_the_statistics_say(
     assert call(monkeypatch, "decide", "smoke", *ARGS, *ASK, "--budget", "1h") == 0 and len(seen) == 2
     assert call(monkeypatch, "report", "smoke", *ARGS) == 0
     capsys.readouterr()
+    assert call(monkeypatch, "publish", "smoke", *ARGS, "--to", str(tmp_path / "published")) == 0
+    assert json.loads((tmp_path / "published" / "smoke" / "decision.json").read_text(encoding="utf-8")) == after
+    assert len(list((tmp_path / "published" / "smoke").glob("*/record.json"))) == 8
+    capsys.readouterr()
     assert call(monkeypatch, "status", "smoke", *ARGS, "--json") == 0
     assert json.loads(capsys.readouterr().out)["counts"] == {
         "expected": 8, "done": 8, "failed": 0, "running": 0, "missing": 0
@@ -121,3 +125,22 @@ def test_runs_that_were_seen_before_are_refused_and_a_damaged_file_is_named(
     assert call(monkeypatch, "decide", "smoke", *ARGS, "models=[vit_micro_p2]", "reference=vit_micro_p2", "expect=[]",
                 *ASK, "--budget", "1h") == 2  # fmt: skip
     assert "one model alone is compared with nothing" in capsys.readouterr().err
+
+
+def test_a_pair_that_is_decided_gets_no_more_seeds_and_its_cells_are_not_called_incomplete(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    answers = iter([["first"], ["open"], ["second"]])  # with all data and with a tenth, then the one that is open
+    monkeypatch.setattr("analysis.decided.outcomes", lambda *_: next(answers))
+    args = [*ARGS[:2], "train_fractions=[0.1,1.0]", "seeds=[5]"]
+    assert call(monkeypatch, "decide", "smoke", *args, *ASK, "--budget", "1h") == 0
+    after = kept(tmp_path)
+    assert [(pair["train_fraction"], pair["outcome"], pair["seeds"]) for pair in after["pairs"]] == [
+        (1.0, "first", 3), (0.1, "second", 4),
+    ]  # fmt: skip
+    assert [look["open"] for look in after["history"]] == [1, 0]
+    assert len(list((tmp_path / "runs_dir" / "smoke").glob("*/record.json"))) == 2 * 3 + 2 * 4
+    report = tmp_path / "reports_dir" / "smoke"
+    assert "of 4 seeds" not in (report / "accuracy.md").read_text(encoding="utf-8")
+    assert "Incomplete" not in (report / "report.html").read_text(encoding="utf-8")
+    assert "14 of 14 runs done" in (report / "report.html").read_text(encoding="utf-8")
