@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.power import Spread
 from analysis.statistics.comparisons import Cell, Comparisons
 from analysis.statistics.contrasts import Answers, Layout
 from analysis.statistics.intervals import holm
@@ -61,6 +62,39 @@ def simulate_looks(world: World, repetitions: int, seed: int, margin: float, fix
             different, within = holm(once.p) < ERROR_RATE, holm(once.p_beyond(margin)) < ERROR_RATE
             count(counts, f"fixed {seeds}", np.where(beyond, different, ~different & within)[beyond | (true == 0)])
     return counts
+
+
+def simulate_plans(world: World, repetitions: int, seed: int, effect: float) -> Counts:
+    """Draw grids in which the second model lies below the reference by the effect, and plan each from its first look.
+
+    ``found S``: such pairs that a grid of S seeds finds by the pair's own 95% interval, as a plan has it. ``planned S``:
+    plans that say S seeds.
+    """
+    generator, counts = np.random.default_rng(seed), Counts()
+    pairs = [(cell(2, f), cell(0, f)) for f in range(len(BUDGETS))]
+    for _ in range(repetitions):
+        answers = world.answers(generator)
+        for seeds in LOOKS:
+            compared = of_seeds(answers, dict.fromkeys(answers, seeds))
+            at = [compared.place(*pair) for pair in pairs]
+            once = compared.differences(compared.of_pairs[at], *({a: 1.0, b: -1.0} for a, b in pairs))
+            count(counts, f"found {seeds}", once.p < ERROR_RATE)
+            if seeds == LOOKS[0]:
+                said = Spread.of(once, seeds, world.n_images).seeds(effect, world.n_images)[1]
+                for value in said:
+                    count(counts, f"planned {value:.0f}", True)
+    return counts
+
+
+def planned_seeds(counts: Counts) -> tuple[float, float, float]:
+    """Seeds that find 80%; the median of what plans say; and the share of plans within 1.5 times of the truth."""
+    shares = np.maximum.accumulate([np.divide(*counts[f"found {seeds}"]) for seeds in LOOKS])
+    truth = float(np.exp(np.interp(0.8, shares, np.log(LOOKS))))
+    said = np.repeat(
+        *zip(*[(float(name.split()[1]), n) for name, (n, _) in counts.items() if "planned" in name], strict=True)
+    )
+    within = np.abs(np.log(said / truth)) <= np.log(1.5) + 1e-9
+    return truth, float(np.median(said)), float(within.mean())
 
 
 def of_seeds(answers: dict[Cell, Answers], seeds: dict[Cell, int]) -> Comparisons:
@@ -115,6 +149,8 @@ def world(differences: Iterable[float], images: int, share: float, kind: str = "
     return World((BUDGETS, *below), LOOKS[-1], images, share, kind)
 
 
+PLANS = ((364, 0.02, 0.08), (364, 0.1, 0.14), (2000, 0.02, 0.05), (4000, 0.003, 0.02), (4000, 0.02, 0.045))
+"""Images, seed share and effect."""
 Task = tuple[str, dict[str, Any], World, int, float]
 """A regime's table, its columns, what is drawn, how often, and the margin."""
 
@@ -128,11 +164,22 @@ def tasks(scale: float) -> Iterable[Task]:
         regime = {"N": images, "K": share, "effect": effect, "differences": f"{steps[0]} and {steps[1]} effects"}
         yield "saved", regime, world([effect * step for step in steps], images, share), int(100 * scale), effect
 
+    for images, share, effect in PLANS:
+        yield (
+            "planned",
+            {"N": images, "K": share, "effect": effect},
+            world([0, effect], images, share),
+            int(200 * scale),
+            effect,
+        )
+
 
 def counted(task: Task) -> list[Any]:
     """What was counted in a regime, whose generator's seed is its own name."""
     table, regime, drawn, grids, margin = task
     seed = zlib.crc32(str(regime).encode())
+    if table == "planned":
+        return [table, regime, simulate_plans(drawn, grids, seed, margin)]
     return [table, regime, simulate_looks(drawn, grids, seed, margin, fixed=table == "saved")]
 
 
@@ -163,6 +210,12 @@ def as_markdown(figures: list[list[Any]]) -> str:
         saved = f"{100 * (1 - seeds / fixed):.0f}%" if fixed == fixed else ""
         lines.append(line(*regime.values(), share(counts, "right"), *told, saved, counts["wrong"][1]))
     lines += ["", f"All of them together: {100 * (1 - totals[0] / totals[1]):.0f}% fewer runs.", ""]
+    third = [(regime, counts) for table, regime, counts in figures if table == "planned"]
+    lines += [line(*third[0][0], "seeds that find 80%", "planned, median", "within × 1.5", "grids"), "|--:" * 7 + "|"]
+    for regime, counts in third:
+        truth, said, within = planned_seeds(counts)
+        lines.append(line(*regime.values(), f"{truth:.1f}", f"{said:.1f}", f"{within:.2f}", counts["found 3"][1] // 2))
+    lines.append("")
     return "\n".join(lines)
 
 
