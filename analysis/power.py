@@ -41,7 +41,8 @@ class Spread:
     residual: Floats
     shift: Floats
     kappa: Floats
-    """5%, 50% and 95% points of κ, (3, G)."""
+    """5% and 95% points of κ and, between them, the geometric mean of its median and its mean, (3, G): few seeds do not know
+    κ, and their intervals are wider than the median's would be (simulated, ``docs/looks.md``)."""
 
     @classmethod
     def of(cls, found: Estimates, n_seeds: Floats | int, n_images: int) -> Spread:
@@ -49,6 +50,7 @@ class Spread:
         points = [(found.posterior.cumsum(axis=1) < point).sum(axis=1) for point in (0.05, 0.5, 0.95)]
         images = (found.rest - found.residual) * n_images
         kappa = KAPPA[np.array(points).clip(max=KAPPA.size - 1)]
+        kappa[1] = np.sqrt(kappa[1] * (found.posterior @ KAPPA))
         return cls(images, found.residual * n_seeds * n_images, found.shift * n_seeds, kappa)
 
     def __getitem__(self, chosen: Sequence[int]) -> Spread:
@@ -60,10 +62,10 @@ class Spread:
         columns = ([getattr(part, name) for part in parts] for name in ("images", "residual", "shift", "kappa"))
         return cls(*(np.concatenate(column, axis=-1) for column in columns))
 
-    def told(self, n_seeds: int, n_images: int, alpha: float = ALPHA) -> Floats:
-        """Differences that are found with a power of 80%, at the median κ, (G,)."""
+    def told(self, n_seeds: int, n_images: int) -> Floats:
+        """Differences that a pair's own 95% interval finds with a power of 80%, at the likely κ, (G,)."""
         variance = self.images / n_images + (self.residual / n_images + self.kappa[1] * self.shift) / n_seeds
-        return np.asarray(_reach(alpha) * np.sqrt(variance))
+        return np.asarray(_reach(ALPHA) * np.sqrt(variance))
 
     def seeds(self, effect: float, n_images: int, alpha: float = ALPHA) -> Floats:
         """Seeds that a difference of `effect` takes, at the three points of κ, (3, G); infinite where the images alone are
@@ -200,7 +202,7 @@ def powers(
     folders : sequence of Path
         Folders of experiments, the most trusted first.
     alpha : float
-        Level at which a difference is found.
+        Level at which the effect is to be found.
     """
     found, faults = list[Power](), list[str]()
     n_seeds = len(experiment.seeds)
@@ -221,7 +223,7 @@ def powers(
                 n_test=n_test[data],
                 n_seeds=n_seeds,
                 source=source,
-                told=_range(spread.told(n_seeds, n_test[data], alpha)),
+                told=_range(spread.told(n_seeds, n_test[data])),
                 seeds=(_finite(low), _finite(likely), _finite(high)),
                 seed_hours=_finite(cost * likely),
                 test_images=int(_middle(spread.test_images(effect, alpha))),

@@ -98,11 +98,11 @@ def begin_decision(experiment: Experiment, *, all_pairs: bool, **fixed: float) -
         budget_hours=asked.budget_hours,
         alpha=SHARE * asked.error_rate / len(asked.pairs),
     )
-    for note in plan.notes:
-        err.print(printable(note), style="yellow", markup=False, soft_wrap=True)
-    if faults := [*plan.shows_nothing, *plan.over]:
-        raise ConfigError(faults)
     if decision is None:
+        for note in plan.notes:
+            err.print(printable(note), style="yellow", markup=False, soft_wrap=True)
+        if faults := [*plan.shows_nothing, *plan.over]:
+            raise ConfigError(faults)
         asked.keep(folder)
     return decision or asked, plan.costs.device_hours[1]
 

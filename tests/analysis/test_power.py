@@ -35,7 +35,7 @@ def test_told_seeds_and_images_by_hand() -> None:
 
 def test_a_stricter_level_takes_more_seeds() -> None:
     one = spread(0.001, 0.02, 0.3)
-    assert one.told(5, 400, alpha=0.001) > one.told(5, 400)
+    assert one.test_images(0.05, alpha=0.001) > one.test_images(0.05)
     assert (one.seeds(0.05, 400, alpha=0.001) > one.seeds(0.05, 400)).all()
 
 
