@@ -70,9 +70,9 @@ class Results:
     """Per dataset, where it was described when its splits were cut."""
 
     @property
-    def share(self) -> float:
-        """Of the error rate, what intervals may spend."""
-        return self.decision.share if self.decision else 1.0
+    def share_per_seed(self) -> float:
+        """What of the error rate a look spends for each seed; 0 where seeds were not added in looks."""
+        return self.decision.share_per_seed if self.decision else 0.0
 
     @property
     def groups(self) -> list[tuple[str, str]]:

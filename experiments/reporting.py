@@ -80,11 +80,11 @@ def begin_decision(experiment: Experiment, *, all_pairs: bool, **fixed: float) -
     ConfigError
         If something else was fixed before, the test images cannot show the effect, or the budget is below one look.
     """
-    from analysis.statistics.sequential import LOOKS, SHARE
+    from analysis.statistics.sequential import LOOKS, SHARE_PER_SEED
     from experiments.grid import deciding, driver
 
     folder = runs_dir() / experiment.name
-    asked = deciding.asked_for(experiment, all_pairs, looks=list(LOOKS), share=SHARE, **fixed)
+    asked = deciding.asked_for(experiment, all_pairs, looks=list(LOOKS), share_per_seed=SHARE_PER_SEED, **fixed)
     first = experiment.model_copy(update={"seeds": asked.seeds[: asked.looks[0]]})
     cells = driver.plan(first)
     decision = deciding.begun(asked, cells, folder)
@@ -96,7 +96,7 @@ def begin_decision(experiment: Experiment, *, all_pairs: bool, **fixed: float) -
         driver.trials_for(cells),
         effect=asked.effect,
         budget_hours=asked.budget_hours,
-        alpha=SHARE * asked.error_rate / len(asked.pairs),
+        alpha=SHARE_PER_SEED * LOOKS[-1] * asked.error_rate / len(asked.pairs),
     )
     if decision is None:
         for note in plan.notes:

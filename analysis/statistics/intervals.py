@@ -153,8 +153,9 @@ class Estimates:
     """The values that the contrast can take."""
     posterior: Floats
     """Of κ, (G, T); NaN with one seed."""
-    share: float = 1.0
-    """Of the error rate, what this look of a sequential grid spends; intervals are wider and p-values larger for it."""
+    share: Floats | float = 1.0
+    """Of the error rate, what this look of a sequential grid spends; intervals are wider and p-values larger for it. For
+    each contrast or all."""
 
     @classmethod
     def of(
@@ -166,7 +167,7 @@ class Estimates:
         span: tuple[Floats, Floats],
         df: Floats,
         prior: Floats,
-        share: float = 1.0,
+        share: Floats | float = 1.0,
     ) -> Estimates:
         """Combine a variance over seeds of `df` degrees of freedom, its residual part and shift with a prior of `learn`."""
         seeds, residual, shift = over_seeds
@@ -176,8 +177,8 @@ class Estimates:
         return cls(estimate, centre, residual, residual + images, shift, *span, posterior, share)
 
     def __getitem__(self, chosen: npt.NDArray[np.intp] | slice) -> Estimates:
-        arrays = {name: getattr(self, name)[chosen] for name in self.__dataclass_fields__ if name != "share"}
-        return replace(self, **arrays)
+        names = (name for name in self.__dataclass_fields__ if not np.isscalar(getattr(self, name)))
+        return replace(self, **{name: getattr(self, name)[chosen] for name in names})
 
     def known_where(self, known: npt.NDArray[np.bool_]) -> Estimates:
         """The same estimates, without intervals elsewhere."""

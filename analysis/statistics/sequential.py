@@ -3,8 +3,8 @@
 At each look every open pair is tested as a report tests it, for a difference and for equivalence, by the same two-way
 statistics. A pair cannot be equal and differ by more than the margin: of its two null hypotheses one at most is true, and
 m pairs share the error rate as m hypotheses do (Shaffer 1986, Modified sequentially rejective multiple test procedures,
-JASA 81: 826–831). Looks share it by `SHARE`, which simulation found (``docs/looks.md``): normal theory would not do, since
-with three seeds no interval is normal, and all looks share the test images.
+JASA 81: 826–831). Looks share it by `SHARE_PER_SEED`, which simulation found (``docs/looks.md``): normal theory would not
+do, since with three seeds no interval is normal, and all looks share the test images.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from analysis.statistics.intervals import MIN_SEEDS_FOR_MARKS
 
 LOOKS = (3, 5, 8, 12, 17, 23, 30)
 """Seeds at which pairs are looked at; after the last one a pair stays open."""
-SHARE = 0.3
-"""Of the error rate of a pair, what one look may spend: the same at each, so that a budget may end the looks at any."""
+SHARE_PER_SEED = 0.03
+"""Of the error rate of a pair, what a look may spend for each seed: little on the first, .9 at the last. All looks together
+spend it, as they share their seeds and test images. A budget may end the looks at any."""
 Outcome = Literal["first", "second", "equivalent", "open"]
 """Which of two models is better."""
 
@@ -51,9 +52,9 @@ def outcomes(
     """
     at = [comparisons.place(*pair) for pair in pairs]
     gaps = comparisons.differences(comparisons.of_pairs[at], *({first: 1.0, second: -1.0} for first, second in pairs))
-    gaps = replace(gaps, share=SHARE / family)
-    enough = np.array([min(map(comparisons.n_seeds, pair)) >= MIN_SEEDS_FOR_MARKS for pair in pairs])
-    tested = enough & comparisons.trusted[at]
+    n_seeds = np.array([min(map(comparisons.n_seeds, pair)) for pair in pairs])
+    gaps = replace(gaps, share=SHARE_PER_SEED * n_seeds / family)
+    tested = (n_seeds >= MIN_SEEDS_FOR_MARKS) & comparisons.trusted[at]
     states = np.where(gaps.p < error_rate, np.where(gaps.centre > 0, "first", "second"), "open")
     states = np.where((states == "open") & (gaps.p_beyond(margin) < error_rate), "equivalent", states)
     return np.where(tested, states, "open").tolist()

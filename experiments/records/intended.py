@@ -204,8 +204,8 @@ class Decision(_Asked):
     error_rate: float
     """Of one wrong decision or more, over all pairs and looks."""
     budget_hours: float
-    share: float
-    """Of a pair's error rate, what one look spends."""
+    share_per_seed: float
+    """Of a pair's error rate, what a look spends for each seed that the pair has by then."""
     seeds: list[int]
     """All that a pair may get, in their order."""
     looks: list[int]

@@ -15,7 +15,7 @@ from analysis.load import load
 from analysis.statistics.comparisons import Comparisons
 from analysis.statistics.contrasts import Layout
 from analysis.statistics.intervals import ALPHA, KAPPA, Estimates
-from analysis.statistics.sequential import LOOKS, SHARE, outcomes
+from analysis.statistics.sequential import LOOKS, SHARE_PER_SEED, outcomes
 from experiments.records.intended import Decision, Pair
 from tests.analysis.conftest import SyntheticRuns
 from tests.coverage.looks import (
@@ -57,9 +57,9 @@ def test_each_outcome_and_its_direction() -> None:
 
 def test_the_level_is_shared_by_looks_and_pairs() -> None:
     table = compared(0.9, 0.83, images=300, moved=0.004)
-    p = table.gap(FIRST, SECOND).p[0]
-    assert p < SHARE / 12
-    for rate, found in ((p / SHARE * 12 * 1.001, ["first"]), (p / SHARE * 12 * 0.999, ["open"])):
+    p, share = table.gap(FIRST, SECOND).p[0], 5 * SHARE_PER_SEED
+    assert p < share / 12
+    for rate, found in ((p / share * 12 * 1.001, ["first"]), (p / share * 12 * 0.999, ["open"])):
         assert outcomes(table, [(FIRST, SECOND)], 0.0001, rate, 12) == found
 
 
@@ -78,6 +78,9 @@ def test_adjusted_intervals_and_p_values_are_those_of_the_share() -> None:
     assert adjusted.half_width[0] == pytest.approx(2.4323790585844468 * sd)  # the normal's 1 − .015/2 point
     assert plain.half_width[0] == pytest.approx(1.959963984540054 * sd)
     assert adjusted.p[0] == pytest.approx(plain.p[0] / 0.3) and adjusted[:1].share == 0.3
+    several = replace(Estimates(*(part.repeat(2) for part in one), posterior.repeat(2, axis=0)), share=np.array([1.0, 0.3]))
+    assert several.half_width == pytest.approx([plain.half_width[0], adjusted.half_width[0]])
+    assert several[np.array([1])].p == pytest.approx(adjusted.p)
     at_limit = replace(adjusted, centre=adjusted.half_width)
     assert at_limit.p[0] == pytest.approx(ALPHA)  # an interval that ends at 0 goes with p = .05
     assert replace(adjusted, centre=np.zeros(1)).p_beyond(float(adjusted.half_width[0]))[0] == pytest.approx(ALPHA)
@@ -91,8 +94,8 @@ def decision_of(runs: SyntheticRuns, **changes: object) -> Decision:
     ]
     values = {
         "experiment": "synthetic", "args": runs.experiment.args, "made": "2026-01-01T00:00:00+00:00", "effect": 0.01,
-        "margin": 0.01, "error_rate": 0.05, "budget_hours": 1.0, "share": SHARE, "seeds": [0, 1, 2], "looks": [3],
-        "pairs": pairs,
+        "margin": 0.01, "error_rate": 0.05, "budget_hours": 1.0, "share_per_seed": SHARE_PER_SEED, "seeds": [0, 1, 2],
+        "looks": [3], "pairs": pairs,
     }  # fmt: skip
     return Decision.model_validate(values | changes)
 
@@ -103,13 +106,13 @@ def test_a_look_decides_by_the_comparisons_of_the_report_and_the_report_adjusts(
     before = compare(plain, "shapes")
     decision_of(runs).keep(runs.folder)
     results = load(runs.ledger, runs.folder, runs.experiment)
-    assert plain.share == 1.0 and results.share == SHARE
+    assert plain.share_per_seed == 0 and results.share_per_seed == SHARE_PER_SEED
     pairs = judged(decision_of(runs), results)
     assert before is not None
     for pair in pairs:
         gap = before.gap(("", pair.first, pair.train_fraction), ("", "resnet", pair.train_fraction))
         assert pair.delta == gap.estimate[0] and pair.low is not None and pair.low < gap.low[0]
-        assert (pair.outcome == "second") == (gap.p[0] < SHARE * 0.05 / 4 and gap.estimate[0] < 0)
+        assert (pair.outcome == "second") == (gap.p[0] < 3 * SHARE_PER_SEED * 0.05 / 4 and gap.estimate[0] < 0)
     assert pairs[0].outcome == "second"
     decided = decision_of(runs, pairs=pairs, ended="every pair is decided")
     decided.keep(runs.folder)
