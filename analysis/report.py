@@ -70,7 +70,6 @@ def build(
     NothingDone, Unequal
         If there is no usable run; if settings differ and `allow_unequal` is not given. Nothing is written then.
     """
-    plan = read_plan(folder)
     strangers = examine(ledger, folder, experiment)
     if strangers.differences and not allow_unequal:
         raise Unequal(strangers.differences, strangers.advice)
@@ -84,7 +83,6 @@ def build(
     made = tables.all_tables(summary, experiment, facts)
     words = verdict.sentences(summary)
     faults = [*results.faults, *certificate.faults]
-
     texts = {f"{table.name}{suffix}": write(table) for table in made for suffix, write in FORMATS.items()}
     texts["appendix.tex"] = latex.appendix(made, facts.details)
     texts["conditions.md"] = render.conditions(made, facts.details)
@@ -103,7 +101,7 @@ def build(
             figures=drawn,
             verdict=words,
             faults=faults,
-            planned=planned.rows(plan, results, summary.groups),
+            planned=planned.rows(read_plan(folder), results, summary.groups),
             counts=dict(ledger["counts"]),
             links=dict(links or {}),
             runs_from_page=Path(os.path.relpath(folder, out)),
