@@ -76,8 +76,9 @@ test-slow: install ## Run the slow tests
 chaos: install ## Attack the harness: kills, malformed input, outages, full disks; figures in reports/chaos.md
 	@$(VENV)/bin/python -m tests.chaos
 
-coverage: install ## Simulate what intervals cover and how often marks err; figures in docs/coverage.md (20 minutes)
+coverage: install ## Simulate what intervals cover and how often marks err; figures in docs/coverage.md and docs/looks.md (half an hour)
 	@$(VENV)/bin/python -m tests.coverage
+	@$(VENV)/bin/python -m tests.coverage.looks
 
 bench: install ## Measure the harness against the bare step and a DataLoader loop
 	@$(RUN) bench $(FLAGS)
