@@ -271,6 +271,6 @@ def _resolution(group: Group, model: str) -> str:
     else:
         more = f"it would take {low:,.0f} seeds" if low == high else f"it would take {low:,.0f} to {high:,.0f} seeds"
     return (
-        f"Noise: with {n_seeds} seeds and {n_images} test images, a difference between {names} below "
+        f"Noise: with {n_seeds} seeds and {comparisons.layout.n_images} test images, a difference between {names} below "
         f"{floor} points cannot be told from chance; to see {100 * EFFECT:g} points {more}."
     )

@@ -118,8 +118,8 @@ def test_a_look_decides_by_the_comparisons_of_the_report_and_the_report_adjusts(
     decided.keep(runs.folder)
     assert judged(decided, results)[0] == pairs[0]  # what was decided stays
     made = report.build(runs.ledger, runs.folder, runs.experiment, runs.folder.parent / "report")
-    assert made.verdict[:4] == sentences(decided, runs.experiment)
-    assert "ResNet_18 & co is better than ViT (ours)" in made.verdict[0] and "adjusted for all looks" in made.verdict[0]
+    assert made.verdict[1:5] == sentences(decided, runs.experiment)
+    assert "ResNet_18 & co is better than ViT (ours)" in made.verdict[1] and "adjusted for all looks" in made.verdict[1]
     page = made.html.read_text(encoding="utf-8")
     assert "Sequential: seeds were added in looks (3)" in page and "fixed on 2026-01-01" in page
     other = runs.experiment.model_copy(update={"args": "recipe.steps=9"})
