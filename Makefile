@@ -1,7 +1,7 @@
 # Every target wraps one command; `make` alone lists them. FLAGS passes further options through.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install list experiment status report sync dashboard test test-slow chaos coverage bench shape notebook lint clean
+.PHONY: help install list experiment plan decide status report sync dashboard test test-slow chaos coverage bench shape notebook lint clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +14,8 @@ define line_end
 
 
 endef
-unexport NAME ARGS FROM
+unexport NAME ARGS FROM EFFECT BUDGET
+asked = $(if $(value EFFECT),--effect $(call typed,EFFECT)) $(if $(value BUDGET),--budget $(call typed,BUDGET))
 
 help: ## List the targets
 	@echo 'First:'
@@ -48,6 +49,12 @@ list: install ## List experiments, models, data and recipes
 experiment: install named ## Run an experiment: NAME=… [ARGS="recipe.steps=200 seeds=[0,1]"] [JOBS=n|auto] [ENGINE=ray] [FLAGS=--retry-failed]
 	@$(RUN) run $(call typed,NAME) $(call typed,ARGS) --engine $(ENGINE) --jobs $(JOBS) $(FLAGS)
 
+plan: install named ## Say before anything runs what it costs and what it can tell: NAME=… [EFFECT=0.01] [BUDGET=8h] [ARGS=…]
+	@$(RUN) plan $(call typed,NAME) $(call typed,ARGS) --jobs $(JOBS) $(asked) $(FLAGS)
+
+decide: install named ## Add seeds in looks until each pair is decided: NAME=… EFFECT=0.01 BUDGET=8h [ARGS=…] [FLAGS=--all-pairs]
+	@$(RUN) decide $(call typed,NAME) $(call typed,ARGS) --engine $(ENGINE) --jobs $(JOBS) $(asked) $(FLAGS)
+
 status: install named ## Show which cells are done, running, failed or missing: NAME=…
 	@$(RUN) status $(call typed,NAME) $(call typed,ARGS) $(FLAGS)
 
@@ -69,8 +76,9 @@ test-slow: install ## Run the slow tests
 chaos: install ## Attack the harness: kills, malformed input, outages, full disks; figures in reports/chaos.md
 	@$(VENV)/bin/python -m tests.chaos
 
-coverage: install ## Simulate what intervals cover and how often marks err; figures in docs/coverage.md (20 minutes)
+coverage: install ## Simulate what intervals cover and how often marks err; figures in docs/coverage.md and docs/looks.md (half an hour)
 	@$(VENV)/bin/python -m tests.coverage
+	@$(VENV)/bin/python -m tests.coverage.looks
 
 bench: install ## Measure the harness against the bare step and a DataLoader loop
 	@$(RUN) bench $(FLAGS)

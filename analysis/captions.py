@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis import decided
 from analysis.fairness.certificate import Certificate
 from analysis.load import Results
 from analysis.summary import Summary
@@ -42,7 +43,7 @@ def gather(results: Results, summary: Summary, experiment: Experiment, certifica
     precisions = ", ".join(sorted({str(value) for value in results.runs["precision"]}))
     proof, hashes, banner = _certificate(results, experiment, certificate)
     track, briefly = _track(experiment)
-    warnings = [lacking, _leaks(results), _starts(experiment)]
+    warnings = [lacking, decided.caption(results.decision), _leaks(results), _starts(experiment)]
     details = [
         "Accuracies are means ± sample standard deviations over seeds, on the test set, of the last checkpoint of a fixed "
         "schedule, tested once. 95% intervals cover new seeds and new test images, with the seeds' variance moderated over "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -50,7 +50,7 @@ def compare(results: Results, data: str) -> Comparisons | None:
         if (own["test_digest"] == usual).all():
             correct = np.stack([results.outcomes[run_id].correct for run_id in own["run_id"]])
             answers[str(setting), str(model), float(str(fraction))] = (own["seed"].tolist(), correct)
-    return Comparisons.of(Layout.of(answers))
+    return Comparisons.of(replace(Layout.of(answers), share_per_seed=results.share_per_seed))
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,10 @@ class Group:
         """The comparisons, if all these cells take part in them."""
         found = self.comparisons
         return found if found is not None and all(cell in found for cell in cells) else None
+
+    def place(self, model: str) -> dict[str, str]:
+        """Where the ledger has the cells of a model."""
+        return {"data": self.data, "setting": self.setting, "model": model}
 
     def identity(self, model: str) -> dict[str, Any]:
         """Columns that say what a row of a table is about, with the titles that stand for the names."""

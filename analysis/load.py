@@ -26,11 +26,12 @@ from analysis.run_folder import (
     Refused,
     load_run,
     read_predictions,
-    setting_label,
 )
+from experiments.config.cells import setting_label
 from experiments.config.errors import UserError
 from experiments.config.schema import Experiment, ModelConfig
 from experiments.records.dataset import DataDescription, read_descriptions
+from experiments.records.intended import Decision, read_decision
 from experiments.records.record import PREDICTIONS_FILE, RECORD_FILE, Record, RecordError, read_record
 
 Tuned = tuple[str, str, float]
@@ -63,8 +64,15 @@ class Results:
     _curves: Mapping[str, list[dict[str, Any]]]
     trials: Mapping[Tuned, list[Record]] = field(default_factory=dict)
     """By model, data and fraction: the trials of tracks B and R, in their order, where all can be read."""
+    decision: Decision | None = None
+    """What was to be decided, where seeds were added in looks."""
     descriptions: Mapping[str, DataDescription] = field(default_factory=dict)
     """Per dataset, where it was described when its splits were cut."""
+
+    @property
+    def share_per_seed(self) -> float:
+        """What of the error rate a look spends for each seed; 0 where seeds were not added in looks."""
+        return self.decision.share_per_seed if self.decision else 0.0
 
     @property
     def groups(self) -> list[tuple[str, str]]:
@@ -143,6 +151,7 @@ def load(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, known_
         faults=[fault.replace(f"{folder.parent.parent}{os.sep}", "") for fault in faults],
         _curves={run_id: run.curve for run_id, run in runs.items()},
         trials=_whole_tunings(ledger, folder, experiment),
+        decision=read_decision(folder, experiment.args),
         descriptions=_descriptions(folder, records.values()),
     )
 

@@ -13,7 +13,7 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from analysis import looking
+from analysis import looking, planned
 from analysis.captions import Facts
 from analysis.fairness.certificate import Certificate
 from analysis.figures import Figure
@@ -45,6 +45,7 @@ class Content:
     figures: list[Figure]
     verdict: list[str]
     faults: list[str]
+    planned: list[planned.Row]
     counts: dict[str, int]
     links: dict[str, str]
     runs_from_page: Path

@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from analysis import captions, figures, latex, page, render, tables, verdict
+from analysis import captions, figures, latex, page, planned, render, tables, verdict
 from analysis.fairness.certificate import Unequal, certify
 from analysis.fairness.strangers import examine
 from analysis.load import load
 from analysis.summary import summarise
 from experiments.config.schema import Experiment
+from experiments.records.intended import read_plan
 from experiments.records.record import atomic_write
 
 FORMATS: dict[str, Callable[[render.Table], str]] = {
@@ -82,7 +83,6 @@ def build(
     made = tables.all_tables(summary, experiment, facts)
     words = verdict.sentences(summary)
     faults = [*results.faults, *certificate.faults]
-
     texts = {f"{table.name}{suffix}": write(table) for table in made for suffix, write in FORMATS.items()}
     texts["appendix.tex"] = latex.appendix(made, facts.details)
     texts["conditions.md"] = render.conditions(made, facts.details)
@@ -101,6 +101,7 @@ def build(
             figures=drawn,
             verdict=words,
             faults=faults,
+            planned=planned.rows(read_plan(folder), results, summary.groups),
             counts=dict(ledger["counts"]),
             links=dict(links or {}),
             runs_from_page=Path(os.path.relpath(folder, out)),

@@ -12,6 +12,7 @@ import numpy as np
 
 from analysis.fairness import checks
 from analysis.statistics import calibration
+from experiments.config.cells import setting_label
 from experiments.config.errors import UserError
 from experiments.config.schema import Experiment
 from experiments.metrics import nll_per_image
@@ -70,11 +71,6 @@ class Loaded:
     """Hash of the test logits."""
     val_ids: str
     """Hash of the ids of the validation images, whatever their order."""
-
-
-def setting_label(varied: Mapping[str, Any] | None) -> str:
-    """The values of an experiment's ``vary`` keys as text: ``recipe.learning_rate=0.001``; empty where nothing varies."""
-    return ", ".join(f"{key}={value}" for key, value in (varied or {}).items())
 
 
 def devices(record: Record) -> list[str]:

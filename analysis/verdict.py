@@ -7,9 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from analysis import decided
 from analysis.columns import accuracy_places, percent_places
 from analysis.groups import Group
 from analysis.load import select
+from analysis.power import Spread
 from analysis.statistics.intervals import MIN_SEEDS_FOR_MARKS
 from analysis.statistics.learning_curves import ratio_text
 from analysis.summary import Summary
@@ -92,7 +94,8 @@ def sentences(summary: Summary) -> list[str]:
 
     Plain sentences, dataset by dataset, with what seeds can tell.
     """
-    found = [answer(summary)]
+    first = summary.groups[0]
+    found = [answer(summary), *decided.sentences(first.results.decision, first.experiment)]
     for group in summary.groups:
         cells, curves = group.here(summary.cells), group.here(summary.efficiency)
         smallest, largest = group.fractions[0], group.fractions[-1]
@@ -261,7 +264,8 @@ def _resolution(group: Group, model: str) -> str:
         return f"Noise: one seed of {names} cannot tell a difference from chance; run at least {MIN_SEEDS_FOR_MARKS}."
     found = comparisons.gap(cells[0], cells[1])
     floor = number(100 * found.half_width[0], 1)
-    low, high = found.seeds_needed(EFFECT, n_seeds)
+    n_images = comparisons.layout.n_images
+    low, _, high = Spread.of(found, n_seeds, n_images).seeds(EFFECT, n_images)[:, 0]
     if math.isinf(low):
         more = "no number of seeds is enough on this test set, it takes more test images"
     else:

@@ -19,10 +19,11 @@ from rich.text import Text
 
 from experiments import reporting
 from experiments.config import loading
+from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError, UserError
 from experiments.config.paths import ROOT, reports_dir, runs_dir
 from experiments.config.schema import Experiment, join_words
-from experiments.config.text import checked_name, printable
+from experiments.config.text import checked_name, printable, seconds_of
 from experiments.terminal import screens
 from experiments.terminal.screens import err, out
 
@@ -80,6 +81,79 @@ def run(
 
 
 @app.command()
+def plan(
+    name: Name,
+    overrides: Overrides = None,
+    effect: Annotated[float | None, typer.Option(help="Difference of accuracies to be told; its margin by default.")] = None,
+    budget: Annotated[str, typer.Option(help="Device time, such as 30m or 8h.")] = "",
+    jobs: Annotated[str, typer.Option(help="Worker processes: a number, or auto.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say what an experiment will cost and what it can tell, before anything runs."""
+    from experiments.grid import driver
+
+    hours = seconds_of(budget, "BUDGET") / 3600 if budget else None
+    experiment = _load(name, overrides)
+    effect = reporting.checked_effect(experiment.equivalence_margin if effect is None else effect)
+    reporting.say_lost_caches(driver.experiment_folder(experiment))
+    with err.status("Loading the data, timing steps"):
+        cells = driver.plan(experiment)
+        trials = driver.trials_for(cells)
+        made, kept = reporting.make_plan(experiment, cells, trials, jobs=jobs, effect=effect, budget_hours=hours)
+    if as_json:
+        typer.echo(made.model_dump_json(indent=2))
+    else:
+        out.print(screens.plan_table(made))
+    for note in made.notes:
+        err.print(printable(note), style="yellow", markup=False, soft_wrap=True)
+    if not kept:
+        err.print("The plan that was made before the first run stays in plan.json.", style="dim", soft_wrap=True)
+    if made.over:
+        raise ConfigError(made.over)
+
+
+@app.command()
+def decide(
+    name: Name,
+    overrides: Overrides = None,
+    effect: Annotated[float | None, typer.Option(help="Difference of accuracies that matters.")] = None,
+    budget: Annotated[str, typer.Option(help="Device time, such as 30m or 8h.")] = "",
+    margin: Annotated[
+        float | None, typer.Option(help="Models that differ by less are equivalent; by default EFFECT.")
+    ] = None,
+    error_rate: Annotated[float, typer.Option(help="Of one wrong decision or more.", min=0.0001, max=0.2)] = 0.05,
+    all_pairs: Annotated[bool, typer.Option("--all-pairs", help="Every two models, not each with the reference.")] = False,
+    jobs: Annotated[str, typer.Option(help="Worker processes: a number, or auto.")] = "auto",
+    engine: Annotated[str, typer.Option(help="Where cells run.")] = "local",
+) -> None:
+    """Add seeds, look by look, until every pair of models is decided or the budget is spent."""
+    from experiments.grid import driver
+    from experiments.terminal import display
+
+    if effect is None or not budget:
+        raise ConfigError(
+            ["decide: EFFECT and BUDGET are fixed before the first run: make decide NAME=… EFFECT=0.01 BUDGET=8h"]
+        )
+    fixed = {"effect": reporting.checked_effect(effect), "margin": reporting.checked_effect(margin or effect)}
+    hours = seconds_of(budget, "BUDGET") / 3600
+    experiment = _load(name, overrides)
+    folder = driver.experiment_folder(experiment)
+    reporting.prepare(name)
+    with err.status("Loading the data, timing steps"):
+        decision, first_hours = reporting.begin_decision(
+            experiment, all_pairs=all_pairs, error_rate=error_rate, budget_hours=hours, **fixed
+        )
+
+    def launch(cells: list[Cell]) -> None:
+        for batch in filter(None, ([cell for cell in cells if (cell.trial is None) == last] for last in (False, True))):
+            with display.progress(experiment, batch, folder, [], False) as progress:
+                driver.launch(batch, folder, jobs=jobs, observer=progress, engine=engine)
+
+    if code := reporting.decide(experiment, decision, first_hours, launch):
+        raise typer.Exit(code)
+
+
+@app.command()
 def report(
     name: Name,
     overrides: Overrides = None,
@@ -98,7 +172,7 @@ def report(
             )
         reporting.report_from(source, name, allow_unequal=allow_unequal)
         return
-    experiment = _load(name, overrides)
+    experiment = reporting.as_decided(_load(name, overrides))
     folder = runs_dir() / name
     ledger = reporting.known_ledger(experiment, folder)
     try:
@@ -118,7 +192,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show which cells are done, running, failed or missing."""
-    experiment = _load(name, overrides)
+    experiment = reporting.as_decided(_load(name, overrides))
     values = reporting.known_ledger(experiment, runs_dir() / name)
     if as_json:
         typer.echo(json.dumps(values, indent=2))
@@ -313,7 +387,7 @@ def publish(
     from experiments.grid.publish import publish as copy
 
     folder = runs_dir() / name
-    published = copy(reporting.known_ledger(_load(name, overrides), folder), folder, to)
+    published = copy(reporting.known_ledger(reporting.as_decided(_load(name, overrides)), folder), folder, to)
     for fault in published.faults:
         err.print(printable(fault), soft_wrap=True, markup=False)
     out.print(f"{published.runs} runs, {published.size / 1e6:.1f} MB, in {to / name}", soft_wrap=True, markup=False)
@@ -326,7 +400,7 @@ def dashboard(name: Name, overrides: Overrides = None) -> None:
     """Lay the comparison out in W&B; without a login, open the terminal viewer on the runs."""
     from experiments.tracking.client import choose_mode, point_client_at
 
-    experiment = _load(name, overrides)
+    experiment = reporting.as_decided(_load(name, overrides))
     folder = runs_dir() / name
     if not folder.is_dir():
         raise ConfigError([f"dashboard: {folder} does not exist. Run the experiment first: make experiment NAME={name}"])

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from analysis.fairness.certificate import Difference, few, flatten, read_config, table_label
-from analysis.run_folder import setting_label
+from experiments.config.cells import setting_label
 from experiments.config.identity import PROTOCOL, added_fields, requested_settings
 from experiments.config.schema import Experiment, ModelConfig, join_words, quoted
 from experiments.records.record import CONFIG_FILE, RECORD_FILE, Record, RecordError, read_record

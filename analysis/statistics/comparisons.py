@@ -56,9 +56,12 @@ class Comparisons:
 
     def gap(self, first: Cell, second: Cell) -> Estimates:
         """The difference of two models at one budget."""
-        flipped = (second, first) in self.pairs
-        at = self.pairs.index((second, first) if flipped else (first, second))
+        at = self.place(first, second)
         return self.layout.estimates(self.layout.weights({first: 1.0, second: -1.0}), self.of_pairs[at : at + 1])
+
+    def place(self, first: Cell, second: Cell) -> int:
+        """Where two models at one budget stand in `pairs`, in either order."""
+        return self.pairs.index((second, first) if (second, first) in self.pairs else (first, second))
 
     def differences(self, prior: Floats, *terms: Term) -> Estimates:
         """Contrasts of cells; the weights of each sum to 0, or to 1 for a mean of accuracies."""

@@ -47,6 +47,8 @@ class Layout:
     """Sums of products over test images, (K, K): ``c·over_images·c`` is MS_images·(N − 1)/S."""
     residual: Floats
     """The part of `over_seeds` that is chance from image to image, (K, K): ``c·residual·c`` is MS_residual/(S·N)."""
+    share_per_seed: float = 0.0
+    """Where seeds are added in looks, what of the error rate a look spends for each seed; 0 where they are not."""
 
     @classmethod
     def of(cls, answers: Mapping[Any, Answers]) -> Layout:
@@ -136,8 +138,9 @@ class Layout:
         over_seeds = self._seed_parts(weights)
         images = np.maximum(spread / ((total - 1) * total) - over_seeds[1], 0)
         span = np.where(is_level, 0.0, -reach), np.where(is_level, 1.0, reach)
-        df = (self.n_seeds(weights) - 1).astype(float)
-        return Estimates.of(value, centre, over_seeds, images, span, df, prior)
+        n_seeds = self.n_seeds(weights).astype(float)
+        df, share = n_seeds - 1, np.minimum(self.share_per_seed * n_seeds, 1) if self.share_per_seed else 1.0
+        return Estimates.of(value, centre, over_seeds, images, span, df, prior, share)
 
     def prior(self, weights: Floats, weight: float = 1.0, kinds: Sequence[npt.NDArray[np.intp]] = ()) -> Floats:
         """What these comparisons show together about seeds, see `intervals.learn`.

@@ -153,6 +153,9 @@ class Estimates:
     """The values that the contrast can take."""
     posterior: Floats
     """Of κ, (G, T); NaN with one seed."""
+    share: Floats | float = 1.0
+    """Of the error rate, what this look of a sequential grid spends; intervals are wider and p-values larger for it. For
+    each contrast or all."""
 
     @classmethod
     def of(
@@ -164,16 +167,18 @@ class Estimates:
         span: tuple[Floats, Floats],
         df: Floats,
         prior: Floats,
+        share: Floats | float = 1.0,
     ) -> Estimates:
         """Combine a variance over seeds of `df` degrees of freedom, its residual part and shift with a prior of `learn`."""
         seeds, residual, shift = over_seeds
         likelihood = _likelihood(seeds, residual, shift, df)
         weights = (prior / (likelihood @ _PRIORS.T)) @ _PRIORS * likelihood
         posterior = np.where(df[:, None] >= 1, weights / weights.sum(axis=1, keepdims=True), np.nan)
-        return cls(estimate, centre, residual, residual + images, shift, *span, posterior)
+        return cls(estimate, centre, residual, residual + images, shift, *span, posterior, share)
 
     def __getitem__(self, chosen: npt.NDArray[np.intp] | slice) -> Estimates:
-        return Estimates(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+        names = (name for name in self.__dataclass_fields__ if not np.isscalar(getattr(self, name)))
+        return replace(self, **{name: getattr(self, name)[chosen] for name in names})
 
     def known_where(self, known: npt.NDArray[np.bool_]) -> Estimates:
         """The same estimates, without intervals elsewhere."""
@@ -212,18 +217,18 @@ class Estimates:
 
     def _half_width(self, shift: Floats) -> Floats:
         sd = np.sqrt(self._variance(shift))
-        high = 4.5 * np.sqrt((self.posterior * sd**2).sum(axis=1))  # Chebyshev: no more than 1/4.5² lies beyond
+        high = 4.5 * np.sqrt((self.posterior * sd**2).sum(axis=1) / self.share)  # Chebyshev: at most share/4.5² lies beyond
         low = np.zeros_like(high)
         for _ in range(32):
             middle = (low + high) / 2
-            inside = self._tail(middle, sd) < ALPHA / 2
+            inside = self._tail(middle, sd) < self.share * ALPHA / 2
             low, high = np.where(inside, low, middle), np.where(inside, middle, high)
         return high
 
     @property
     def p(self) -> Floats:
         """Two-sided p-value of a true contrast of 0."""
-        return np.minimum(2 * self._tail(np.abs(self.centre), np.sqrt(self._variance(self.shift))), 1.0)
+        return np.minimum(2 * self._tail(np.abs(self.centre), np.sqrt(self._variance(self.shift))) / self.share, 1.0)
 
     def p_beyond(self, margin: float) -> Floats:
         """p-value of a true contrast outside ±`margin`, below .05 where the 95% interval lies inside.
@@ -236,32 +241,8 @@ class Estimates:
         Biopharmaceutics 15: 657–680.
         """
         distance = margin - np.abs(self.centre)
-        p = np.minimum(2 * self._tail(distance, np.sqrt(self._variance(self.shift))), 1.0)
+        p = np.minimum(2 * self._tail(distance, np.sqrt(self._variance(self.shift))) / self.share, 1.0)
         return np.where((distance > 0) | np.isnan(p), p, 1.0)
-
-    def seeds_needed(self, effect: float, n_seeds: int) -> tuple[float, float]:
-        """Seeds at which the first contrast would be found with a power of 80% if it were `effect`: a 90% interval.
-
-        The variance over seeds is projected to S′ seeds, ``(z(.975) + z(.8))² · ((residual + κ · shift) · S/S′ + images) =
-        effect²``, at the 5% and 95% points of κ.
-
-        Returns
-        -------
-        low, high : float
-            At least 3; infinite where the test images alone leave more noise than that, NaN with one seed.
-
-        References
-        ----------
-        Hillis, Obuchowski and Berbaum (2011), Power estimation for multireader ROC methods, Academic Radiology 18(2):
-        129–142, for the projection of variance components to other numbers of readers.
-        """
-        images = self.rest[0] - self.residual[0]
-        room = (effect / (special.ndtri(1 - ALPHA / 2) + special.ndtri(0.8))) ** 2 - images
-        if not room > 0 or np.isnan(self.posterior[0, 0]):
-            return (float("inf") if room <= 0 else float("nan"),) * 2
-        kappas = KAPPA[np.searchsorted(self.posterior[0].cumsum(), [0.05, 0.95]).clip(max=KAPPA.size - 1)]
-        low, high = np.maximum(np.ceil((self.residual[0] + kappas * self.shift[0]) * n_seeds / room), 3)
-        return float(low), float(high)
 
     def _variance(self, shift: Floats) -> Floats:
         return np.asarray(KAPPA * shift[:, None] + self.rest[:, None])

@@ -82,7 +82,8 @@ def evaluations_of_stretch(recipe: Recipe, steps: int, batch_size: int, n_val: i
     return evaluations, min(n_val, max(1, round(images / evaluations)))
 
 
-def _steps(task: Task, training: Training, batches: Callable[[int], tuple[Tensor, Tensor]]) -> None:
+def take_steps(task: Task, training: Training, batches: Callable[[int], tuple[Tensor, Tensor]]) -> None:
+    """The recipe's steps as a run takes them, at its peak rate."""
     recipe = task.recipe
     train_steps(
         training.model if training.forward is None else training.forward,
@@ -166,7 +167,7 @@ def dataloader(task: Task) -> Callable[[], float]:
                 yield images.to(task.device), labels.to(task.device)
 
     stream = endless()
-    return lambda: costs.seconds(lambda: _steps(task, training, lambda step: next(stream)), task.device)
+    return lambda: costs.seconds(lambda: take_steps(task, training, lambda step: next(stream)), task.device)
 
 
 WAYS = {"bare": bare, "end_to_end": harness, "dataloader": dataloader}
@@ -218,7 +219,7 @@ def costs_of(task: Task) -> dict[str, Any]:
     training = task.training()
     compiling = time.perf_counter() - start if task.recipe.compile != "off" else None
     with training.meter.training():
-        _steps(replace(task, recipe=task.recipe.model_copy(update={"steps": 3})), training, task.batches())
+        take_steps(replace(task, recipe=task.recipe.model_copy(update={"steps": 3})), training, task.batches())
     return {
         "checkpoint_seconds": costs.checkpoint_seconds(training),
         "compile_seconds": compiling,

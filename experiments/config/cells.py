@@ -120,6 +120,11 @@ class Cell:
             label, identity = f"{label}-trial{self.trial}", identity | {"trial": self.trial}
         return f"{label}-{canonical_hash(identity)[:8]}"
 
+    @property
+    def place(self) -> tuple[str, str, float, str]:
+        """Where it stands in a report: data, setting, train fraction and model."""
+        return self.data_name, setting_label(self.varied), self.train_fraction, self.model_name
+
     def describe(self) -> str:
         """How progress lines call the cell."""
         varied = "".join(f" {key.rpartition('.')[2]}={value}" for key, value in self.varied.items())
@@ -132,6 +137,11 @@ class Cell:
         turn = f"seed {self.seed}" if self.trial is None else f"trial {self.trial}"
         varied = [f"{key.rpartition('.')[2]}={value}" for key, value in self.varied.items()]
         return " · ".join([self.model.title, self.data.title, f"{100 * self.train_fraction:.4g}%", turn, *varied])
+
+
+def setting_label(varied: Mapping[str, Any] | None) -> str:
+    """The values of an experiment's ``vary`` keys as text: ``recipe.learning_rate=0.001``; empty where nothing varies."""
+    return ", ".join(f"{key}={value}" for key, value in (varied or {}).items())
 
 
 def data_key(data: DataConfig) -> str:

@@ -27,6 +27,20 @@ def checked_name(name: str) -> str:
     return name
 
 
+def seconds_of(text: str, name: str) -> float:
+    """A stretch of time as people type it, ``90s``, ``30m``, ``8h`` or ``2d``, in seconds.
+
+    Raises
+    ------
+    ConfigError
+        If it is none; `name` says what was meant.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    if not found or not float(found[1]):
+        raise ConfigError([f"{name}: must be a time such as 90s, 30m, 8h or 2d, got {text!r}."])
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[found[2]]
+
+
 def printable(text: object, keep: str = "") -> str:
     """A text with its control characters, and bytes that are no text, spelled out; those in `keep` stay."""
     return CONTROL.sub(lambda match: match[0] if match[0] in keep else ascii(match[0])[1:-1], str(text))

@@ -14,6 +14,7 @@ from experiments.config.errors import ConfigError
 from experiments.grid.ledger import keep_splits, read_splits
 from experiments.records.dataset import keep_descriptions, read_descriptions
 from experiments.records.folder import config_without_path
+from experiments.records.intended import without_paths
 from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, atomic_write
 
 _LARGEST_HALVED = 60_000.0
@@ -57,6 +58,7 @@ def publish(ledger: Mapping[str, Any], folder: Path, target: Path) -> Published:
     try:
         keep_splits(read_splits(folder), place)
         keep_descriptions(read_descriptions(folder), place)
+        _write(without_paths(folder), place)
     except OSError as error:
         raise ConfigError([f"--to: {place} cannot be written ({error.strerror}). Choose another folder."]) from error
     faults, written = [], []
@@ -120,7 +122,7 @@ def half_precision(logits: NDArray[np.float32]) -> NDArray[np.float16]:
 
 def _write(contents: Mapping[str, bytes], place: Path) -> None:
     """One run; its record comes last, as the run itself wrote it."""
-    place.mkdir(exist_ok=True)
+    place.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         with atomic_write(place / name, "wb") as file:
             file.write(content)

@@ -16,6 +16,7 @@ from rich.text import Text
 from experiments.config.errors import ConfigError
 from experiments.config.text import printable
 from experiments.records.dataset import DataDescription, test_split_title
+from experiments.records.intended import Plan, Range
 from experiments.records.record import CONFIG_FILE, Record
 
 out = Console(highlight=False)
@@ -194,6 +195,49 @@ def profile_table(row: dict[str, Any]) -> RenderableType:
         "on": f"{row['device']}, {row['precision']}, batch {row['batch_size']}, {row['image_size']} px",
     }
     return name_table(row["model"], figures.items())
+
+
+def plan_table(plan: Plan) -> RenderableType:
+    """What a grid costs and can tell, one figure a line."""
+    costs = plan.costs
+    memory = "not measured" if costs.memory_bytes is None else f"{costs.memory_bytes / 2**30:.1f} GiB"
+    figures = {
+        "cells": f"{costs.cells:,}" + (f", and {costs.trials:,} tuning trials" if costs.trials else ""),
+        "images trained on": f"{costs.images:,}, {costs.pflops:,.4g} PFLOPs",
+        "device hours": f"{hours_range(costs.device_hours)} on {costs.device}",
+        "by the clock": f"{hours_range(costs.hours)} with {costs.jobs} cell{'s' * (costs.jobs > 1)} at a time",
+        "disk": f"{costs.disk_bytes / 2**30:.2f} GiB of {costs.disk_free_bytes / 2**30:,.0f} GiB free",
+        "memory": f"{memory} of {costs.memory_free_bytes / 2**30:,.1f} GiB free",
+    }
+    for rate in costs.rates:
+        pace = f"{1 / rate.seconds_per_image[1]:,.0f} images/s"
+        figures[f"pace of {rate.model}"] = f"{pace} on {rate.data}: {rate.source}"
+    effect = f"{100 * plan.effect:g} points"
+    table = Table(title="What it can tell", title_justify="left", title_style="bold", box=None, header_style="bold")
+    for heading in ("data", "seeds × images", "told (points)", f"seeds for {effect}", "hours", "test images"):
+        table.add_column(heading, overflow="fold")
+    for row in plan.power:
+        seeds = [None if value is None else f"{value:,.0f}" for value in row.seeds]
+        table.add_row(
+            f"{row.data} {100 * row.train_fraction:.4g}%",
+            f"{row.n_seeds} × {row.n_test:,}",
+            "{1:.1f} ({0:.1f} to {2:.1f})".format(*(100 * value for value in row.told)),
+            f"{seeds[1]} ({seeds[0]} to {seeds[2] or 'no number'})" if seeds[1] else "no number",
+            "–" if row.seed_hours is None else f"{row.seed_hours:.3g}",
+            "enough" if row.n_test >= row.test_images else f"at least {row.test_images:,}",
+        )
+    sources = dict.fromkeys(row.source for row in plan.power)
+    lines = [f"Told: found in 80% of such grids by a pair's own 95% interval; of the pairs the median, least and most. "
+             f"Variances from {'; '.join(sources)}."] if plan.power else []  # fmt: skip
+    shown: list[RenderableType] = [name_table(f"Plan of {plan.experiment}", figures.items())]
+    shown += [Text(), table] if plan.power else []
+    return Group(*shown, *(Text(printable(line), "dim") for line in lines))
+
+
+def hours_range(hours: Range) -> str:
+    """Hours as people say them, with their range."""
+    low, likely, high = (duration(3600 * value) for value in hours)
+    return f"{likely} ({low} to {high})"
 
 
 def name_table(title: str, rows: Iterable[tuple[str, str]]) -> RenderableType:

@@ -15,6 +15,7 @@ from experiments.config.errors import ConfigError
 from experiments.config.schema import Experiment
 from experiments.config.text import checked_name, printable
 from experiments.records.dataset import DATA_FILE
+from experiments.records.intended import DECISION_FILE, PLAN_FILE
 from experiments.records.record import RecordError
 from experiments.records.reported import EXPERIMENT_FILE, LEDGER_FILE, read_report
 from experiments.tracking.client import (
@@ -161,7 +162,11 @@ def _check_entries(entries: Mapping[str, Any]) -> None:
 def _is_ours(name: str) -> bool:
     """Whether a report of this project has files of this name: below ``report`` and ``runs``, and nowhere else."""
     place, *inner = name.split("/")
-    if place == "runs" and inner != [DATA_FILE] and (len(inner) != 2 or inner[1] not in RUN_FILES):
+    if (
+        place == "runs"
+        and inner not in ([DATA_FILE], [PLAN_FILE], [DECISION_FILE])
+        and (len(inner) != 2 or inner[1] not in RUN_FILES)
+    ):
         return False
     plain = not any(part in ("", ".", "..") for part in inner) and "\\" not in name and printable(name) == name
     return place in ("report", "runs") and bool(inner) and plain

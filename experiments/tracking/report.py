@@ -18,6 +18,7 @@ from typing import Any
 
 from experiments.records.dataset import DATA_FILE
 from experiments.records.folder import config_without_path, folder_name, without_path
+from experiments.records.intended import without_paths
 from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE
 from experiments.records.reported import EXPERIMENT_FILE, read_report
 from experiments.tracking.client import (
@@ -66,6 +67,7 @@ def contents(experiment_folder: Path, report_folder: Path) -> dict[str, bytes | 
     found[f"report/{EXPERIMENT_FILE}"] = json.dumps(experiment, indent=2, ensure_ascii=False).encode()
     if (experiment_folder / DATA_FILE).is_file():
         found[f"runs/{DATA_FILE}"] = experiment_folder / DATA_FILE
+    found |= {f"runs/{name}": content for name, content in without_paths(experiment_folder).items()}
     for run_id in filter(None, (cell["run_id"] for cell in ledger["cells"])):
         folder = experiment_folder / run_id
         for path in (folder / name for name in RUN_FILES):

@@ -136,7 +136,6 @@ def test_one_seed_has_an_estimate_and_nothing_else():
     found = estimates(table(np.random.default_rng(4), 1), DIFFERENCE)
     assert np.isfinite(found.estimate).all()
     assert np.isnan([found.low, found.high, found.se, found.p, found.half_width, found.p_beyond(0.1)]).all()
-    assert np.isnan(found.seeds_needed(0.5, 1)).all()
 
 
 @pytest.mark.parametrize(("n_seeds", "n_images"), [(2, 60), (2, 1), (3, 1), (5, 2)])

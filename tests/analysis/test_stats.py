@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from statsmodels.stats.multitest import multipletests
 
+from analysis.power import Spread
 from analysis.statistics import intervals
 from analysis.statistics.intervals import Estimates, classify, friedman, holm, learn, mean_std, typical_kappa
 
@@ -128,21 +129,25 @@ def test_a_part_of_the_estimates():
 
 
 # ------------------------------------------------------------------------------------------------------------- seeds needed
+def needed(found, n_seeds, n_images=400):
+    return Spread.of(found, n_seeds, n_images).seeds(0.02, n_images)[:, 0].tolist()
+
+
 def test_seeds_needed_by_hand():
     # (1.959964 + .841621)² = 7.848879; an effect of .02 leaves .0004/7.848879 = 5.0963e-5, less 3e-5 for images: 2.0963e-5.
     # Over 4 seeds they add 2e-5 + .1 κ, as one seed 4 times as much.
     found = known_kappa()
     expected = np.ceil((2e-5 + 0.1 * intervals.KAPPA[60]) * 4 / 2.0963e-5)
-    assert found.seeds_needed(0.02, 4) == (expected, expected)
-    assert known_kappa(residual=0, shift=1e-9).seeds_needed(0.02, 4) == (3, 3)
+    assert needed(found, 4) == [expected] * 3
+    assert needed(known_kappa(residual=0, shift=1e-9), 4) == [3, 3, 3]
 
 
 def test_no_number_of_seeds_replaces_test_images():
-    assert known_kappa(images=6e-5).seeds_needed(0.02, 4) == (np.inf, np.inf)
+    assert needed(known_kappa(images=6e-5), 4) == [np.inf] * 3
 
 
 def test_seeds_needed_say_how_little_few_seeds_know():
-    low, high = few_seeds(1e-4, 2).seeds_needed(0.02, 3)
+    low, _, high = needed(few_seeds(1e-4, 2), 3)
     assert low < 1e-4 * 3 / 5.0963e-5 < high / 2
 
 

@@ -118,7 +118,8 @@ def accuracies(world: World, comparisons: Comparisons) -> Estimates:
 
 def count_accuracies(counts: Counts, world: World, drawn: list[Estimates]) -> None:
     """Count which accuracies of the first model lie in their intervals, of all tables at once."""
-    every = Estimates(*(np.concatenate([getattr(one, name) for one in drawn]) for name in Estimates.__dataclass_fields__))
+    names = [name for name in Estimates.__dataclass_fields__ if name != "share"]
+    every = Estimates(*(np.concatenate([getattr(one, name) for one in drawn]) for name in names))
     held = holds(every, np.tile(world.accuracy[0], len(drawn))).reshape(len(drawn), -1)
     known = ~np.isnan(every.posterior[:, 0]).reshape(held.shape)
     for budget in range(held.shape[1]):

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import optimize, special, stats
 
 from analysis.statistics.comparisons import Cell
-from analysis.statistics.contrasts import Layout
+from analysis.statistics.contrasts import Answers, Layout
 from analysis.statistics.intervals import Floats
 
 SHARED = (0.45, 0.1, 0.05)
@@ -83,6 +83,10 @@ class World:
 
     def draw(self, generator: np.random.Generator) -> Layout:
         """One table of cells."""
+        return Layout.of(self.answers(generator))
+
+    def answers(self, generator: np.random.Generator) -> dict[Cell, Answers]:
+        """Who is right on which test image, by cell."""
         models, budgets = self.shape
         seeds, images = self.n_seeds, self.n_images
 
@@ -108,4 +112,4 @@ class World:
         if self.missing:
             answers[cell(0, 0)] = (list(range(1, seeds)), right[0, 0, 1:])
             answers[cell(models - 1, budgets - 1)] = ([0], right[-1, -1, :1])
-        return Layout.of(answers)
+        return answers

@@ -1,0 +1,60 @@
+"""Seeds in looks: which pairs are decided, at a level that holds over all looks together.
+
+At each look every open pair is tested as a report tests it, for a difference and for equivalence, by the same two-way
+statistics. A pair cannot be equal and differ by more than the margin: of its two null hypotheses one at most is true, and
+m pairs share the error rate as m hypotheses do (Shaffer 1986, Modified sequentially rejective multiple test procedures,
+JASA 81: 826–831). Looks share it by `SHARE_PER_SEED`, which simulation found (``docs/looks.md``): normal theory would not
+do, since with three seeds no interval is normal, and all looks share the test images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from analysis.statistics.comparisons import Cell, Comparisons
+from analysis.statistics.intervals import MIN_SEEDS_FOR_MARKS
+
+LOOKS = (3, 5, 8, 12, 17, 23, 30)
+"""Seeds at which pairs are looked at; after the last one a pair stays open."""
+SHARE_PER_SEED = 0.03
+"""Of the error rate of a pair, what a look may spend for each seed: little on the first, .9 at the last. All looks together
+spend it, as they share their seeds and test images. A budget may end the looks at any."""
+Outcome = Literal["first", "second", "equivalent", "open"]
+"""Which of two models is better."""
+
+
+def outcomes(
+    comparisons: Comparisons, pairs: Sequence[tuple[Cell, Cell]], margin: float, error_rate: float, family: int
+) -> list[Outcome]:
+    """What a look says of pairs that are still open.
+
+    Parameters
+    ----------
+    comparisons : Comparisons
+        Of all runs so far.
+    pairs : sequence of pairs of cells
+        Those still open.
+    margin : float
+        Differences below it do not matter.
+    error_rate : float
+        Probability of one wrong decision or more, over all pairs and looks.
+    family : int
+        Pairs that were open at first.
+
+    Returns
+    -------
+    list
+        ``open`` too where seeds vary so much that no test is trusted, or there are fewer than three.
+    """
+    at = [comparisons.place(*pair) for pair in pairs]
+    gaps = comparisons.differences(comparisons.of_pairs[at], *({first: 1.0, second: -1.0} for first, second in pairs))
+    n_seeds = np.array([min(map(comparisons.n_seeds, pair)) for pair in pairs])
+    gaps = replace(gaps, share=SHARE_PER_SEED * n_seeds / family)
+    tested = (n_seeds >= MIN_SEEDS_FOR_MARKS) & comparisons.trusted[at]
+    states = np.where(gaps.p < error_rate, np.where(gaps.centre > 0, "first", "second"), "open")
+    states = np.where((states == "open") & (gaps.p_beyond(margin) < error_rate), "equivalent", states)
+    return np.where(tested, states, "open").tolist()
