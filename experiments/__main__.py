@@ -1,7 +1,7 @@
 """The command line: ``python -m experiments run|status|list|show|report|sync|dashboard|predict|export …``.
 
 Exit codes of ``run``: 0 all cells done; 1 some cells failed, the rest done, the report made; 2 bad input, nothing was run;
-130 stopped by the user, to be continued by the same command.
+130 stopped by the user or by ``--stop-after``, to be continued by the same command.
 """
 
 from __future__ import annotations
@@ -22,15 +22,27 @@ from experiments.config import loading
 from experiments.config.errors import ConfigError, UserError
 from experiments.config.paths import ROOT, reports_dir, runs_dir
 from experiments.config.schema import Experiment, join_words
-from experiments.config.text import checked_name, printable
+from experiments.config.text import checked_name, duration_in_seconds, printable
 from experiments.terminal import screens
 from experiments.terminal.screens import err, out
+from experiments.training import stop
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 BAD_INPUT, SOME_FAILED, STOPPED = 2, 1, 130
 
 Name = Annotated[str, typer.Argument(help="Stem of a file in configs/experiments.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help='Dotted keys: "recipe.steps=200 seeds=[0,1]".')]
+
+
+def _stop_after(text: str | None) -> None:
+    if text is not None:
+        stop.after(duration_in_seconds(text, "--stop-after"))
+
+
+StopAfter = Annotated[
+    str | None,
+    typer.Option(callback=_stop_after, help="End after 30m, 90s or 1h30m as Ctrl-C does: with checkpoints, to go on later."),
+]
 
 
 def _load(name: str, overrides: list[str] | None) -> Experiment:
@@ -53,6 +65,7 @@ def run(
     engine: Annotated[str, typer.Option(help="Where cells run.")] = "local",
     jobs: Annotated[str, typer.Option(help="Worker processes: a number, or auto.")] = "auto",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells again.")] = False,
+    stop_after: StopAfter = None,
 ) -> None:
     """Run what is missing of an experiment, then make its report. Under torchrun all its processes share each cell."""
     from experiments.grid import driver
@@ -249,6 +262,7 @@ def bench(
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16, instead of the recipe's.")] = None,
     compile_: Annotated[str | None, typer.Option("--compile", help="Mode, instead of the recipe's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images of a step, instead of the recipe's.", min=2)] = None,
+    stop_after: StopAfter = None,
 ) -> None:
     """Measure what the harness costs over bare computation, and what a DataLoader costs over the harness."""
     from experiments.bench.costs import costs_table
@@ -274,7 +288,7 @@ def bench(
 
 
 @app.command()
-def sync(name: Name) -> None:
+def sync(name: Name, stop_after: StopAfter = None) -> None:
     """Send to W&B what it has not seen: runs, then the report."""
     if not _sync(name):
         raise typer.Exit(SOME_FAILED)
@@ -355,16 +369,16 @@ def main() -> int:
         err.print("[bold red]error:[/] Windows itself is not supported; run this in WSL (wsl --install).", soft_wrap=True)
         return BAD_INPUT
     try:
-        return app(standalone_mode=False) or 0  # an Exit arrives as the code it carries
+        code: int = app(standalone_mode=False) or 0  # an Exit arrives as the code it carries, Ctrl-C as an Exit
+        if code == STOPPED:
+            err.print("Stopped. The same command goes on from here.")
+        return code
     except ConfigError as error:
         screens.show_faults(err, error)
         return BAD_INPUT
     except UserError as error:
         err.print(Text.assemble(("error: ", "bold red"), printable(error, keep="\n")), soft_wrap=True)
         return BAD_INPUT
-    except KeyboardInterrupt:
-        err.print("Stopped. The same command goes on from here.")
-        return STOPPED
     except OSError as error:
         where = printable(error.filename or "a file")
         err.print(

@@ -165,7 +165,7 @@ def after_run(experiment: Experiment, cells: list[Cell], trials: list[Cell], fol
     after = ledger(experiment, cells, folder, trials)
     done, failed = after["counts"]["done"], after["counts"]["failed"]
     if stop.requested() and done < len(cells):
-        out.print(f"Stopped: {done} of {len(cells)} cells are done. The same command goes on from here.")
+        out.print(f"{done} of {len(cells)} cells are done.")
         return STOPPED
     if done:
         say_report(experiment, after, folder, again=False)
