@@ -9,10 +9,13 @@ import pandas as pd
 from analysis import columns
 from analysis.fairness.certificate import Certificate
 from analysis.load import Results
+from analysis.run_folder import devices
 from analysis.summary import Summary
 from analysis.text import UNKNOWN, percent
 from experiments.config.schema import INIT_TITLES, Experiment
 from experiments.records.dataset import test_split_title
+from experiments.records.folder import read_merged
+from experiments.records.record import Record
 
 
 @dataclass(frozen=True)
@@ -235,6 +238,29 @@ def interactions(facts: Facts) -> str:
         f"Changes of the difference. {facts.seeds} How the difference to {facts.reference} changes from one budget or "
         "setting to another, in points: the difference of the two differences, paired over seeds and test images, with "
         f"unadjusted 95% intervals. {facts.common}"
+    )
+
+
+def labs(summary: Summary, facts: Facts) -> str:
+    """Caption of the table of labs: who ran what, and whether they differ."""
+    results = summary.groups[0].results
+    who: dict[str, list[Record]] = {}
+    for run_id, merged in read_merged(results.folder).items():
+        if run_id in results.records:
+            who.setdefault(merged.get("lab") or "not named", []).append(results.records[run_id])
+    ran = [
+        f"{lab}: {len(records)} runs, seeds {', '.join(map(str, sorted({record.seed for record in records})))}, on "
+        f"{' and '.join(sorted({name for record in records for name in devices(record)}))}"
+        for lab, records in sorted(who.items())
+    ]
+    least = summary.labs["p_holm"].min()
+    found = "cannot be tested: labs need two seeds each" if least != least else (
+        f"{'is' if least < 0.05 else 'is not'} shown (smallest adjusted p {least:.3f})"
+    )  # fmt: skip
+    return (
+        f"Agreement of labs. {'; '.join(ran)}. Heterogeneity between labs {found}. How the difference to {facts.reference} "
+        "changes from one lab to the other, in points, with unadjusted 95% intervals; p adjusted (Holm) over all rows. "
+        f"{facts.common}"
     )
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import pairwise, product
+from itertools import combinations, pairwise, product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.groups import Group
+from analysis.groups import Group, scores
 from analysis.load import select
 from analysis.statistics import learning_curves
 from analysis.statistics.comparisons import Cell, Comparisons, Term, typical
-from analysis.statistics.intervals import mean_std
+from analysis.statistics.contrasts import Layout
+from analysis.statistics.intervals import holm, mean_std
+from experiments.records.folder import read_merged
 
 _BLANK: dict[str, Any] = {
     **dict.fromkeys(("aulc", "aulc_std", "aulc_low", "aulc_high"), math.nan),
@@ -99,6 +101,41 @@ def interactions(groups: Sequence[Group]) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def labs(groups: Sequence[Group]) -> pd.DataFrame:
+    """How the gap to the reference differs between the labs that `merge` was told of: one row per model, budget and two labs.
+
+    The difference of two differences, as in `interactions`; ``p_holm`` is adjusted over all rows, so that its smallest tests
+    whether there is any heterogeneity at all.
+    """
+    rows = []
+    for group in groups:
+        merged = read_merged(group.results.folder)
+        lab = group.runs["run_id"].map(lambda run_id, merged=merged: merged.get(run_id, {}).get("lab", ""))
+        parts = [
+            (key, own) for key, own in group.runs.assign(lab=lab)[lab != ""].groupby(["lab", "model", "train_fraction"])
+        ]
+        answers = {key: (own["seed"].tolist(), scores(group.results, own)) for key, own in parts}
+        names = sorted({key[0] for key in answers})
+        if len(names) < 2 or len({group.results.records[run_id].n_test for run_id in group.runs["run_id"]}) > 1:
+            continue
+        found, reference = Comparisons.of(Layout.of(answers)), group.experiment.reference
+        for model, fraction, (one, other) in product(group.models, group.fractions, combinations(names, 2)):
+            build = partial(_change, before=(one, fraction), after=(other, fraction))
+            change = build(model, reference)
+            if model == reference or not all(cell in found for cell in change):
+                continue
+            gaps = [found.gap((name, model, fraction), (name, reference, fraction)).estimate[0] for name in (one, other)]
+            change_found = found.differences(found.prior(other, build), change)
+            low, high, p = (value[0] for value in (change_found.low, change_found.high, change_found.p))
+            rows.append(
+                group.identity(model)
+                | {"train_fraction": fraction, "lab_a": one, "lab_b": other, "gap_a": gaps[0], "gap_b": gaps[1]}
+                | {"change": change_found.estimate[0], "low": low, "high": high, "p": p}
+            )
+    frame = pd.DataFrame(rows)
+    return frame.assign(p_holm=holm(frame["p"])) if rows else frame
 
 
 def _change(first: str, second: str, before: tuple[str, float], after: tuple[str, float]) -> Term:

@@ -40,7 +40,8 @@ class Summary:
     efficiency: pd.DataFrame
     budgets: pd.DataFrame
     interactions: pd.DataFrame
-    """These three: see `analysis.efficiency`."""
+    labs: pd.DataFrame
+    """These four: see `analysis.efficiency`."""
     recipes: pd.DataFrame
     """On track R one row per model, dataset and fraction: ``trials``, the ``best`` of k of them for some k, a list of (k,
     mean, low, high), and how often the model is ``ahead`` of the reference under the same recipe, with interval and ties."""
@@ -68,6 +69,7 @@ def summarise(results: Results, experiment: Experiment) -> Summary:
         efficiency=efficiency.summarise(groups, pairs),
         budgets=efficiency.budgets(groups),
         interactions=efficiency.interactions(groups),
+        labs=efficiency.labs(groups),
         recipes=_recipes(groups, experiment),
         expectations=expectations.check(groups, experiment),
         mixed_devices=mixed,

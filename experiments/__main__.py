@@ -23,6 +23,7 @@ from experiments.config.errors import ConfigError, UserError
 from experiments.config.paths import ROOT, reports_dir, runs_dir
 from experiments.config.schema import Experiment, join_words
 from experiments.config.text import checked_name, duration_in_seconds, printable
+from experiments.records.digests import SUMS_FILE, add_digests
 from experiments.terminal import screens
 from experiments.terminal.screens import err, out
 from experiments.training import stop
@@ -332,6 +333,47 @@ def publish(
         err.print(printable(fault), soft_wrap=True, markup=False)
     out.print(f"{published.runs} runs, {published.size / 1e6:.1f} MB, in {to / name}", soft_wrap=True, markup=False)
     if published.faults:
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
+def verify(
+    name: Name,
+    source: Annotated[Path, typer.Option("--from", help="Folder that holds <experiment>/<run_id>/.")] = ROOT / "results",
+    cells: Annotated[int, typer.Option(help="Runs to train again, the cheapest of each kind first.", min=1)] = 3,
+    images: Annotated[str | None, typer.Option(help="The folder of images, where the data are one.")] = None,
+    jobs: Annotated[str, typer.Option(help="Worker processes: a number, or auto.")] = "auto",
+    seal: Annotated[bool, typer.Option("--seal", help="Train nothing: list the digests of files in SHA256SUMS.")] = False,
+    stop_after: StopAfter = None,
+) -> None:
+    """Train published runs again from their own settings: equal bits, or no farther than rounding explains?"""
+    folder = source / checked_name(name)
+    if seal:
+        out.print(f"{add_digests(folder)} files are listed in {folder / SUMS_FILE}", soft_wrap=True, markup=False)
+        return
+    if code := reporting.say_verification(folder, cells, images, jobs):
+        raise typer.Exit(code)
+
+
+@app.command()
+def merge(
+    sources: Annotated[
+        list[Path], typer.Argument(help="Folders of runs, as runs or results; lab=folder names who ran them.")
+    ],
+    to: Annotated[Path, typer.Option(help="Folder that gets <experiment>/<run_id>/.")],
+) -> None:
+    """Join the runs of several machines or labs: each once, what contradicts another left out by name."""
+    from experiments.grid import merge as merging
+
+    found = merging.merge(merging.parse_sources(list(map(str, sources))), to)
+    for merged in found:
+        for sentence in merged.left_out:
+            err.print(f"left out: {printable(sentence)}", style="yellow", markup=False, soft_wrap=True)
+        taken = ", ".join(f"{number} from {place}" for place, number in merged.taken.items())
+        out.print(f"{merged.experiment}: {taken}; {merged.twice} were there twice.", soft_wrap=True, markup=False)
+        where = shlex.quote(str(to))
+        out.print(f"Report   make report NAME={merged.experiment} RUNS_DIR={where}", soft_wrap=True, markup=False)
+    if any(merged.left_out for merged in found):
         raise typer.Exit(SOME_FAILED)
 
 
