@@ -104,7 +104,7 @@ def interactions(groups: Sequence[Group]) -> pd.DataFrame:
 
 
 def labs(groups: Sequence[Group]) -> pd.DataFrame:
-    """How the gap to the reference differs between the labs that `merge` was told of: one row per model, budget and two labs.
+    """How the gap to the reference differs between the labs that `merge` was told of: a row per model, budget and two labs.
 
     The difference of two differences, as in `interactions`; ``p_holm`` is adjusted over all rows, so that its smallest tests
     whether there is any heterogeneity at all.
@@ -116,7 +116,7 @@ def labs(groups: Sequence[Group]) -> pd.DataFrame:
         parts = [
             (key, own) for key, own in group.runs.assign(lab=lab)[lab != ""].groupby(["lab", "model", "train_fraction"])
         ]
-        answers = {key: (own["seed"].tolist(), scores(group.results, own)) for key, own in parts}
+        answers: dict[Any, Any] = {key: (own["seed"].tolist(), scores(group.results, own)) for key, own in parts}
         names = sorted({key[0] for key in answers})
         if len(names) < 2 or len({group.results.records[run_id].n_test for run_id in group.runs["run_id"]}) > 1:
             continue

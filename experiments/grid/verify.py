@@ -46,12 +46,12 @@ def finished(folder: Path) -> list[Record]:
     Raises
     ------
     ConfigError
-        If there is none, or a file changed after it was published: each is named.
+        If there is none, or files changed after they were published: each is named.
     """
-    records = [read_record(path) for path in sorted(folder.glob(f"*/{RECORD_FILE}")) if path.is_file()]
-    done = [record for record in records if record.status == "done"]
     if changed := changed_files(folder):
         raise ConfigError(changed.values())
+    records = [read_record(path) for path in sorted(folder.glob(f"*/{RECORD_FILE}")) if path.is_file()]
+    done = [record for record in records if record.status == "done"]
     if not done:
         raise ConfigError([f"FROM: {folder} holds no finished run. Give the folder that holds {folder.name}/<run_id>/."])
     return done
