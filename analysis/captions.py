@@ -10,6 +10,7 @@ from analysis import columns
 from analysis.fairness.certificate import Certificate
 from analysis.load import Results
 from analysis.run_folder import devices
+from analysis.statistics.intervals import holm
 from analysis.summary import Summary
 from analysis.text import UNKNOWN, percent
 from experiments.config.schema import INIT_TITLES, Experiment
@@ -232,36 +233,32 @@ def recipes(facts: Facts) -> str:
     )
 
 
-def interactions(facts: Facts) -> str:
+def interactions(summary: Summary, facts: Facts) -> str:
     """Caption of the table of differences in differences."""
     return (
-        f"Changes of the difference. {facts.seeds} How the difference to {facts.reference} changes from one budget or "
-        "setting to another, in points: the difference of the two differences, paired over seeds and test images, with "
-        f"unadjusted 95% intervals. {facts.common}"
+        f"Changes of the difference. {facts.seeds} How the difference to {facts.reference} changes from one budget, "
+        "setting or lab to another, in points: the difference of the two differences, paired over seeds and test images, "
+        f"with unadjusted 95% intervals. {_labs(summary)}{facts.common}"
     )
 
 
-def labs(summary: Summary, facts: Facts) -> str:
-    """Caption of the table of labs: who ran what, and whether they differ."""
-    results = summary.groups[0].results
-    who: dict[str, list[Record]] = {}
-    for run_id, merged in read_merged(results.folder).items():
-        if run_id in results.records:
-            who.setdefault(merged.get("lab") or "not named", []).append(results.records[run_id])
+def _labs(summary: Summary) -> str:
+    """Who ran what, and whether labs differ; empty where there are no two."""
+    of_labs = summary.interactions.query("changed == 'lab'")
+    if of_labs.empty:
+        return ""
+    records, who = summary.groups[0].results.records, dict[str, list[Record]]()
+    for run_id, merged in read_merged(summary.groups[0].results.folder).items():
+        if run_id in records:
+            who.setdefault(merged.get("lab") or "not named", []).append(records[run_id])
     ran = [
-        f"{lab}: {len(records)} runs, seeds {', '.join(map(str, sorted({record.seed for record in records})))}, on "
-        f"{' and '.join(sorted({name for record in records for name in devices(record)}))}"
-        for lab, records in sorted(who.items())
+        f"{lab}: {len(own)} runs, seeds {', '.join(map(str, sorted({record.seed for record in own})))}, on "
+        f"{' and '.join(sorted({name for record in own for name in devices(record)}))}"
+        for lab, own in sorted(who.items())
     ]
-    least = summary.labs["p_holm"].min()
-    found = "cannot be tested: labs need two seeds each" if least != least else (
-        f"{'is' if least < 0.05 else 'is not'} shown (smallest adjusted p {least:.3f})"
-    )  # fmt: skip
-    return (
-        f"Agreement of labs. {'; '.join(ran)}. Heterogeneity between labs {found}. How the difference to {facts.reference} "
-        "changes from one lab to the other, in points, with unadjusted 95% intervals; p adjusted (Holm) over all rows. "
-        f"{facts.common}"
-    )
+    least = holm(of_labs["p"]).min()  # NaN where there is no interval
+    shown = f"{'is' if least < 0.05 else 'is not'} shown (smallest p, adjusted over all their rows, {least:.3f})"
+    return f"{'; '.join(ran)}. Between labs heterogeneity {shown if least >= 0 else 'takes two seeds of each to test'}. "
 
 
 def compute(facts: Facts) -> str:

@@ -180,7 +180,6 @@ _CSV = {
     ),
     "budgets": "data setting model reference fraction n reference_fraction reference_n delta low high p",
     "recipes": "data model train_fraction trials k best best_low best_high ahead low high ties",
-    "labs": "data setting model train_fraction lab_a lab_b gap_a gap_b change low high p p_holm",
     "interactions": "data setting model changed before after train_fraction gap_before gap_after change low high p",
 }
 """Columns of the ``.csv`` files, which users rely on: rename none, add at the end."""

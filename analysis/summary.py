@@ -40,8 +40,7 @@ class Summary:
     efficiency: pd.DataFrame
     budgets: pd.DataFrame
     interactions: pd.DataFrame
-    labs: pd.DataFrame
-    """These four: see `analysis.efficiency`."""
+    """These three: see `analysis.efficiency`."""
     recipes: pd.DataFrame
     """On track R one row per model, dataset and fraction: ``trials``, the ``best`` of k of them for some k, a list of (k,
     mean, low, high), and how often the model is ``ahead`` of the reference under the same recipe, with interval and ties."""
@@ -68,8 +67,7 @@ def summarise(results: Results, experiment: Experiment) -> Summary:
         pairs=pairs,
         efficiency=efficiency.summarise(groups, pairs),
         budgets=efficiency.budgets(groups),
-        interactions=efficiency.interactions(groups),
-        labs=efficiency.labs(groups),
+        interactions=pd.concat([efficiency.interactions(groups), efficiency.labs(groups)], ignore_index=True),
         recipes=_recipes(groups, experiment),
         expectations=expectations.check(groups, experiment),
         mixed_devices=mixed,

@@ -21,7 +21,7 @@ from analysis.summary import Summary
 from analysis.text import UNKNOWN, bracket, known, number, percent, plus_minus, significant
 from experiments.config.schema import Experiment
 
-OPTIONAL = ("datasets", "budgets", "interactions", "labs", "recipes")
+OPTIONAL = ("datasets", "budgets", "interactions", "recipes")
 """Tables that not every experiment has."""
 MARKS = {"different": "†", "equivalent": "≡"}
 
@@ -33,8 +33,6 @@ def all_tables(summary: Summary, experiment: Experiment, facts: Facts) -> list[T
         tables.append(budgets(summary, facts))
     if len(summary.interactions):
         tables.append(interactions(summary, facts))
-    if len(summary.labs):
-        tables.append(labs(summary, facts))
     if len(summary.recipes):
         tables.append(recipes(summary, facts))
     return tables + ([datasets(summary, facts)] if len(experiment.data) > 1 else [])
@@ -262,8 +260,8 @@ def interactions(summary: Summary, facts: Facts) -> Table:
     for heading, group in _groups(summary.interactions):
         rows = []
         for r in group.itertuples():
-            by_setting = r.changed == "setting"
-            change = f"{r.before} → {r.after}, {percent(r.train_fraction)}" if by_setting else (
+            by_name = r.changed != "train_fraction"  # a setting or a lab
+            change = f"{r.before} → {r.after}, {percent(r.train_fraction)}" if by_name else (
                 f"{percent(r.before)} → {percent(r.after)}"
             )  # fmt: skip
             gaps = [Entry(number(100 * gap, 1, signed=True), value=gap) for gap in (r.gap_before, r.gap_after)]
@@ -273,24 +271,8 @@ def interactions(summary: Summary, facts: Facts) -> Table:
         blocks.append(Block(heading or "Differences in differences, in points", rows))
     columns = ["Model", "From → to", "Δ before", "Δ after", "Change [95% CI]"]
     csv = _csv(summary.interactions, "interactions", facts.banner)
-    caption = captions.interactions(facts)
+    caption = captions.interactions(summary, facts)
     return Table("interactions", "Changes of the difference", caption, columns, blocks, {}, csv, facts.banner)
-
-
-def labs(summary: Summary, facts: Facts) -> Table:
-    """Whether labs agree on each model's difference to the reference."""
-    blocks = []
-    for heading, group in _groups(summary.labs):
-        rows = []
-        for r in group.itertuples():
-            gaps = [Entry(number(100 * gap, 1, signed=True), value=gap) for gap in (r.gap_a, r.gap_b)]
-            change = Entry(_points(r.change, r.low, r.high), value=r.change)
-            place = Entry(f"{r.lab_a} → {r.lab_b}, {percent(r.train_fraction)}")
-            rows.append(Row(r.family, [_name(r), place, *gaps, change, Entry(number(r.p_holm, 3), value=r.p_holm)]))
-        blocks.append(Block(heading or "Differences between labs, in points", rows))
-    columns = ["Model", "Labs", "Δ first", "Δ second", "Change [95% CI]", "p (Holm)"]
-    csv = _csv(summary.labs, "labs", facts.banner)
-    return Table("labs", "Agreement of labs", captions.labs(summary, facts), columns, blocks, {}, csv, facts.banner)
 
 
 # --------------------------------------------------------------------------------------------------------------- recipes

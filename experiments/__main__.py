@@ -369,10 +369,8 @@ def merge(
     for merged in found:
         for sentence in merged.left_out:
             err.print(f"left out: {printable(sentence)}", style="yellow", markup=False, soft_wrap=True)
-        taken = ", ".join(f"{number} from {place}" for place, number in merged.taken.items())
-        out.print(f"{merged.experiment}: {taken}; {merged.twice} were there twice.", soft_wrap=True, markup=False)
-        where = shlex.quote(str(to))
-        out.print(f"Report   make report NAME={merged.experiment} RUNS_DIR={where}", soft_wrap=True, markup=False)
+        again = f"make report NAME={merged.experiment} RUNS_DIR={shlex.quote(str(to))}"
+        out.print(f"{merged.runs} runs, {merged.repeated} of them found more than once. Report: {again}", soft_wrap=True)
     if any(merged.left_out for merged in found):
         raise typer.Exit(SOME_FAILED)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import shutil
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +24,6 @@ from experiments.records.record import (
     PREDICTIONS_FILE,
     RECORD_FILE,
     Record,
-    RecordError,
     atomic_write,
     read_record,
 )
@@ -50,11 +47,11 @@ class _Run(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """What was written of one experiment: runs by source, and a sentence for all that was left out."""
+    """What was written of one experiment: runs, those of them that lay in several sources, and what was left out and why."""
 
     experiment: str
-    taken: Counter[str]
-    twice: int
+    runs: int
+    repeated: int
     left_out: list[str]
 
 
@@ -92,21 +89,13 @@ def merge(sources: Sequence[Source], target: Path) -> list[Merged]:
     for source in sources:
         of_runs = [*source.folder.glob(f"*/{RECORD_FILE}")] or source.folder.glob(f"*/*/{RECORD_FILE}")
         for folder in sorted({path.parent.parent for path in of_runs}):
-            found.setdefault(_name(folder), []).append((source, folder))
+            found.setdefault(folder.resolve().name, []).append((source, folder))
     faults = [
         f"--to: {target / name} is there already. Choose another folder." for name in found if (target / name).exists()
     ]
     if faults or not found:
         raise ConfigError(faults or [f"merge: no finished run in {', '.join(str(source.folder) for source in sources)}."])
     return [_experiment(name, places, target / name) for name, places in found.items()]
-
-
-def _name(folder: Path) -> str:
-    """The experiment whose runs lie in a folder, whatever that is called."""
-    for path in sorted(folder.glob(f"*/{RECORD_FILE}")):
-        with contextlib.suppress(RecordError):
-            return read_record(path).experiment
-    return folder.resolve().name
 
 
 def _experiment(name: str, places: list[tuple[Source, Path]], target: Path) -> Merged:
@@ -132,8 +121,7 @@ def _experiment(name: str, places: list[tuple[Source, Path]], target: Path) -> M
         json.dump({"runs": about}, file, indent=1, ensure_ascii=False)
     if any((folder / SUMS_FILE).is_file() for _, folder in places):
         add_digests(target)
-    taken = Counter(str(run.source.folder) for run in kept.values())
-    return Merged(name, taken, sum(map(len, also.values())), left_out)
+    return Merged(name, len(kept), len(also), left_out)
 
 
 def _readable(source: Source, folder: Path, left_out: list[str]) -> list[_Run]:

@@ -93,7 +93,7 @@ def test_equal_runs_are_there_once_and_contradicting_ones_not_at_all(
     target = joined(monkeypatch, tmp_path, a, b, code=1)
     said = capsys.readouterr()
     assert f"left out: {other.name}: results differ, both left out ({a / NAME / other.name}" in said.err
-    assert "1 were there twice" in said.out
+    assert "5 runs, 1 of them found more than once" in said.out
     kept = {path.parent.name for path in (target / NAME).glob("*/record.json")}
     assert len(kept) == 5 and other.name not in kept
     assert (target / NAME / slower.name / "record.json").read_bytes() == (
@@ -153,9 +153,9 @@ def test_what_failed_changed_or_has_not_ended(
 def test_labs_are_compared_where_each_has_two_seeds(part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = joined(monkeypatch, tmp_path, f"zurich={part('a', (0, 1))}", f"tokyo={part('b', (2,))}")
     files = report(monkeypatch, target)
-    text = files[f"{NAME}/labs.md"].decode()
+    text = files[f"{NAME}/interactions.md"].decode()
     assert "tokyo: 2 runs, seeds 2, on" in text and "zurich: 4 runs, seeds 0, 1, on" in text
-    assert "cannot be tested" in text and b"Agreement of labs" in files[f"{NAME}/report.html"]
+    assert "takes two seeds of each to test" in text and "tokyo → zurich, 100%" in text
     merged = tmp_path / "joined" / "runs" / NAME / "merged.json"
     labs = json.loads(merged.read_text(encoding="utf-8"))
     assert {about["lab"] for about in labs["runs"].values()} == {"zurich", "tokyo"}
