@@ -1,7 +1,7 @@
 # Every target wraps one command; `make` alone lists them. FLAGS passes further options through.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install list experiment plan decide status report sync dashboard test test-slow chaos coverage bench shape notebook lint clean
+.PHONY: help install list experiment plan decide status report verify sync dashboard test test-slow chaos coverage bench shape notebook lint clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -60,6 +60,9 @@ status: install named ## Show which cells are done, running, failed or missing: 
 
 report: install named ## Make tables, figures and report.html again: NAME=… [FROM=wandb:entity/project]
 	@$(RUN) report $(call typed,NAME) $(call typed,ARGS) $(if $(value FROM),--from $(call typed,FROM)) $(FLAGS)
+
+verify: install named ## Train published runs again and compare: NAME=… [FROM=results] [CELLS=3]
+	@$(RUN) verify $(call typed,NAME) --from $(or $(call typed,FROM),results) --cells $(or $(CELLS),3) --jobs $(JOBS) $(FLAGS)
 
 sync: install named ## Send to W&B what it has not seen: NAME=…
 	@$(RUN) sync $(call typed,NAME) $(FLAGS)

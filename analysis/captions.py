@@ -9,10 +9,14 @@ import pandas as pd
 from analysis import decided
 from analysis.fairness.certificate import Certificate
 from analysis.load import Results
+from analysis.run_folder import devices
+from analysis.statistics.intervals import holm
 from analysis.summary import Summary
 from analysis.text import percent
 from experiments.config.schema import INIT_TITLES, Experiment
 from experiments.records.dataset import test_split_title
+from experiments.records.folder import read_merged
+from experiments.records.record import Record
 
 
 @dataclass(frozen=True)
@@ -259,10 +263,30 @@ def recipes(facts: Facts) -> tuple[str, str]:
     return caption, method
 
 
-def interactions(facts: Facts) -> tuple[str, str]:
+def interactions(summary: Summary, facts: Facts) -> tuple[str, str]:
     """Caption and method of the table of differences in differences."""
-    caption = f"How the difference to {facts.reference} changes from one budget or setting to another, in points."
-    return caption, "A change is the difference of the two differences, paired over seeds and test images."
+    caption = f"How the difference to {facts.reference} changes from one budget, setting or lab to another, in points."
+    method = f"{_labs(summary)}A change is the difference of the two differences, paired over seeds and test images."
+    return caption, method
+
+
+def _labs(summary: Summary) -> str:
+    """Who ran what, and whether labs differ; empty where there are no two."""
+    of_labs = summary.interactions.query("changed == 'lab'")
+    if of_labs.empty:
+        return ""
+    records, who = summary.groups[0].results.records, dict[str, list[Record]]()
+    for run_id, merged in read_merged(summary.groups[0].results.folder).items():
+        if run_id in records:
+            who.setdefault(merged.get("lab") or "not named", []).append(records[run_id])
+    ran = [
+        f"{lab}: {len(own)} runs, seeds {', '.join(map(str, sorted({record.seed for record in own})))}, on "
+        f"{' and '.join(sorted({name for record in own for name in devices(record)}))}"
+        for lab, own in sorted(who.items())
+    ]
+    least = holm(of_labs["p"]).min()  # NaN where there is no interval
+    shown = f"{'is' if least < 0.05 else 'is not'} shown (smallest p, adjusted over all their rows, {least:.3f})"
+    return f"{'; '.join(ran)}. Between labs heterogeneity {shown if least >= 0 else 'takes two seeds of each to test'}. "
 
 
 def compute(facts: Facts, amount: str) -> tuple[str, str]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import pairwise, product
+from itertools import combinations, pairwise, product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.groups import Group
+from analysis.groups import Group, scores
 from analysis.load import select
 from analysis.statistics import learning_curves
 from analysis.statistics.comparisons import Cell, Comparisons, Term, typical
+from analysis.statistics.contrasts import Layout
 from analysis.statistics.intervals import mean_std
+from experiments.records.folder import read_merged
 
 _BLANK: dict[str, Any] = {
     **dict.fromkeys(("aulc", "aulc_std", "aulc_low", "aulc_high"), math.nan),
@@ -81,24 +83,47 @@ def interactions(groups: Sequence[Group]) -> pd.DataFrame:
         changes += [("train_fraction", (setting, fractions[0]), (setting, fractions[-1]))] * (len(fractions) > 2)
         if setting != first:
             changes += [("setting", (first, fraction), (setting, fraction)) for fraction in fractions]
-        for what, before, after in changes:
-            build = partial(_change, before=before, after=after)
-            change = build(model, group.experiment.reference)
-            if not group.compared(*change):
-                continue
-            found = comparisons.differences(comparisons.prior(setting, build), change)
-            gaps = [comparisons.gap(*((place[0], name, place[1]) for name in (model, group.experiment.reference)))
-                    for place in (before, after)]  # fmt: skip
-            rows.append(
-                {
-                    **group.identity(model),
-                    "changed": what,
-                    **{"before": before[what == "train_fraction"], "after": after[what == "train_fraction"]},
-                    **{"train_fraction": after[1], "gap_before": gaps[0].estimate[0], "gap_after": gaps[1].estimate[0]},
-                    **{"change": found.estimate[0], "low": found.low[0], "high": found.high[0], "p": found.p[0]},
-                }
-            )
-    return pd.DataFrame(rows)
+        rows += [_row_of_change(group, comparisons, model, *change) for change in changes]
+    return pd.DataFrame(list(filter(None, rows)))
+
+
+def labs(groups: Sequence[Group]) -> pd.DataFrame:
+    """How the gap to the reference changes from one lab to another, of those that `merge` was told of: as `interactions`."""
+    rows = []
+    for group in groups:
+        merged = read_merged(group.results.folder)
+        lab = group.runs["run_id"].map(lambda run_id, merged=merged: merged.get(run_id, {}).get("lab", ""))
+        runs = group.runs.assign(lab=lab)[lab != ""]
+        if runs["lab"].nunique() < 2 or runs["test_digest"].nunique() > 1:
+            continue
+        answers: dict[Any, Any] = {
+            key: (own["seed"].tolist(), scores(group.results, own))
+            for key, own in runs.groupby(["lab", "model", "train_fraction"])
+        }
+        found, models = Comparisons.of(Layout.of(answers)), [m for m in group.models if m != group.experiment.reference]
+        for model, fraction, pair in product(models, group.fractions, combinations(sorted(set(runs["lab"])), 2)):
+            rows.append(_row_of_change(group, found, model, "lab", *((name, fraction) for name in pair)))
+    return pd.DataFrame(list(filter(None, rows)))
+
+
+def _row_of_change(
+    group: Group, comparisons: Comparisons, model: str, what: str, before: tuple[str, float], after: tuple[str, float]
+) -> dict[str, Any] | None:
+    """One row of `interactions`; None where a cell is missing."""
+    reference = group.experiment.reference
+    build = partial(_change, before=before, after=after)
+    change = build(model, reference)
+    if not all(cell in comparisons for cell in change):
+        return None
+    found = comparisons.differences(comparisons.prior(after[0], build), change)
+    gaps = [comparisons.gap(*((place[0], name, place[1]) for name in (model, reference))) for place in (before, after)]
+    return {
+        **group.identity(model),
+        "changed": what,
+        **{"before": before[what == "train_fraction"], "after": after[what == "train_fraction"]},
+        **{"train_fraction": after[1], "gap_before": gaps[0].estimate[0], "gap_after": gaps[1].estimate[0]},
+        **{"change": found.estimate[0], "low": found.low[0], "high": found.high[0], "p": found.p[0]},
+    }
 
 
 def _change(first: str, second: str, before: tuple[str, float], after: tuple[str, float]) -> Term:

@@ -12,6 +12,7 @@ from typing import Any
 
 from experiments.config.schema import Experiment
 from experiments.records.dataset import DATA_FILE
+from experiments.records.folder import MERGED_FILE
 from experiments.records.intended import DECISION_FILE, PLAN_FILE
 from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, atomic_write, set_aside
 from experiments.records.state import StateError, read_bytes, read_json
@@ -39,7 +40,7 @@ def key_of(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, link
     """
     digest = hashlib.sha256(json.dumps([ledger, dict(links)], sort_keys=True).encode())
     digest.update(experiment.model_dump_json().encode())
-    for name in (DATA_FILE, PLAN_FILE, DECISION_FILE):
+    for name in (DATA_FILE, MERGED_FILE, PLAN_FILE, DECISION_FILE):
         with contextlib.suppress(FileNotFoundError, StateError):
             digest.update(read_bytes(folder / name))
     for record in (folder / cell["run_id"] / RECORD_FILE for cell in ledger["cells"] if cell["status"] == "done"):

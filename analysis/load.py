@@ -31,6 +31,7 @@ from experiments.config.cells import setting_label
 from experiments.config.errors import UserError
 from experiments.config.schema import Experiment, ModelConfig
 from experiments.records.dataset import DataDescription, read_descriptions
+from experiments.records.digests import changed_files
 from experiments.records.intended import Decision, read_decision
 from experiments.records.record import PREDICTIONS_FILE, RECORD_FILE, Record, RecordError, read_record
 
@@ -164,8 +165,13 @@ def _usable(
     unusable: dict[str, str] = {}
     faults: list[str] = []
     trials = _whole_tunings(ledger, folder, experiment)
+    changed = {name.partition("/")[0]: sentence for name, sentence in changed_files(folder).items()}
     for cell in ledger["cells"]:
         run_id = cell["run_id"]
+        if run_id in changed:
+            faults.append(changed[run_id])
+            unusable[run_id] = changed[run_id].replace(f"{folder / run_id}{os.sep}", "")
+            continue
         if not run_id or not (cell["status"] == "done" or _unreadable(cell, folder)):
             continue
         tuned = (cell["varied"] or {}).get("track") == "tuned"

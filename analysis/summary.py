@@ -67,7 +67,7 @@ def summarise(results: Results, experiment: Experiment) -> Summary:
         pairs=pairs,
         efficiency=efficiency.summarise(groups, pairs),
         budgets=efficiency.budgets(groups),
-        interactions=efficiency.interactions(groups),
+        interactions=pd.concat([efficiency.interactions(groups), efficiency.labs(groups)], ignore_index=True),
         recipes=_recipes(groups, experiment),
         expectations=expectations.check(groups, experiment),
         mixed_devices=mixed,

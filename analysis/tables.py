@@ -277,8 +277,8 @@ def interactions(summary: Summary, facts: Facts) -> Table:
     for heading, group in _groups(summary.interactions):
         rows = []
         for r in group.itertuples():
-            by_setting = r.changed == "setting"
-            change = f"{r.before} → {r.after}, {percent(r.train_fraction)}" if by_setting else (
+            by_name = r.changed != "train_fraction"  # a setting or a lab
+            change = f"{r.before} → {r.after}, {percent(r.train_fraction)}" if by_name else (
                 f"{percent(r.before)} → {percent(r.after)}"
             )  # fmt: skip
             gaps = [Entry(number(100 * gap, 1, signed=True), value=gap) for gap in (r.gap_before, r.gap_after)]
@@ -287,7 +287,7 @@ def interactions(summary: Summary, facts: Facts) -> Table:
             )
         blocks.append(Block(heading, rows))
     columns = ["Model", "From → to", "Δ before", "Δ after", "Change [95% CI]"]
-    caption, method = captions.interactions(facts)
+    caption, method = captions.interactions(summary, facts)
     frame = summary.interactions
     return _table("interactions", "Changes of the difference", columns, blocks, facts, caption, method, None, frame)
 

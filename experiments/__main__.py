@@ -1,7 +1,7 @@
 """The command line: ``python -m experiments run|status|list|show|report|sync|dashboard|predict|export …``.
 
 Exit codes of ``run``: 0 all cells done; 1 some cells failed, the rest done, the report made; 2 bad input, nothing was run;
-130 stopped by the user, to be continued by the same command.
+130 stopped by the user or by ``--stop-after``, to be continued by the same command.
 """
 
 from __future__ import annotations
@@ -23,15 +23,28 @@ from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError, UserError
 from experiments.config.paths import ROOT, reports_dir, runs_dir
 from experiments.config.schema import Experiment, join_words
-from experiments.config.text import checked_name, printable, seconds_of
+from experiments.config.text import checked_name, duration_in_seconds, printable
+from experiments.records.digests import SUMS_FILE, add_digests
 from experiments.terminal import screens
 from experiments.terminal.screens import err, out
+from experiments.training import stop
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 BAD_INPUT, SOME_FAILED, STOPPED = 2, 1, 130
 
 Name = Annotated[str, typer.Argument(help="Stem of a file in configs/experiments.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help='Dotted keys: "recipe.steps=200 seeds=[0,1]".')]
+
+
+def _stop_after(text: str | None) -> None:
+    if text is not None:
+        stop.after(duration_in_seconds(text, "--stop-after"))
+
+
+StopAfter = Annotated[
+    str | None,
+    typer.Option(callback=_stop_after, help="End after 30m, 90s or 1h30m as Ctrl-C does: with checkpoints, to go on later."),
+]
 
 
 def _load(name: str, overrides: list[str] | None) -> Experiment:
@@ -54,6 +67,7 @@ def run(
     engine: Annotated[str, typer.Option(help="Where cells run.")] = "local",
     jobs: Annotated[str, typer.Option(help="Worker processes: a number, or auto.")] = "auto",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells again.")] = False,
+    stop_after: StopAfter = None,
 ) -> None:
     """Run what is missing of an experiment, then make its report. Under torchrun all its processes share each cell."""
     from experiments.grid import driver
@@ -92,7 +106,7 @@ def plan(
     """Say what an experiment will cost and what it can tell, before anything runs."""
     from experiments.grid import driver
 
-    hours = seconds_of(budget, "BUDGET") / 3600 if budget else None
+    hours = duration_in_seconds(budget, "BUDGET") / 3600 if budget else None
     experiment = _load(name, overrides)
     effect = reporting.checked_effect(experiment.equivalence_margin if effect is None else effect)
     reporting.say_lost_caches(driver.experiment_folder(experiment))
@@ -135,7 +149,7 @@ def decide(
             ["decide: EFFECT and BUDGET are fixed before the first run: make decide NAME=… EFFECT=0.01 BUDGET=8h"]
         )
     fixed = {"effect": reporting.checked_effect(effect), "margin": reporting.checked_effect(margin or effect)}
-    hours = seconds_of(budget, "BUDGET") / 3600
+    hours = duration_in_seconds(budget, "BUDGET") / 3600
     experiment = _load(name, overrides)
     folder = driver.experiment_folder(experiment)
     reporting.prepare(name)
@@ -323,6 +337,7 @@ def bench(
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16, instead of the recipe's.")] = None,
     compile_: Annotated[str | None, typer.Option("--compile", help="Mode, instead of the recipe's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images of a step, instead of the recipe's.", min=2)] = None,
+    stop_after: StopAfter = None,
 ) -> None:
     """Measure what the harness costs over bare computation, and what a DataLoader costs over the harness."""
     from experiments.bench.costs import costs_table
@@ -348,7 +363,7 @@ def bench(
 
 
 @app.command()
-def sync(name: Name) -> None:
+def sync(name: Name, stop_after: StopAfter = None) -> None:
     """Send to W&B what it has not seen: runs, then the report."""
     if not _sync(name):
         raise typer.Exit(SOME_FAILED)
@@ -396,6 +411,45 @@ def publish(
 
 
 @app.command()
+def verify(
+    name: Name,
+    source: Annotated[Path, typer.Option("--from", help="Folder that holds <experiment>/<run_id>/.")] = ROOT / "results",
+    cells: Annotated[int, typer.Option(help="Runs to train again, the cheapest of each kind first.", min=1)] = 3,
+    images: Annotated[str | None, typer.Option(help="The folder of images, where the data are one.")] = None,
+    jobs: Annotated[str, typer.Option(help="Worker processes: a number, or auto.")] = "auto",
+    seal: Annotated[bool, typer.Option("--seal", help="Train nothing: list the digests of files in SHA256SUMS.")] = False,
+    stop_after: StopAfter = None,
+) -> None:
+    """Train published runs again from their own settings: equal bits, or no farther than rounding explains?"""
+    folder = source / checked_name(name)
+    if seal:
+        out.print(f"{add_digests(folder)} files are listed in {folder / SUMS_FILE}", soft_wrap=True, markup=False)
+        return
+    if code := reporting.say_verification(folder, cells, images, jobs):
+        raise typer.Exit(code)
+
+
+@app.command()
+def merge(
+    sources: Annotated[
+        list[Path], typer.Argument(help="Folders of runs, as runs or results; lab=folder names who ran them.")
+    ],
+    to: Annotated[Path, typer.Option(help="Folder that gets <experiment>/<run_id>/.")],
+) -> None:
+    """Join the runs of several machines or labs: each once, what contradicts another left out by name."""
+    from experiments.grid import merge as merging
+
+    found = merging.merge(merging.parse_sources(list(map(str, sources))), to)
+    for merged in found:
+        for sentence in merged.left_out:
+            err.print(f"left out: {printable(sentence)}", style="yellow", markup=False, soft_wrap=True)
+        again = f"make report NAME={merged.experiment} RUNS_DIR={shlex.quote(str(to))}"
+        out.print(f"{merged.runs} runs, {merged.repeated} of them found more than once. Report: {again}", soft_wrap=True)
+    if any(merged.left_out for merged in found):
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
 def dashboard(name: Name, overrides: Overrides = None) -> None:
     """Lay the comparison out in W&B; without a login, open the terminal viewer on the runs."""
     from experiments.tracking.client import choose_mode, point_client_at
@@ -429,16 +483,16 @@ def main() -> int:
         err.print("[bold red]error:[/] Windows itself is not supported; run this in WSL (wsl --install).", soft_wrap=True)
         return BAD_INPUT
     try:
-        return app(standalone_mode=False) or 0  # an Exit arrives as the code it carries
+        code: int = app(standalone_mode=False) or 0  # an Exit arrives as the code it carries, Ctrl-C as an Exit
+        if code == STOPPED:
+            err.print("Stopped. The same command goes on from here.")
+        return code
     except ConfigError as error:
         screens.show_faults(err, error)
         return BAD_INPUT
     except UserError as error:
         err.print(Text.assemble(("error: ", "bold red"), printable(error, keep="\n")), soft_wrap=True)
         return BAD_INPUT
-    except KeyboardInterrupt:
-        err.print("Stopped. The same command goes on from here.")
-        return STOPPED
     except OSError as error:
         where = printable(error.filename or "a file")
         err.print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from experiments.config.text import checked_name, printable
 from experiments.records.intended import Decision, Pair, Plan, keep_plan, read_decision
 from experiments.records.progress import now
 from experiments.records.record import RECORD_FILE, atomic_write, read_record
-from experiments.terminal.screens import err, ledger_table, other_settings, out
+from experiments.terminal.screens import err, ledger_table, other_settings, out, verification_lines
 
 if TYPE_CHECKING:
     from analysis.freshness import Remembered
@@ -157,10 +158,10 @@ def known_ledger(experiment: Experiment, folder: Path) -> dict[str, Any]:
     """The ledger from what lies in the folder; no data is loaded."""
     from experiments.config.cells import expand
     from experiments.grid.driver import trials_for
-    from experiments.grid.ledger import ledger, read_splits
+    from experiments.grid.ledger import known_splits, ledger
 
     say_lost_caches(folder)
-    cells = expand(experiment, read_splits(folder))
+    cells = expand(experiment, known_splits(experiment, folder))
     if decision := read_decision(folder, experiment.args):
         cells = decision.asked_of(cells)
     return ledger(experiment, cells, folder, trials_for(cells))
@@ -286,7 +287,7 @@ def after_run(experiment: Experiment, cells: list[Cell], trials: list[Cell], fol
     after = ledger(experiment, cells, folder, trials)
     done, failed = after["counts"]["done"], after["counts"]["failed"]
     if stop.requested() and done < len(cells):
-        out.print(f"Stopped: {done} of {len(cells)} cells are done. The same command goes on from here.")
+        out.print(f"{done} of {len(cells)} cells are done.")
         return STOPPED
     if done:
         say_report(experiment, after, folder, again=False)
@@ -318,6 +319,29 @@ def where_to_look(experiment: Experiment, folder: Path) -> None:
     out.print()
     for title, text in lines:
         out.print(f"{title:<8} {text}", soft_wrap=True, markup=False)
+
+
+def say_verification(folder: Path, number: int, images: str | None, jobs: str) -> int:
+    """Train published runs again, say what came of it and write ``verification.json``. Returns the command's exit code."""
+    from experiments.grid import driver, verify
+    from experiments.terminal.display import progress
+
+    def launch(cells: list[Cell], place: Path) -> None:
+        with progress(cells[0].asked, cells, place, [], False) as shown:
+            driver.launch(cells, place, jobs=jobs, observer=shown)
+
+    prepare(folder.name)
+    os.environ["WANDB_MODE"] = "disabled"
+    found = verify.repeat(folder, number, images, runs_dir() / ".verify" / folder.name, launch)
+    target = reports_dir() / folder.name / "verification.json"
+    with atomic_write(target) as file:
+        json.dump(found, file, indent=2, ensure_ascii=False)
+    for line in verification_lines(found):
+        out.print(printable(line), soft_wrap=True, markup=False)
+    if not found["SHA256SUMS"]:
+        out.print(f"{folder} has no SHA256SUMS, so that a changed byte is not found. Who published it can add it: --seal")
+    out.print(f"\nVerified {target}", soft_wrap=True, markup=False)
+    return 0 if all(cell["verdict"] in ("equal", "within rounding") for cell in found["cells"]) else SOME_FAILED
 
 
 def report_from(source: str, name: str, *, allow_unequal: bool) -> None:

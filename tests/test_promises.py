@@ -111,7 +111,7 @@ def test_the_bench_that_is_shown_was_measured() -> None:
     assert f"```text\n{table(measured)}\n{costs_table(costs)}\n```" in published
 
 
-@pytest.mark.parametrize("target", ["experiment", "status", "report", "sync"])
+@pytest.mark.parametrize("target", ["experiment", "status", "report", "verify", "sync"])
 def test_a_missing_name_is_told(target: str) -> None:
     done = make("-o", "install", target)
     assert done.returncode == 2

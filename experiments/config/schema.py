@@ -401,6 +401,8 @@ class Execution(_Strict):
     """Out of memory, end the cell as failed, or train its batches in twice as many parts."""
     deterministic: bool = False
     """Have torch take deterministic algorithms alone, so that a GPU too gives the same bits again."""
+    nudge: int | None = Field(None, ge=0)
+    """Move each initial weight to the number beside it, up or down as this seed has it: shows what rounding alone does."""
 
 
 class Asked(Execution):

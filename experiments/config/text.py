@@ -12,6 +12,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 NAME_RULE = "a name has letters from a to z, digits, _ and -, and begins with a letter or a digit"
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What moves a cursor, ends a line or turns the direction of writing, and halves of characters."""
+_DURATION = re.compile(r"(?=\d)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
 
 
 def checked_name(name: str) -> str:
@@ -27,18 +28,19 @@ def checked_name(name: str) -> str:
     return name
 
 
-def seconds_of(text: str, name: str) -> float:
-    """A stretch of time as people type it, ``90s``, ``30m``, ``8h`` or ``2d``, in seconds.
+def duration_in_seconds(text: str, what: str) -> int:
+    """A time such as ``30m``, ``90s`` or ``1h30m``; `what` names the option that it was given for.
 
     Raises
     ------
     ConfigError
-        If it is none; `name` says what was meant.
+        If it is no such time, or none at all.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
-    if not found or not float(found[1]):
-        raise ConfigError([f"{name}: must be a time such as 90s, 30m, 8h or 2d, got {text!r}."])
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[found[2]]
+    match = _DURATION.fullmatch(text)
+    seconds = sum(int(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
+    if not 0 < seconds < 2**31:
+        raise ConfigError([f"{what}: must be a time such as 30m, 90s or 1h30m, got {text!a}."])
+    return seconds
 
 
 def printable(text: object, keep: str = "") -> str:

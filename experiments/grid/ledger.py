@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.config.cells import Cell, data_key, split_key
+from experiments.config.cells import Cell, data_key, expand, split_key
 from experiments.config.errors import ConfigError
 from experiments.config.loading import varied_settings, with_settings
 from experiments.config.schema import DataConfig, Experiment
@@ -31,6 +32,26 @@ def read_splits(folder: Path) -> dict[str, str]:
         return known
     except (FileNotFoundError, StateError):
         return {}
+
+
+def known_splits(experiment: Experiment, folder: Path) -> dict[str, str]:
+    """Split hashes as the cache has them and, where it has none, as a record of the same settings does.
+
+    Run folders that were copied from another machine are then known. Records that contradict each other tell nothing.
+    """
+    splits = read_splits(folder)
+    unknown = {
+        (cell.settings_hash, cell.train_fraction, cell.seed): split_key(cell.data, cell.train_fraction, cell.seed)
+        for cell in expand(experiment, splits)
+        if cell.split_hash is None
+    }
+    told: dict[str, set[str]] = {}
+    for path in folder.glob(f"*/{RECORD_FILE}") if unknown else ():
+        with contextlib.suppress(RecordError):
+            record = read_record(path)
+            if key := unknown.get((record.settings_hash, record.train_fraction, record.seed)):
+                told.setdefault(key, set()).add(record.split_hash)
+    return splits | {key: found.pop() for key, found in told.items() if len(found) == 1}
 
 
 def lost_caches(folder: Path) -> list[str]:

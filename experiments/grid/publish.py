@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from experiments.config.errors import ConfigError
 from experiments.grid.ledger import keep_splits, read_splits
 from experiments.records.dataset import keep_descriptions, read_descriptions
+from experiments.records.digests import add_digests
 from experiments.records.folder import config_without_path
 from experiments.records.intended import without_paths
 from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, atomic_write
@@ -61,7 +62,7 @@ def publish(ledger: Mapping[str, Any], folder: Path, target: Path) -> Published:
         _write(without_paths(folder), place)
     except OSError as error:
         raise ConfigError([f"--to: {place} cannot be written ({error.strerror}). Choose another folder."]) from error
-    faults, written = [], []
+    faults, written = list[str](), dict[str, int]()
     for run_id in done:
         try:
             contents = _contents(folder / run_id)
@@ -69,8 +70,9 @@ def publish(ledger: Mapping[str, Any], folder: Path, target: Path) -> Published:
             faults.append(f"{damage} The run is left out; delete its folder and run the experiment again.")
             continue
         _write(contents, place / run_id)
-        written.append(sum(map(len, contents.values())))
-    return Published(len(written), sum(written), faults)
+        written[run_id] = sum(map(len, contents.values()))
+    add_digests(place, written)
+    return Published(len(written), sum(written.values()), faults)
 
 
 class _Damaged(Exception):
@@ -96,15 +98,19 @@ def _contents(run: Path) -> dict[str, bytes]:
     return contents
 
 
-def _halved(path: Path) -> bytes:
-    """``predictions.npz`` with logits in half precision."""
+def published_arrays(path: Path) -> dict[str, Any]:
+    """The arrays of a ``predictions.npz`` as they are published, with logits in half precision; raises as `numpy.load`."""
     with np.load(path, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
     for name in ("logits", "val_logits"):
         if name in arrays and np.abs(arrays[name]).max(initial=0.0) <= _LARGEST_HALVED:
             arrays[name] = half_precision(arrays[name])
+    return arrays
+
+
+def _halved(path: Path) -> bytes:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **published_arrays(path))
     return buffer.getvalue()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -12,6 +13,27 @@ from experiments.config.errors import ConfigError
 from experiments.config.paths import runs_dir
 from experiments.config.schema import join_words, repeat_command
 from experiments.records.record import RECORD_FILE
+from experiments.records.state import StateError, read_json
+
+MERGED_FILE = "merged.json"
+"""Beside merged runs: by run id the ``source`` that it was taken from and the ``lab`` that ran it, empty where not named."""
+
+
+def read_merged(folder: Path) -> dict[str, dict[str, Any]]:
+    """Who ran what, of an experiment's folder; empty where it was not merged.
+
+    Raises
+    ------
+    ConfigError
+        If the file is damaged.
+    """
+    try:
+        found: dict[str, dict[str, dict[str, Any]]] = read_json(folder / MERGED_FILE, dict[str, dict[str, dict[str, Any]]])
+    except FileNotFoundError:
+        return {}
+    except StateError as error:
+        raise ConfigError([f"{error}. Merge again, or delete it: who ran what is then not known."]) from error
+    return found.get("runs", {})
 
 
 def find_run(run: Path) -> Path:

@@ -253,3 +253,20 @@ def name_lines(title: str, rows: Iterable[tuple[str, str]]) -> str:
     listed = list(rows)
     width = max((len(name) for name, _ in listed), default=0)
     return "\n".join([title, *(f"  {name:<{width}}  {line}" for name, line in listed)])
+
+
+def verification_lines(found: Mapping[str, Any]) -> list[str]:
+    """What became of published runs that were trained again, as ``verification.json`` has it."""
+    lines = []
+    for cell in found["cells"]:
+        line = (
+            f"{cell['verdict']:<16} {cell['model']} {cell['data']} {100 * cell['train_fraction']:.4g}% seed {cell['seed']}"
+        )
+        if "bound" in cell:
+            line += f"  {cell['other_class']} of {cell['images']} images in another class; distance {cell['distance']:.2g}"
+            line += f", rounding up to {cell['bound']:.2g}"
+            line += f", other seeds from {cell['other_seeds']:.2g}" if cell["other_seeds"] is not None else ""
+        lines.append(f"{line}  {cell['reason']}".rstrip())
+    made = [f"{cell['published']['device']} → {cell['again']['device']}" for cell in found["cells"] if "again" in cell]
+    lines += [f"Published on → trained again on: {', '.join(dict.fromkeys(made))}."] if made else []
+    return lines + ([found["how"]] if any("bound" in cell for cell in found["cells"]) else [])

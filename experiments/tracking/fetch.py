@@ -15,6 +15,7 @@ from experiments.config.errors import ConfigError
 from experiments.config.schema import Experiment
 from experiments.config.text import checked_name, printable
 from experiments.records.dataset import DATA_FILE
+from experiments.records.digests import RUN_FILES, SUMS_FILE
 from experiments.records.intended import DECISION_FILE, PLAN_FILE
 from experiments.records.record import RecordError
 from experiments.records.reported import EXPERIMENT_FILE, LEDGER_FILE, read_report
@@ -29,7 +30,7 @@ from experiments.tracking.client import (
     why,
 )
 from experiments.tracking.mirror import TrackingError
-from experiments.tracking.report import RUN_FILES, SUMS_FILE, artifact_name
+from experiments.tracking.report import artifact_name
 
 API_TIMEOUT_SECONDS = 15
 FOUND_SECONDS = 60.0

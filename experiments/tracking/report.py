@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.records.dataset import DATA_FILE
+from experiments.records.digests import RUN_FILES, SUMS_FILE
 from experiments.records.folder import config_without_path, folder_name, without_path
 from experiments.records.intended import without_paths
-from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE
+from experiments.records.record import CONFIG_FILE, RECORD_FILE
 from experiments.records.reported import EXPERIMENT_FILE, read_report
 from experiments.tracking.client import (
     Session,
@@ -34,8 +35,6 @@ from experiments.tracking.client import (
 from experiments.tracking.content import Rows, table
 from experiments.tracking.mirror import About, Mirror, TrackingError, page_of, renewed, usable_mirror
 
-SUMS_FILE = "SHA256SUMS"
-RUN_FILES = (RECORD_FILE, CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE)
 FINISH_TIMEOUT_SECONDS = 15.0
 
 

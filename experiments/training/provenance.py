@@ -67,6 +67,7 @@ def facts_of(cell: Cell, device: torch.device) -> dict[str, Any]:
         "precision": cell.recipe.precision,
         "threads": cell.execution.threads,
         "deterministic": cell.execution.deterministic,
+        **({} if cell.execution.nudge is None else {"nudge": cell.execution.nudge}),
         "python": platform.python_version(),
         "versions": dict(versions()),
         "git": git_facts(),

@@ -65,7 +65,18 @@ def build_model(cell: Cell, n_classes: int) -> tuple[nn.Module, dict[str, Any]]:
     checked = models.check(cell.model_name, cell.model, **sizes)
     torch.manual_seed(integer_seed(cell.seed, "initialisation"))
     model, geometry = models.build(cell.model_name, cell.model, **sizes, num_classes=n_classes)
+    if cell.execution.nudge is not None:
+        nudge(model, integer_seed(cell.execution.nudge, "nudge"))
     return model, geometry | checked.geometry
+
+
+def nudge(model: nn.Module, seed: int) -> None:
+    """Move each weight to the number beside it, up or down by chance: the smallest change there is."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            up = torch.rand(parameter.shape, generator=generator) < 0.5
+            parameter.copy_(torch.nextafter(parameter, torch.where(up, torch.inf, -torch.inf).to(parameter)))
 
 
 _gmacs: dict[str, float] = {}

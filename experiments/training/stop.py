@@ -49,6 +49,18 @@ def signals_caught(on_signal: Callable[[], None] = lambda: None) -> Iterator[Non
             signal.signal(number, handler)
 
 
+def after(seconds: float) -> None:
+    """Ask for an orderly end of this command when so much time has passed, as Ctrl-C does."""
+
+    def ask() -> None:
+        _asked.set()  # before the signal, which a shell's background job ignores
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    timer = threading.Timer(seconds, ask)
+    timer.daemon = True
+    timer.start()
+
+
 def _caught() -> list[signal.Signals]:
     """The stop signals, without a hang-up that was ignored at the start, as under nohup."""
     return [number for number in STOP_SIGNALS if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN]

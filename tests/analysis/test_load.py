@@ -142,7 +142,7 @@ def test_a_spoilt_run_is_named_and_left_out(synthetic_runs, spoil, words):
 def tuned_runs(tmp_path: Path) -> tuple[Experiment, dict[str, Any], Path]:
     """The published runs of track B, to be spoilt."""
     folder = tmp_path / "runs" / "vit_small_data_tuned"
-    shutil.copytree(ROOT / "results" / "vit_small_data_tuned", folder)
+    shutil.copytree(ROOT / "results" / "vit_small_data_tuned", folder, ignore=shutil.ignore_patterns("SHA256SUMS"))
     experiment = loading.load_experiment("vit_small_data_tuned")
     cells = expand(experiment, ledger.read_splits(folder))
     trials = [trial for cell in cells for trial in tuning.trials_of(cell)]

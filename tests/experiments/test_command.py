@@ -23,6 +23,7 @@ from experiments.config import loading
 from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
 from experiments.config.paths import ROOT
+from experiments.config.text import duration_in_seconds
 from experiments.grid import driver, local, worker
 from experiments.grid.driver import Observer
 from experiments.grid.ledger import ledger
@@ -236,6 +237,59 @@ def test_a_signal_stops_with_a_checkpoint_and_the_same_command_goes_on(
     assert record.attempts[0].reason == "interrupted"
     assert record.attempts[-1].start_step == record.attempts[0].end_step > 0
     assert record.attempts[-1].end_step == 300
+
+
+TIME_IS_UP_IN_TRAINING = """
+import json, signal, sys, threading, time
+from pathlib import Path
+from experiments.training import stop
+
+class Timer(threading.Thread):
+    def __init__(self, seconds, ask):
+        super().__init__()
+        self.ask = ask
+        assert seconds == 5400
+
+    def run(self):
+        while not any(json.loads(path.read_text())["step"] > 5 for path in folder.rglob("progress.json")):
+            time.sleep(0.1)
+        self.ask()
+
+folder, stop.threading.Timer = Path(sys.argv.pop(1)), Timer
+signal.signal(signal.SIGINT, signal.SIG_IGN if sys.argv.pop(1) == "ignored" else signal.default_int_handler)
+from experiments.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("ctrl_c", ["heeded", pytest.param("ignored", marks=pytest.mark.slow)])
+def test_a_run_of_limited_time_stops_with_a_checkpoint(tmp_path: Path, ctrl_c: str) -> None:
+    """Also as a background job of a shell, which ignores Ctrl-C."""
+    start = [sys.executable, "-c", TIME_IS_UP_IN_TRAINING, tmp_path / "runs_dir", ctrl_c]
+    arguments = ["run", "smoke", *LONG, "models=[resnet_micro]", "--jobs", "1", "--stop-after", "1h30m"]
+    done = subprocess.run([*start, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 130, done.stdout + done.stderr
+    assert "0 of 1 cells are done." in done.stdout and "The same command goes on from here." in done.stderr
+    assert list((tmp_path / "runs_dir").rglob("last.pt")) and not list((tmp_path / "runs_dir").rglob("record.json"))
+
+
+@pytest.mark.parametrize("text", ["30", "0m", "", "-5s", "1d", "m", "٣m", "1m2h", "99999999999999h"])
+def test_a_time_limit_is_a_time(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "run", "smoke", "--stop-after", text) == 2
+    assert "--stop-after: must be a time such as 30m, 90s or 1h30m, got" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "runs_dir").exists()
+
+
+def test_times_are_read_in_seconds() -> None:
+    assert [duration_in_seconds(text, "") for text in ("90s", "30m", "8h", "1h30m", "1h1m1s")] == [
+        90,
+        1800,
+        28800,
+        5400,
+        3661,
+    ]
 
 
 @pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])

@@ -1,0 +1,86 @@
+"""Whether labs agree: nothing is found where they do, and a model that does worse in one lab is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis import efficiency
+from analysis.groups import groups_of
+from analysis.load import load
+from tests.analysis.conftest import make_experiment, write_experiment
+
+
+def _labs(folder: Path, of: dict[str, str]) -> None:
+    runs = {run_id: {"lab": lab, "source": "runs"} for run_id, lab in of.items()}
+    (folder / "merged.json").write_text(json.dumps({"runs": runs}), encoding="utf-8")
+
+
+def test_a_model_that_does_worse_in_one_lab_is_found(tmp_path: Path) -> None:
+    runs = write_experiment(tmp_path / "synthetic", make_experiment(seeds=[0, 1, 2, 3, 4, 5], train_fractions=[1.0]))
+    results = load(runs.ledger, runs.folder, runs.experiment)
+    assert efficiency.labs(groups_of(results, runs.experiment)).empty
+    lab = {run["run_id"]: "ab"[run["seed"] % 2] for _, run in results.runs.iterrows()}
+    _labs(runs.folder, lab)
+    found = efficiency.labs(groups_of(results, runs.experiment))
+    others = [model for model in runs.experiment.models if model != runs.experiment.reference]
+    assert sorted(found["model"]) == sorted(others) and set(found["before"] + found["after"]) == {"ab"}
+    np.testing.assert_allclose(found["change"], found["gap_after"] - found["gap_before"])
+    assert (found["changed"] == "lab").all() and found["p"].min() > 0.05 / len(found)
+
+    outcomes = dict(results.outcomes)
+    for run_id, run in results.runs.set_index("run_id").iterrows():
+        if run["model"] == others[0] and lab[run_id] == "b":
+            correct = outcomes[run_id].correct.copy()
+            correct[::4] = False
+            outcomes[run_id] = replace(outcomes[run_id], correct=correct)
+    found = efficiency.labs(groups_of(replace(results, outcomes=outcomes), runs.experiment)).set_index("model")
+    assert found.loc[others[0], "p"] < 0.05 / len(found) and found.loc[others[0], "change"] < -0.1
+    assert (found.loc[others[1:], "p"] > 0.05 / len(found)).all()
+
+
+def test_labs_of_one_seed_have_no_interval_and_runs_without_a_lab_belong_to_none(tmp_path: Path) -> None:
+    runs = write_experiment(tmp_path / "synthetic", make_experiment(seeds=[0, 1, 2], train_fractions=[1.0]))
+    results = load(runs.ledger, runs.folder, runs.experiment)
+    _labs(runs.folder, {run["run_id"]: ("a", "b", "")[run["seed"]] for _, run in results.runs.iterrows()})
+    found = efficiency.labs(groups_of(results, runs.experiment))
+    assert len(found) and found[["low", "high", "p"]].isna().all(axis=None) and found["change"].notna().all()
+
+
+@pytest.mark.slow
+def test_labs_that_agree_are_seldom_said_to_differ() -> None:
+    """Two labs of three seeds, a reference and two models, 400 images, seeds that move an accuracy by a point or two."""
+    from scipy import special
+
+    from analysis.statistics.comparisons import Comparisons
+    from analysis.statistics.contrasts import Layout
+    from analysis.statistics.intervals import holm
+
+    rng, wrong, repeats = np.random.default_rng(0), 0, 300
+    for _ in range(repeats):
+        image = rng.normal(1.3, 1, 400)
+        answers = {}
+        for model, shift in (("cnn", 0.2), ("vit", -0.2), ("other", 0.0)):
+            of_model = image + shift + 0.5 * rng.normal(size=400)
+            for lab in "ab":
+                seeds = of_model + 0.12 * rng.normal(size=(3, 1))
+                answers[lab, model, 1.0] = (
+                    [*range(3)] if lab == "a" else [3, 4, 5],
+                    rng.random((3, 400)) < special.ndtr(seeds),
+                )
+        found = Comparisons.of(Layout.of(answers))
+        p = []
+        for model in ("vit", "other"):
+            change = {("a", model, 1.0): -1, ("a", "cnn", 1.0): 1, ("b", model, 1.0): 1, ("b", "cnn", 1.0): -1}
+
+            def build(first: str, second: str) -> dict:
+                return {(lab, name, 1.0): side * sign for lab, side in (("a", -1), ("b", 1))
+                        for name, sign in ((first, 1), (second, -1))}  # fmt: skip
+
+            p.append(found.differences(found.prior("b", build), change).p[0])
+        wrong += holm(p).min() < 0.05
+    assert wrong / repeats <= 0.075
