@@ -17,7 +17,6 @@ from experiments.config.paths import ROOT, reports_dir, runs_dir
 from experiments.config.schema import Experiment
 from experiments.config.text import checked_name, printable
 from experiments.records.intended import Decision, Pair, Plan, keep_plan, read_decision
-from experiments.records.progress import now
 from experiments.records.record import RECORD_FILE, atomic_write, read_record
 from experiments.terminal.screens import err, ledger_table, other_settings, out, verification_lines
 
@@ -52,6 +51,7 @@ def make_plan(
     from analysis import power
     from experiments.bench.plan import estimate
     from experiments.data import datasets
+    from experiments.records.progress import now
 
     folder, here = runs_dir() / experiment.name, _experiments_in(runs_dir())
     costs = estimate(cells, trials, jobs, here, folder)

@@ -250,6 +250,7 @@ def looked(
         return None
     found = []
     for images in torch.from_numpy(np.ascontiguousarray(pixels)).split(8):  # the weights of all blocks are held at once
-        maps = class_token_map(model.attention_maps(normalise(images.to(device))), model.embedding.grid_size)
+        shown = normalise(images.to(device)).to(next(model.parameters()).dtype)
+        maps = class_token_map(model.attention_maps(shown), model.embedding.grid_size)
         found.append((255 * maps / maps.amax(dim=(1, 2), keepdim=True)).round().to(torch.uint8).cpu().numpy())
     return np.concatenate(found)

@@ -1,5 +1,6 @@
 """Bold, †, ≡ and the words of the verdict say one thing, whatever the results are."""
 
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -46,7 +47,7 @@ def results_of(accuracy, n_images, jitter, missing, seed):
     records = {row["run_id"]: Record.model_construct(environment={"device": "cpu"}, attempts=[]) for row in rows}
     frames = pd.DataFrame(rows), pd.DataFrame(cells)
     nothing = MappingProxyType({})
-    return Results(None, *frames, records, outcomes, nothing, nothing, [], nothing), experiment
+    return Results(Path("no folder"), *frames, records, outcomes, nothing, nothing, [], nothing), experiment
 
 
 SHARES = st.sampled_from([0.0, 0.3, 0.6, 0.8, 0.85, 0.99, 1.2])

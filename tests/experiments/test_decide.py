@@ -99,7 +99,7 @@ def test_a_spent_budget_leaves_pairs_open_and_what_was_fixed_stays(
     [
         (["--effect", "0.2"], "EFFECT and BUDGET are fixed before the first run"),
         (["--effect", "0.001", "--budget", "1h"], "EFFECT: 0.001 is below what 364 test images can show"),
-        (["--effect", "0.2", "--budget", "0.0001s"], "BUDGET: 2.78e-08 device hours"),
+        (["--effect", "0.2", "--budget", "1s"], "BUDGET: 0.000278 device hours"),
         (["--effect", "2", "--budget", "1h"], "EFFECT: must be a difference of accuracies"),
     ],
 )

@@ -153,7 +153,7 @@ def test_what_failed_changed_or_has_not_ended(
 def test_labs_are_compared_where_each_has_two_seeds(part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = joined(monkeypatch, tmp_path, f"zurich={part('a', (0, 1))}", f"tokyo={part('b', (2,))}")
     files = report(monkeypatch, target)
-    text = files[f"{NAME}/interactions.md"].decode()
+    text = "".join(files[f"{NAME}/{page}.md"].decode() for page in ("conditions", "interactions"))
     assert "tokyo: 2 runs, seeds 2, on" in text and "zurich: 4 runs, seeds 0, 1, on" in text
     assert "takes two seeds of each to test" in text and "tokyo → zurich, 100%" in text
     merged = tmp_path / "joined" / "runs" / NAME / "merged.json"

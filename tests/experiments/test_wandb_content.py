@@ -133,7 +133,9 @@ def test_examples_are_the_same_images_for_every_run_and_small() -> None:
 @pytest.mark.parametrize(("side", "kept"), [(8, 1000), (32, 85), (224, 64)])
 def test_as_many_images_are_kept_as_have_room(tmp_path: Path, side: int, kept: int) -> None:
     ids = np.array([f"test/{index}" for index in range(1000)])
-    pixels = np.broadcast_to(np.arange(1000, dtype=np.uint16)[:, None, None, None] % 251, (1000, 3, side, side)).astype(np.uint8)
+    pixels = np.broadcast_to(np.arange(1000, dtype=np.uint16)[:, None, None, None] % 251, (1000, 3, side, side)).astype(
+        np.uint8
+    )
     content.write_examples(tmp_path, pixels, ids, lambda some: some[:, 0, :2, :3])
     with np.load(tmp_path / "examples.npz") as stored:
         chosen = content.chosen_examples(ids)[:kept]
