@@ -90,13 +90,15 @@ def _certificate(results: Results, experiment: Experiment, certificate: Certific
 
 
 def _marks(summary: Summary, experiment: Experiment) -> str:
-    """What bold, † and ≡ mean, or why there are none."""
+    """What the marks that are there mean, or why there are none."""
     if summary.pairs.empty:
         return "No marks: they need two models with 3 seeds each, and seeds that do not differ too much for the test."
-    return (
-        "Bold: the best at a budget and all that do not differ from it; †: differs from the reference; ≡: equivalent within "
-        f"±{100 * experiment.equivalence_margin:g} points (Holm-adjusted, p < .05)."
-    )
+    words = {
+        "different": "; †: differs from the reference",
+        "equivalent": f"; ≡: equivalent to it within ±{100 * experiment.equivalence_margin:g} points",
+    }
+    shown = "".join(text for state, text in words.items() if (summary.cells["state"] == state).any())
+    return f"Bold: the best at a budget and all that do not differ from it{shown} (Holm-adjusted, p < .05)."
 
 
 def _family(summary: Summary) -> str:
