@@ -29,7 +29,7 @@ LEDGER = {
     "Model": "model", "Data": "data", "Setting": "setting", "Fraction": "fraction", "Seed": "seed", "Status": "status",
     "Top-1 (%)": "accuracy", "Run": "run_id", "W&B": "address", "Reason": "reason",
 }  # fmt: skip
-"""Columns of the ledger; those in which all cells are alike are left out."""
+"""Columns of the ledger; empty ones are left out, as is that of the data where there is one set."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,11 @@ def render(content: Content) -> str:
         "differences": [str(difference) for difference in content.certificate.differences],
         "certificate_json": json.dumps(proof, indent=2, ensure_ascii=False),
         "ledger": ledger,
-        "ledger_columns": [(title, key) for title, key in LEDGER.items() if len({row[key] for row in ledger}) > 1],
+        "ledger_columns": [
+            (title, key)
+            for title, key in LEDGER.items()
+            if any(row[key] != "" for row in ledger) and (key != "data" or len(content.experiment.data) > 1)
+        ],
         "style": _trusted((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         "script": _trusted((TEMPLATES / "report.js").read_text(encoding="utf-8")),
         "vega": _trusted(vega_bundle()) if content.figures else "",

@@ -120,7 +120,7 @@ def test_a_run_that_was_online_shows_what_a_run_that_is_sent_later_shows(
 def test_examples_are_the_same_images_for_every_run_and_small() -> None:
     ids = np.array([f"test/{index}" for index in range(1000)])
     chosen = content.chosen_examples(ids)
-    assert len(set(chosen.tolist())) == content.MAX_EXAMPLES
+    assert sorted(chosen.tolist()) == list(range(1000))
     shuffled = np.random.default_rng(0).permutation(1000)
     assert ids[shuffled][content.chosen_examples(ids[shuffled])].tolist() == ids[chosen].tolist()
     large = np.zeros((2, 3, 224, 200), dtype=np.uint8)
@@ -128,6 +128,25 @@ def test_examples_are_the_same_images_for_every_run_and_small() -> None:
     small = content.shrunk(large)
     assert small.shape == (2, 3, 56, 50) and small[0, 0, 0, 0] == 100 and small[0, 0, 1, 1] == 0
     assert content.shrunk(small) is small
+
+
+@pytest.mark.parametrize(("side", "kept"), [(8, 1000), (32, 85), (224, 64)])
+def test_as_many_images_are_kept_as_have_room(tmp_path: Path, side: int, kept: int) -> None:
+    ids = np.array([f"test/{index}" for index in range(1000)])
+    pixels = np.broadcast_to(np.arange(1000, dtype=np.uint16)[:, None, None, None] % 251, (1000, 3, side, side)).astype(np.uint8)
+    content.write_examples(tmp_path, pixels, ids, lambda some: some[:, 0, :2, :3])
+    with np.load(tmp_path / "examples.npz") as stored:
+        chosen = content.chosen_examples(ids)[:kept]
+        assert stored["sample_ids"].tolist() == ids[chosen].tolist() and len(stored["pixels"]) == kept
+        assert stored["attention"].shape == (kept, 2, 3) and (stored["attention"][:, 0, 0] == chosen % 251).all()
+
+
+def test_where_a_model_looked_is_kept_for_the_projects_own_vit_alone() -> None:
+    model = VisionTransformer(image_size=8, patch_size=2, channels=1, n_classes=3, dim=8, depth=2, n_heads=2, mlp_dim=16)
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 1, 8, 8), dtype=np.uint8)
+    maps = looked(model, lambda images: images / 255, pixels, torch.device("cpu"))
+    assert maps is not None and maps.shape == (9, 4, 4) and (maps.max(axis=(1, 2)) == 255).all()
+    assert looked(torch.nn.Linear(1, 1), lambda images: images, pixels, torch.device("cpu")) is None
 
 
 def test_many_classes_show_the_five_most_likely(tmp_path: Path) -> None:
