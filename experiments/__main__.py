@@ -27,7 +27,6 @@ from experiments.config.text import checked_name, duration_in_seconds, printable
 from experiments.records.digests import SUMS_FILE, add_digests
 from experiments.terminal import screens
 from experiments.terminal.screens import err, out
-from experiments.training import stop
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 BAD_INPUT, SOME_FAILED, STOPPED = 2, 1, 130
@@ -38,6 +37,8 @@ Overrides = Annotated[list[str] | None, typer.Argument(help='Dotted keys: "recip
 
 def _stop_after(text: str | None) -> None:
     if text is not None:
+        from experiments.training import stop  # which Windows cannot import
+
         stop.after(duration_in_seconds(text, "--stop-after"))
 
 

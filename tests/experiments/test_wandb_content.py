@@ -10,15 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from experiments.__main__ import main
+from experiments.data.batches import Normalise
 from experiments.records.record import read_rows
 from experiments.tracking import content
 from experiments.tracking import sync as wandb_sync
 from experiments.tracking.mirror import load_mirror
 from experiments.tracking.tracker import About, Tracker
+from experiments.training.run import looked
 from tests.experiments.conftest import ONE
 from tests.standins.wandb_service import Run, WandbService
+from vit_scratch import VisionTransformer
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -144,11 +148,14 @@ def test_as_many_images_are_kept_as_have_room(tmp_path: Path, side: int, kept: i
 
 
 def test_where_a_model_looked_is_kept_for_the_projects_own_vit_alone() -> None:
-    model = VisionTransformer(image_size=8, patch_size=2, channels=1, n_classes=3, dim=8, depth=2, n_heads=2, mlp_dim=16)
+    model, normalise = (
+        VisionTransformer(8, 2, 1, 3, dim=8, depth=2, num_heads=2),
+        Normalise([0.5], [0.5], torch.device("cpu")),
+    )
     pixels = np.random.default_rng(0).integers(0, 256, (9, 1, 8, 8), dtype=np.uint8)
-    maps = looked(model, lambda images: images / 255, pixels, torch.device("cpu"))
+    maps = looked(model, normalise, pixels, torch.device("cpu"))
     assert maps is not None and maps.shape == (9, 4, 4) and (maps.max(axis=(1, 2)) == 255).all()
-    assert looked(torch.nn.Linear(1, 1), lambda images: images, pixels, torch.device("cpu")) is None
+    assert looked(torch.nn.Linear(1, 1), normalise, pixels, torch.device("cpu")) is None
 
 
 def test_many_classes_show_the_five_most_likely(tmp_path: Path) -> None:
