@@ -256,7 +256,9 @@ def _notes(table: Table) -> list[str]:
     texts = [f"\\textsuperscript{{{letter}}} {latex_text(text, 12)}." for letter, text in table.footnotes.items()]
     if sum(map(len, table.footnotes.values())) > NOTES:
         texts = ["Letters: see the table in the appendix."]
-    texts.append(latex_text(f"{table.note} Brackets: 95% intervals. n: images to train and validate.", 12))
+    bracketed = any("[" in entry.text for block in table.blocks for row in block.rows for entry in row.entries)
+    brackets = "Brackets: 95% intervals. " if bracketed else ""
+    texts.append(latex_text(f"{table.note} {brackets}n: images to train and validate.", 12))
     return ["\\par\\smallskip{\\raggedright " + " ".join(texts) + "\\par}"]
 
 

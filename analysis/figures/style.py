@@ -231,14 +231,20 @@ def interval(low: float, high: float) -> str:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round values between two positive limits for a logarithmic axis: powers of ten, finer where that gives under three."""
+    """Round values between two positive limits for a logarithmic axis: powers of ten, finer where that gives under three,
+    evenly spaced where the limits are close.
+    """
     exponents = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     ticks: list[float] = []
-    for mantissas in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), tuple(np.arange(10, 100) / 10)):
+    for mantissas in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
         ticks = [float(f"{mantissa * 10.0**exponent:.6g}") for exponent in exponents for mantissa in mantissas]
         ticks = [tick for tick in ticks if low <= tick <= high]
         if len(ticks) >= 3:
-            break
+            return ticks
+    for step in (mantissa * 10.0**exponent for exponent in reversed(exponents) for mantissa in (5, 2, 1, 0.5, 0.2, 0.1)):
+        ticks = [float(f"{number * step:.6g}") for number in range(int(np.ceil(low / step)), int(high / step) + 1)]
+        if len(ticks) >= 3:
+            return ticks
     return ticks
 
 

@@ -420,6 +420,7 @@ def test_equal_titles_are_told_apart() -> None:
         (0.8, 40.0, [1, 3, 10, 30]),
         (2.0, 12.0, [2, 5, 10]),
         (0.0014, 0.0052, [0.0015, 0.002, 0.003, 0.005]),
+        (8.5, 18.4, [10, 12, 14, 16, 18]),
     ],
 )
 def test_log_ticks_are_round_and_at_least_three(low: float, high: float, expected: list[float]) -> None:
