@@ -21,17 +21,17 @@ part() { # name, seconds at most, command …: its output is kept, and the parts
   shift 2
   [ "$left" -lt 20 ] && { echo "== $name: no time left; the next sitting goes on here"; return; }
   if [ -n "$dry" ] || [ "$most" -gt "$left" ]; then most=$left; fi
-  echo "== $name, $most s at most"
-  "$@" --stop-after "${most}s" 2>&1 | tee "$out/$name.txt" | tail -n 25
+  echo "== $name, $most s at most" # the time ends as Ctrl-C would, which a shell in the background ignores
+  env --default-signal=INT "$@" --stop-after "${most}s" 2>&1 | tee "$out/$name.txt" | tail -n 25
   code=${PIPESTATUS[0]}
   [ "$code" = 0 ] || [ "$code" = 130 ] || { echo "== $name ended with exit status $code"; failed=1; }
 }
 
-seeds="[0,1,2]" small=()
+seeds="[0,1,2]" counts="1 2 4 8" small=()
 bench=(--data cifar10_jpeg --recipe small_images --precision bf16 --steps 50 --repeats 5 --grid-cells 20)
 if [ -n "$dry" ]; then
   export DEVICE=cpu
-  seeds="[0]"
+  seeds="[0]" counts="1 2"
   small=(recipe.steps=2 recipe.evaluations=1 recipe.precision=fp32 recipe.compile=off)
   bench=(--data digits --recipe digits --steps 2 --repeats 1 --grid-cells 2)
 fi
@@ -45,16 +45,15 @@ part device 60 "${run[@]}" run smoke "seeds=[0]" "train_fractions=[0.1]" --jobs 
 if [ -n "$dry" ]; then
   part bench 120 "${run[@]}" bench vit_micro_p2 "${bench[@]}"
 else
-  part bench 150 "${run[@]}" bench vit_tiny_p4 vit_small_image_p4 resnet18_small_stem "${bench[@]}" --compile default
+  part bench 240 "${run[@]}" bench vit_tiny_p4 vit_small_image_p4 resnet18_small_stem "${bench[@]}" --compile default
   cp "${REPORTS_DIR:-reports}/bench/bench.json" "$out/bench_default.json"
-  part graphs 90 "${run[@]}" bench vit_tiny_p4 "${bench[@]}" --compile reduce-overhead
+  part graphs 60 "${run[@]}" bench vit_tiny_p4 "${bench[@]}" --compile reduce-overhead
 fi
 
 # 3. Cells per hour with 1, 2, 4 and 8 processes on the device: 8 small cells, each time in a new folder of runs.
-for jobs in 1 2 ${dry:+stop} 4 8; do
-  [ "$jobs" = stop ] && break
+for jobs in $counts; do
   runs="$(mktemp -d)" from=$SECONDS
-  RUNS_DIR="$runs" REPORTS_DIR="$runs" part "jobs_$jobs" 60 "${run[@]}" run "${micro[@]}" "seeds=[0,1,2,3]" "expect=[]" --jobs "$jobs"
+  RUNS_DIR="$runs" REPORTS_DIR="$runs" part "jobs_$jobs" 45 "${run[@]}" run "${micro[@]}" "seeds=[0,1,2,3]" "expect=[]" --jobs "$jobs"
   done=$(find "$runs" -name record.json | wc -l)
   echo "$jobs processes: $done of 8 cells in $((SECONDS - from)) s, start included" | tee -a "$out/cells.txt"
   rm -rf "$runs"
