@@ -75,9 +75,10 @@ class Table:
         return replace(self, columns=[self.columns[at] for at in kept], blocks=blocks)
 
     def without_empty(self) -> Table:
-        """The table without the columns that hold no value."""
+        """The table without the columns that hold no value; as it is where no other than the first would be left."""
         rows = [row for block in self.blocks for row in block.rows]
-        return self.with_columns(lambda at: any(row.entries[at].text not in ("", UNKNOWN) for row in rows))
+        left = self.with_columns(lambda at: any(row.entries[at].text not in ("", UNKNOWN) for row in rows))
+        return left if len(left.columns) > 1 else self
 
 
 @dataclass
