@@ -54,8 +54,8 @@ def test_links_of_the_guides_lead_somewhere() -> None:
             assert (guide.parent / link.partition("#")[0]).exists(), f"{guide}: {link}"
 
 
-def test_tree_of_the_readme_is_the_tree() -> None:
-    rooms = set(re.findall(r"^(\w+)/ ", README, re.M))
+def test_tree_of_the_architecture_is_the_tree() -> None:
+    rooms = set(re.findall(r"^(\w+)/ ", (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"), re.M))
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     assert rooms == {path.partition("/")[0] for path in tracked if "/" in path and not path.startswith(".")}
 
