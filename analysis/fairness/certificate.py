@@ -21,6 +21,8 @@ from experiments.config.identity import PROTOCOL, canonical_hash
 from experiments.records.record import CONFIG_FILE
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+MANY_OPENINGS = 2000
+"""Characters that can open a level of YAML; a run's settings have about a hundred."""
 """The safe loader in C where PyYAML was built with it, ten times as fast."""
 
 
@@ -126,7 +128,10 @@ def _settings(runs: pd.DataFrame, requested: Mapping[str, dict[str, Any]]) -> An
 
 def read_config(path: Path) -> Any:
     """A run's ``config.yaml``; errors of reading and parsing are the caller's."""
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=_SafeLoader)  # noqa: S506 - a safe loader
+    text = path.read_text(encoding="utf-8")
+    # Deep nesting ends the C parser and this process with it; the other raises RecursionError.
+    loader = yaml.SafeLoader if sum(map(text.count, "[{-?")) > MANY_OPENINGS else _SafeLoader
+    return yaml.load(text, Loader=loader)  # noqa: S506 - safe loaders
 
 
 def _requested(results: Results) -> tuple[dict[str, dict[str, Any]], list[str]]:

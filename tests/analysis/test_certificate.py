@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from analysis import captions
-from analysis.fairness.certificate import Unequal, certify
+from analysis.fairness.certificate import Unequal, certify, read_config
 from analysis.load import load
 from analysis.summary import summarise
 from tests.analysis.conftest import SyntheticRuns, make_experiment, write_experiment, write_run
@@ -222,3 +222,11 @@ def test_under_a_budget_of_epochs_steps_are_equal_at_each_fraction(tmp_path, odd
         assert {(d.key, d.where) for d in certificate.differences} == {
             (key, "shapes, train fraction 1") for key in ("steps", "samples_seen")
         }
+
+
+@pytest.mark.parametrize("opening", ["[", "- ", "? ", "{a: "])
+def test_settings_nested_without_end_are_a_fault_and_not_the_end_of_the_process(synthetic_runs, opening):
+    path = synthetic_runs.folder / synthetic_runs.run_id("vit") / "config.yaml"
+    path.write_text(100_000 * opening)
+    with pytest.raises((RecursionError, yaml.YAMLError)):
+        read_config(path)
