@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,8 @@ def test_a_spent_budget_leaves_pairs_open_and_what_was_fixed_stays(
 def test_bad_input_is_one_message_and_fixes_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str], told: str
 ) -> None:
-    assert call(monkeypatch, "decide", "smoke", *ARGS, *options) == 2
+    long = [re.sub(r"steps=\d+", "steps=1000000", word) for word in ARGS]  # more than a second on any machine
+    assert call(monkeypatch, "decide", "smoke", *long, *options) == 2
     assert told in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "runs_dir" / "smoke" / "decision.json").exists()
 
