@@ -49,17 +49,8 @@ SIZE, STORED_SIZE = 224, 320
 """Pixels of a side: as batches have it, and as the files do."""
 
 
-def seconds(work: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of some work, until the device has done it."""
-    cost.synchronise(device)
-    start = time.perf_counter()
-    work()
-    cost.synchronise(device)
-    return time.perf_counter() - start
-
-
 def _median(work: Callable[[], Any], repeats: int) -> float:
-    return float(np.median([seconds(work, torch.device("cpu")) for _ in range(repeats)]))
+    return float(np.median([cost.seconds(work, torch.device("cpu")) for _ in range(repeats)]))
 
 
 @contextmanager
@@ -133,7 +124,7 @@ def first_batch_seconds(data: DataConfig, recipe: Recipe, device: torch.device) 
         )(0)  # fmt: skip
 
     datasets.forget()
-    return seconds(first_batch, device)
+    return cost.seconds(first_batch, device)
 
 
 class _Files:
@@ -168,7 +159,7 @@ def data_images_per_second(device: torch.device, *, n: int = 256, batch_size: in
 
         def rate(batches: Callable[[int], Any]) -> float:
             batches(0)
-            return steps * batch_size / seconds(lambda: [batches(step) for step in range(1, steps + 1)], device)
+            return steps * batch_size / cost.seconds(lambda: [batches(step) for step in range(1, steps + 1)], device)
 
         def ours(pixels: Pixels, resident: bool) -> Callable[[int], Any]:
             return TrainBatches(
@@ -222,7 +213,7 @@ def augmentation_images_per_second(device: torch.device, *, batch_size: int = 25
 
     def rate(way: Callable[[int], Any]) -> float:
         way(0)
-        return steps * batch_size / seconds(lambda: [way(step) for step in range(1, steps + 1)], device)
+        return steps * batch_size / cost.seconds(lambda: [way(step) for step in range(1, steps + 1)], device)
 
     return {name: rate(way) for name, way in ways.items()}
 

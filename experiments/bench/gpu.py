@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.bench import costs
 from experiments.config.loading import load_part
 from experiments.training import compilation, cost, models
 from experiments.training.profile import bare_step
@@ -61,7 +60,7 @@ def vit_base(device: torch.device) -> dict[str, Any]:
     labels = torch.randint(1000, (256,), device=device)
     forward = compilation.compiled(model.to(device), "max-autotune", images, precision="bf16")
     step = bare_step(forward.forward, images, labels, precision="bf16")
-    seconds = [costs.seconds(step, device) for _ in range(60)][10:]
+    seconds = [cost.seconds(step, device) for _ in range(60)][10:]
     rate = len(images) / float(np.median(seconds))
     return {
         "images_per_second": rate,

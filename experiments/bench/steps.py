@@ -113,7 +113,7 @@ def bare(task: Task) -> Callable[[], float]:
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad_norm)
             optimizer.step()
 
-    return lambda: costs.seconds(stretch, task.device)
+    return lambda: cost.seconds(stretch, task.device)
 
 
 def harness(task: Task) -> Callable[[], float]:
@@ -131,7 +131,7 @@ def harness(task: Task) -> Callable[[], float]:
                 written = Written(folder, training, task.recipe)
                 fit(training, task.recipe, batches, val, seed=0, folder=folder, observer=written)
 
-            return costs.seconds(work, task.device)
+            return cost.seconds(work, task.device)
 
     return stretch
 
@@ -167,7 +167,7 @@ def dataloader(task: Task) -> Callable[[], float]:
                 yield images.to(task.device), labels.to(task.device)
 
     stream = endless()
-    return lambda: costs.seconds(lambda: take_steps(task, training, lambda step: next(stream)), task.device)
+    return lambda: cost.seconds(lambda: take_steps(task, training, lambda step: next(stream)), task.device)
 
 
 WAYS = {"bare": bare, "end_to_end": harness, "dataloader": dataloader}

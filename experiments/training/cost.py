@@ -7,7 +7,7 @@ import ctypes
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 
@@ -103,6 +103,15 @@ def synchronise(device: torch.device) -> None:
     """Wait for the device; nothing to do on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of some work, until the device has done it."""
+    synchronise(device)
+    start = time.perf_counter()
+    work()
+    synchronise(device)
+    return time.perf_counter() - start
 
 
 def _energy_joules(device: torch.device) -> float | None:

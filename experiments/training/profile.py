@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -33,14 +32,6 @@ def bare_step(
         optimizer.step()
 
     return step
-
-
-def _seconds(step: Callable[[], None], device: torch.device) -> float:
-    cost.synchronise(device)
-    start = time.perf_counter()
-    step()
-    cost.synchronise(device)
-    return time.perf_counter() - start
 
 
 def profile(
@@ -78,7 +69,7 @@ def profile(
     with meter.training():
         for _ in range(WARMUP_STEPS):
             step()
-        seconds = [_seconds(step, device) for _ in range(TIMED_STEPS)]
+        seconds = [cost.seconds(step, device) for _ in range(TIMED_STEPS)]
     low, median, high = (float(batch_size / value) for value in np.quantile(seconds, [0.75, 0.5, 0.25]))
     hardware = cost.device_name(device)
     return {
