@@ -1,4 +1,4 @@
-"""The command line: ``python -m experiments run|status|list|show|report|sync|dashboard|predict|export …``.
+"""The command line: ``python -m experiments run|plan|decide|status|list|show|report|verify|merge|predict|export …``.
 
 Exit codes of ``run``: 0 all cells done; 1 some cells failed, the rest done, the report made; 2 bad input, nothing was run;
 130 stopped by the user or by ``--stop-after``, to be continued by the same command.
