@@ -106,10 +106,10 @@ class Recipe(_Strict):
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of matrix products and convolutions; weights and optimiser stay fp32."""
     compile: Annotated[
-        Added[Literal["off", "default", "reduce-overhead", "max-autotune"]],
+        Added[Literal["off", "auto", "default", "reduce-overhead", "max-autotune"]],
         BeforeValidator(lambda value: "off" if value is False else value),  # YAML reads a bare `off` as false
     ] = "off"
-    """Mode of ``torch.compile`` for the training step."""
+    """Mode of ``torch.compile`` for the training step; `auto` is off on CPUs, and on a GPU the faster of the next two."""
     augmentation: Augmentation = Augmentation()
     """Random changes of training images; none by default."""
     evaluations: int = Field(10, ge=1)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from experiments.config.loading import load_part
+from experiments.training import compilation
 from experiments.training.compilation import compiled, evaluation_batch_size, memory_format
 from experiments.training.models import build
 from experiments.training.optim import adamw
@@ -82,6 +83,50 @@ def test_warming_up_leaves_the_state_as_it_was() -> None:
     step = compiled(model, "default", torch.randn(4, 1, 8, 8).double(), precision="fp32", compiler=lambda model, mode: model)
     assert step.mode == "default" and step.seconds > 0
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("slow", "chosen"), [("reduce-overhead", "default"), ("default", "reduce-overhead")])
+def test_auto_takes_the_form_whose_steps_take_less_time(slow: str, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    forms = dict[nn.Module, str]()
+
+    def named(model: nn.Module, mode: str) -> nn.Module:
+        form = nn.Sequential(model)
+        forms[form] = mode
+        return form
+
+    monkeypatch.setattr(compilation, "seconds_of_steps", lambda form, *_: 2.0 if forms[form] == slow else 1.0)
+    model = model_of("resnet_micro")
+    step = compilation.fastest(model, torch.zeros(4, 1, 8, 8).double(), precision="fp32", compiler=named)
+    assert step.mode == chosen == forms[step.forward] and step.failure is None
+
+
+@pytest.mark.parametrize(("error", "failing"), [(RuntimeError, "default"), (RuntimeError, "reduce-overhead"),
+                                                (torch.OutOfMemoryError, "reduce-overhead")])  # fmt: skip
+def test_auto_takes_the_form_that_works(error: type[Exception], failing: str) -> None:
+    def compiler(model: nn.Module, mode: str) -> nn.Module:
+        if mode == failing:
+            raise error("no")
+        return nn.Sequential(model)
+
+    model = model_of("resnet_micro")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    step = compilation.fastest(model, torch.randn(4, 1, 8, 8).double(), precision="fp32", compiler=compiler)
+    assert step.mode == ({"default", "reduce-overhead"} - {failing}).pop() and step.failure is None
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_auto_says_why_neither_works_and_goes_on_without() -> None:
+    def broken(model: nn.Module, mode: str) -> nn.Module:
+        raise RuntimeError(f"no {mode} here")
+
+    model = model_of("resnet_micro")
+    step = compilation.fastest(model, torch.zeros(4, 1, 8, 8).double(), precision="fp32", compiler=broken)
+    assert step.forward is model and step.mode == "off" and step.failure and "no default here" in step.failure
+
+
+def test_auto_is_off_on_a_cpu() -> None:
+    model = model_of("resnet_micro")
+    assert compiled(model, "auto", torch.zeros(4, 1, 8, 8).double(), precision="fp32") == (model, "off", 0.0, None)
 
 
 def test_only_convolutional_networks_on_gpus_are_channels_last() -> None:
