@@ -195,7 +195,7 @@ def settings(summary: Summary, facts: Facts) -> Table:
     """
     varied = {group.setting: group.varied for group in summary.groups}
     short = {
-        name: ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in own.items()) for name, own in varied.items()
+        name: ", ".join(f"{key.rpartition('.')[2]} = {value}" for key, value in own.items()) for name, own in varied.items()
     }
     notes, choose = Notes(), not any(key.startswith("data.") for own in varied.values() for key in own)
     val = summary.cells["val_top1"].round(9)

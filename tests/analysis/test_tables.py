@@ -138,8 +138,8 @@ def test_settings_side_by_side_are_chosen_by_validation(tmp_path, rates, in_rows
         (row.entries[0].text, table.columns[at]): entry.text
         for block in table.blocks for row in block.rows for at, entry in enumerate(row.entries) if entry.bold
     }  # fmt: skip
-    expected = [("ResNet_18 & co", "learning_rate=0.001"), ("ResNet_18 & co", "learning_rate=0.002"),
-                ("ViT (ours)", "learning_rate=0.002")]  # fmt: skip
+    expected = [("ResNet_18 & co", "learning_rate = 0.001"), ("ResNet_18 & co", "learning_rate = 0.002"),
+                ("ViT (ours)", "learning_rate = 0.002")]  # fmt: skip
     assert set(bold) == {pair[::-1] if in_rows else pair for pair in expected}
     assert all(text.endswith("\nval 90.0") for text in bold.values())
     assert len(table.blocks[0].rows) == (12 if in_rows else 2) and len(table.columns) == 3
@@ -151,7 +151,7 @@ def test_of_settings_that_change_the_data_none_is_chosen(tmp_path):
     runs = write_experiment(tmp_path / "r", experiment)
     table = _tables(runs)["settings"]
     assert not [entry for row in table.blocks[0].rows for entry in row.entries if entry.bold or "val" in entry.text]
-    assert table.columns == ["Model", "permute_pixels=None", "permute_pixels=0"] and not table.frame["chosen"].any()
+    assert table.columns == ["Model", "permute_pixels = None", "permute_pixels = 0"] and not table.frame["chosen"].any()
 
 
 def test_data_efficiency_rows(synthetic_runs):
