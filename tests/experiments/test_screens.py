@@ -49,6 +49,19 @@ def test_the_map_has_a_mark_per_seed_and_colours_only_on_a_terminal() -> None:
     assert " 11/12 " in drawn(screens.ledger_table(ledger(*["done"] * 11, "missing")))
 
 
+def test_settings_stand_below_each_other_whole() -> None:
+    cells = [
+        {"run_id": None, "model": "vit_micro_p2", "data": "digits", "train_fraction": fraction, "seed": 0, "reason": None,
+         "varied": {"recipe.learning_rate": rate}, "status": "done" if rate == 0.001 else "missing"}
+        for rate in (0.0005, 0.001) for fraction in (1.0, 0.1)
+    ]  # fmt: skip
+    shown = drawn(screens.ledger_table({"cells": cells, "counts": {"expected": 4, "done": 2, "missing": 2}})).splitlines()
+    assert [line.split() for line in shown[:5]] == [
+        ["model", "10%", "100%"], ["learning_rate=0.0005"], ["vit_micro_p2", "·", "·"],
+        ["learning_rate=0.001"], ["vit_micro_p2", "●", "●"],
+    ]  # fmt: skip
+
+
 def test_runs_of_other_settings_come_with_the_command_that_made_them(tmp_path: Path) -> None:
     for name in ("a", "b", "old"):
         (tmp_path / name).mkdir()
