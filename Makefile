@@ -20,11 +20,13 @@ asked = $(if $(value EFFECT),--effect $(call typed,EFFECT)) $(if $(value BUDGET)
 help: ## List the targets
 	@echo 'First:'
 	@echo '  make experiment NAME=smoke            Does everything work here? A minute'
-	@echo '  make experiment NAME=vit_small_data   Train 48 small models, print the table, write the report'
+	@echo '  make experiment NAME=vit_small_data   Train 48 small models, write a report'
 	@echo '  make list                             What else there is to run'
 	@echo '  make test                             Run the tests'
 	@echo 'All:'
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
+	  awk -F ':.*## ' '{n = split($$2, words, " "); line = sprintf("  make %-12s", $$1); for (i = 1; i <= n; i++) { \
+	    if (length(line words[i]) > 78) { print line; line = sprintf("%19s", "") } line = line " " words[i] } print line }'
 
 WITH ?= $(filter ray,$(ENGINE))
 EXTRAS := $(WITH:%=$(VENV)/.installed-%)

@@ -218,6 +218,23 @@ def accuracy(facts: Facts) -> tuple[str, str]:
     return caption, ""
 
 
+def settings(choose: bool) -> tuple[str, str]:
+    """Caption and method of the table of settings; `choose`: whether validation chooses among them."""
+    caption = "Test accuracy (%) under each setting, mean ± std over seeds"
+    if not choose:
+        return f"{caption}. Settings change the data, so that none is the best of them.", ""
+    caption += (
+        ", and below it accuracy on validation, whose highest is bold for each model. The highest test accuracy of a model "
+        "would be chosen on the test set, and too high."
+    )
+    method = (
+        "Validation chooses by its mean over seeds, of the last checkpoints; equal ones are all bold. No test image is seen "
+        "in choosing, but the runs that are tested are those that chose, so that new seeds may do a little worse. With few "
+        "images for validation the choice is near to chance."
+    )
+    return caption, method
+
+
 def metrics(facts: Facts) -> tuple[str, str]:
     """Caption and method of the table of all metrics."""
     return f"Accuracy, calibration and size of every model at every share of the training images. {facts.marks}", ""

@@ -192,6 +192,7 @@ _CSV = {
         _IDENTITY + "train_fraction n n_test n_seeds n_expected seeds mean std low high best bold note run_ids rank "
         "across_delta across_low across_high across_tau prediction_low prediction_high across_n"
     ),
+    "settings": _IDENTITY + "train_fraction n n_seeds n_expected seeds mean std val_top1 chosen note run_ids",
     "budgets": "data setting model reference fraction n reference_fraction reference_n delta low high p",
     "recipes": "data model train_fraction trials k best best_low best_high ahead low high ties",
     "interactions": "data setting model changed before after train_fraction gap_before gap_after change low high p",

@@ -25,25 +25,32 @@ MOST_MAPS = 100_000
 """Patches of all maps of attention of a dataset."""
 
 
-def gather(results: Results, experiment: Experiment) -> list[dict[str, Any]]:
+Kept = Mapping[str, np.ndarray]
+"""Images as ``examples.npz`` holds them: ``pixels``, (N, C, H, W), and ``sample_ids``."""
+
+
+def gather(results: Results, experiment: Experiment, embedded: Mapping[str, Kept]) -> list[dict[str, Any]]:
     """What the page needs of each dataset and setting: images, labels, and the answers of every run, as plain values.
 
     ``answers`` is keyed by model, train fraction and seed: predicted class, its probability and that of the label, in per
     cent, an entry per image. ``maps`` has where the project's own ViT looked, for the first seed, as text in base 64.
-    ``sprite`` is empty where no run folder holds ``examples.npz``, with as many images as a page can carry.
+    ``sprite`` holds as many images as a page can carry, of a run's ``examples.npz`` or else of `embedded`, test images by
+    dataset; it is empty without either.
     """
     found = []
     for data, setting in results.groups:
         runs = select(results.runs, data=data, setting=setting)
         if len(runs):
-            found.append(_group(results, experiment, runs[runs["test_digest"] == runs["test_digest"].mode().iloc[0]]))
+            usual = runs[runs["test_digest"] == runs["test_digest"].mode().iloc[0]]
+            found.append(_group(results, experiment, usual, embedded.get(data)))
     return found
 
 
-def _group(results: Results, experiment: Experiment, runs: pd.DataFrame) -> dict[str, Any]:
+def _group(results: Results, experiment: Experiment, runs: pd.DataFrame, embedded: Kept | None) -> dict[str, Any]:
     first = runs.iloc[0]
     ids = results.predictions(first["run_id"])["sample_ids"]
-    examples = next(filter(None, (_examples(results, run_id) for run_id in runs["run_id"])), {"sample_ids": ids})
+    kept = filter(None, (_examples(results, run_id) for run_id in runs["run_id"]))
+    examples = next(kept, embedded or {"sample_ids": ids})
     most = max(1, MOST_ANSWERS // len(runs))
     if "pixels" in examples:
         most = min(most, MOST_BYTES // examples["pixels"][0].nbytes)

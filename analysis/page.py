@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class Content:
     counts: dict[str, int]
     links: dict[str, str]
     runs_from_page: Path
+    embedded: Mapping[str, looking.Kept]
 
 
 def render(content: Content) -> str:
@@ -68,7 +69,7 @@ def render(content: Content) -> str:
         "hero": content.figures[0] if content.figures else None,
         "cost": cost(content.results.runs["device_hours"].sum()),
         "details": content.facts.details,
-        "looking": looking.gather(content.results, content.experiment),
+        "looking": looking.gather(content.results, content.experiment, content.embedded),
         "reference": content.facts.reference,
         "banner": content.facts.banner,
         "expectations": content.summary.expectations,

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from analysis import captions, figures, latex, page, planned, render, tables, verdict
+from analysis import captions, figures, latex, looking, page, planned, render, tables, verdict
 from analysis.fairness.certificate import Unequal, certify
 from analysis.fairness.strangers import examine
 from analysis.load import load
@@ -55,6 +55,7 @@ def build(
     *,
     allow_unequal: bool = False,
     links: Mapping[str, str] | None = None,
+    embedded: Mapping[str, looking.Kept] | None = None,
 ) -> Report:
     """Turn an experiment's records, the run folders in `folder`, into its report in the folder `out`.
 
@@ -64,6 +65,8 @@ def build(
         Make the tables although settings differ, with a warning in each of them.
     links : mapping of str to str, optional
         Run id → address of the run in Weights & Biases. They stand in ``report.html`` alone.
+    embedded : mapping of str to mapping, optional
+        Dataset → its test images, for the page, where runs keep none.
 
     Raises
     ------
@@ -105,6 +108,7 @@ def build(
             counts=dict(ledger["counts"]),
             links=dict(links or {}),
             runs_from_page=Path(os.path.relpath(folder, out)),
+            embedded=embedded or {},
         )
     )
     paths = _write(out, texts, drawn)

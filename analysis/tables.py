@@ -22,17 +22,21 @@ from analysis.summary import Summary
 from analysis.text import UNKNOWN, bracket, known, number, percent, plus_minus, significant
 from experiments.config.schema import Experiment
 
-OPTIONAL = ("datasets", "budgets", "interactions", "recipes")
+OPTIONAL = ("settings", "datasets", "budgets", "interactions", "recipes")
 """Tables that not every experiment has."""
+MANY_SETTINGS = 4
+"""Settings that stand in columns; more stand in rows, unless there are more models."""
 MARKS = {"different": "†", "equivalent": "≡"}
 
 
 def all_tables(summary: Summary, experiment: Experiment, facts: Facts) -> list[Table]:
-    """Every table of a report; contrasts where there are several budgets or settings, datasets where there are several.
+    """Every table of a report; contrasts where there are several budgets or settings, settings and datasets likewise.
 
     Columns without a value are left out.
     """
     tables = [accuracy(summary, facts), data_efficiency(summary, experiment, facts), compute(summary, facts)]
+    if summary.cells["setting"].nunique() > 1:
+        tables.insert(1, settings(summary, facts))
     if len(summary.budgets) and len(experiment.train_fractions) > 1:
         tables.append(budgets(summary, facts))
     if len(summary.interactions):
@@ -181,6 +185,42 @@ def overview(summary: Summary, facts: Facts) -> Table:
     delta = f"Δ vs {facts.reference} at {percent(fractions[0])} [95% CI]"
     columns = ["Model", *map(percent, fractions), delta]
     return Table("overview", "Accuracy", "", columns, blocks, notes.texts(), None, facts.banner)
+
+
+# -------------------------------------------------------------------------------------------------------------- settings
+def settings(summary: Summary, facts: Facts) -> Table:
+    """Models × settings, a block per dataset and train fraction, bold what validation chose for each model.
+
+    Settings that change the data are other questions, of which none is chosen.
+    """
+    varied = {group.setting: group.varied for group in summary.groups}
+    short = {
+        name: ", ".join(f"{key.rpartition('.')[2]} = {value}" for key, value in own.items()) for name, own in varied.items()
+    }
+    notes, choose = Notes(), not any(key.startswith("data.") for own in varied.values() for key in own)
+    val = summary.cells["val_top1"].round(9)
+    highest = val == val.groupby([summary.cells[key] for key in ("data", "model", "train_fraction")]).transform("max")
+    cells = summary.cells.assign(chosen=highest & choose)
+    in_rows = len(short) > max(MANY_SETTINGS, cells["model"].nunique())
+    across, down = ("model", "setting") if in_rows else ("setting", "model")
+    blocks = []
+    for heading, part in _groups(cells.assign(setting="")):
+        for fraction, own in part.assign(setting=cells["setting"]).groupby("train_fraction", sort=False):
+            rows = []
+            for name, line in own.groupby(down, sort=False):
+                entries = []
+                for r in line.itertuples():
+                    below = f"\nval {number(100 * r.val_top1, 1)}" if choose and known(r.val_top1) else ""
+                    entries.append(Entry(accuracy_text(r) + below, bool(r.chosen), r.mean, notes.mark(r.note)))
+                first = Entry(short[name], value=short[name]) if in_rows else _name(line.iloc[0])
+                rows.append(Row("" if in_rows else line["family"].iloc[0], [first, *entries]))
+            blocks.append(
+                Block(", ".join(filter(None, [heading, f"{percent(float(str(fraction)))} of the training data"])), rows)
+            )
+    titles = short if across == "setting" else dict(zip(cells["model"], cells["model_title"], strict=True))
+    columns = ["Setting" if in_rows else "Model", *(titles[name] for name in cells[across].unique())]
+    caption, method = captions.settings(choose)
+    return _table("settings", "Settings", columns, blocks, facts, caption, method, notes, cells)
 
 
 # ------------------------------------------------------------------------------------------------------- data efficiency

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -20,6 +21,9 @@ from experiments.config.schema import Experiment
 
 EFFECT = 0.005
 """The difference of accuracies, half a point, of which the text says how many seeds it would take to see it."""
+
+MANY_CHANGES = 3
+"""Settings beside the first, and budgets, beyond which those that show no change share a sentence."""
 
 
 def answer(summary: Summary) -> str:
@@ -44,7 +48,7 @@ def answer(summary: Summary) -> str:
     for state in dict.fromkeys(_state(row) for _, row in last):
         alike = [(title, row.delta) for title, row in last if _state(row) == state]
         found = [f"{title} ({number(100 * delta, 1, signed=True)} points)" for title, delta in alike]
-        told.append(f"{state} on {', '.join(found[:4])}{f' and {len(found) - 4} more' if len(found) > 4 else ''}")
+        told.append(f"{state} on {_several(found)}")
     title, reference = last[0][1].model_title, experiment.models[experiment.reference].title
     return f"With the most images, {title} beside {reference} is {'; '.join(told)}."
 
@@ -96,7 +100,7 @@ def sentences(summary: Summary) -> list[str]:
     Plain sentences, dataset by dataset, with what seeds can tell.
     """
     first = summary.groups[0]
-    found = [answer(summary), *decided.sentences(first.results.decision, first.experiment)]
+    said: dict[str, list[str]] = {}  # in order, with the tables of which each is true
     for group in summary.groups:
         cells, curves = group.here(summary.cells), group.here(summary.efficiency)
         smallest, largest = group.fractions[0], group.fractions[-1]
@@ -107,15 +111,29 @@ def sentences(summary: Summary) -> list[str]:
         for model in _protagonists(group.experiment):
             curve = select(curves, model=model)
             texts += [_bound(curve, group.experiment), _images(curve, at_full, group.experiment)]
-            texts += [*_changes(group, summary.interactions, model), _resolution(group, model)]
+            texts += _changes(group, summary.interactions, model)
             texts += _under_random_recipes(group, summary.recipes, model)
         if group.comparisons and not group.comparisons.regular:
             texts.append(
                 "Seeds of some models differ so much, as where some of them fail to learn, that no test over these seeds "
                 "can be trusted: where they do there are no marks, and no intervals of accuracies."
             )
-        found += [f"{group.title}: {text}" if group.title else text for text in texts if text]
-    return found
+        for text in filter(None, texts):
+            said.setdefault(text, []).append(group.title)
+    said |= {text: titles for model in _protagonists(first.experiment) for text, titles in _noise(summary.groups, model)}
+    found = [answer(summary), *decided.sentences(first.results.decision, first.experiment)]
+    return found + [_told(text, titles, len(summary.groups)) for text, titles in said.items()]
+
+
+def _told(text: str, titles: list[str], of: int) -> str:
+    """A sentence, after the names of the tables of which it is true where these are not all."""
+    places = list(dict.fromkeys(titles))
+    return text if len(places) == of else f"{_several(places)}: {text}"
+
+
+def _several(names: Sequence[str]) -> str:
+    """Names in a row, the first four of many."""
+    return f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
 
 
 def _under_random_recipes(group: Group, recipes: pd.DataFrame, model: str) -> list[str]:
@@ -246,32 +264,49 @@ def _changes(group: Group, interactions: pd.DataFrame, model: str) -> list[str]:
         else:
             continue
         titles = f"{row.model_title} to {group.experiment.models[group.experiment.reference].title}"
+        told = row.low > 0 or row.high < 0
+        if not told and row.changed == "setting" and interactions["after"].nunique() > MANY_CHANGES:  # one sentence for all
+            texts.append(f"That the difference of {titles} is another than under {row.before} is not shown.")
+            continue
         change = f"changes by {_points(row.change, row.low, row.high)}"
-        told = "" if row.low > 0 or row.high < 0 else "; that it changes at all is not shown"
-        texts.append(f"The difference of {titles} {change} {where}{told}.")
+        doubt = "" if told else "; that it changes at all is not shown"
+        texts.append(f"The difference of {titles} {change} {where}{doubt}.")
     return texts
 
 
-def _resolution(group: Group, model: str) -> str:
-    """What the seeds and test images at hand can tell between a model and the reference."""
-    models = (model, group.experiment.reference)
-    cells = [(group.setting, name, group.fractions[-1]) for name in models]
-    comparisons = group.compared(*cells)
-    if comparisons is None or model == group.experiment.reference:
-        return ""
-    names = " and ".join(group.experiment.models[name].title for name in models)
-    n_seeds = min(map(comparisons.n_seeds, cells))
-    if n_seeds < 2:
-        return f"Noise: one seed of {names} cannot tell a difference from chance; run at least {MIN_SEEDS_FOR_MARKS}."
-    found = comparisons.gap(cells[0], cells[1])
-    floor = number(100 * found.half_width[0], 1)
-    n_images = comparisons.layout.n_images
-    low, _, high = Spread.of(found, n_seeds, n_images).seeds(EFFECT, n_images)[:, 0]
-    if math.isinf(low):
-        more = "no number of seeds is enough on this test set, it takes more test images"
-    else:
-        more = f"it would take {low:,.0f} seeds" if low == high else f"it would take {low:,.0f} to {high:,.0f} seeds"
-    return (
-        f"Noise: with {n_seeds} seeds and {comparisons.layout.n_images} test images, a difference between {names} below "
-        f"{floor} points cannot be told from chance; to see {100 * EFFECT:g} points {more}."
-    )
+def _noise(groups: Sequence[Group], model: str) -> Iterator[tuple[str, list[str]]]:
+    """What the seeds and test images at hand can tell between a model and the reference, and of which tables it is true."""
+    experiment, names = groups[0].experiment, (model, groups[0].experiment.reference)
+    alike: dict[tuple[int, int, bool], list[tuple[str, float, float, float]]] = {}
+    for group in groups if model != experiment.reference else ():
+        cells = [(group.setting, name, group.fractions[-1]) for name in names]
+        if (comparisons := group.compared(*cells)) is None:
+            continue
+        n_seeds, n_images = min(map(comparisons.n_seeds, cells)), comparisons.layout.n_images
+        floor, low, high = math.nan, math.inf, math.inf
+        if n_seeds > 1:
+            found = comparisons.gap(cells[0], cells[1])
+            floor, (low, _, high) = (
+                100 * found.half_width[0],
+                Spread.of(found, n_seeds, n_images).seeds(EFFECT, n_images)[:, 0],
+            )
+        alike.setdefault((n_seeds, n_images, math.isinf(low)), []).append((group.title, floor, low, high))
+    titles = " and ".join(experiment.models[name].title for name in names)
+    for (n_seeds, n_images, never), rows in alike.items():
+        places, floors, lows, highs = zip(*rows, strict=True)
+        least, most = (number(pick(floors), 1) for pick in (min, max))
+        more = "no number of seeds is enough on this test set, it takes more test images" if never else (
+            f"it would take {_span(f'{min(lows):,.0f}', f'{max(highs):,.0f}')} seeds"
+        )  # fmt: skip
+        text = f"one seed of {titles} cannot tell a difference from chance; run at least {MIN_SEEDS_FOR_MARKS}"
+        if n_seeds > 1:
+            text = (
+                f"with {n_seeds} seeds and {n_images} test images, a difference between {titles} below {_span(least, most)} "
+                f"points cannot be told from chance; to see {100 * EFFECT:g} points {more}"
+            )
+        yield f"Noise: {text}.", list(places)
+
+
+def _span(low: str, high: str) -> str:
+    """A range in words; one value where both are the same."""
+    return low if low == high else f"{low} to {high}"

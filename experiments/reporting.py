@@ -17,7 +17,7 @@ from experiments.config.paths import ROOT, reports_dir, runs_dir
 from experiments.config.schema import Experiment
 from experiments.config.text import checked_name, printable
 from experiments.records.intended import Decision, Pair, Plan, keep_plan, read_decision
-from experiments.records.record import RECORD_FILE, atomic_write, read_record
+from experiments.records.record import EXAMPLES_FILE, RECORD_FILE, atomic_write, read_record
 from experiments.terminal.screens import err, ledger_table, other_settings, out, verification_lines
 
 if TYPE_CHECKING:
@@ -200,7 +200,10 @@ def made_report(
 
         freshness.forget(target)
         with err.status("Making the report"):
-            made = report.build(ledger, folder, experiment, target, allow_unequal=allow_unequal, links=links)
+            images = embedded_images(experiment, folder)
+            made = report.build(
+                ledger, folder, experiment, target, allow_unequal=allow_unequal, links=links, embedded=images
+            )
             with atomic_write(target / EXPERIMENT_FILE) as file:
                 file.write(experiment.model_dump_json(indent=2) + "\n")
         files = sorted(str(path.relative_to(target)) for path in [*made.paths, target / EXPERIMENT_FILE])
@@ -208,6 +211,16 @@ def made_report(
         if made.equal:  # a report of unequal runs is shown to those who ask for it, and to nobody later
             freshness.remember(target, memory)
     return memory
+
+
+def embedded_images(experiment: Experiment, folder: Path) -> dict[str, dict[str, Any]]:
+    """Test images of digits, which come with the installation, where no run folder keeps any, as published ones do not."""
+    if any(folder.glob(f"*/{EXAMPLES_FILE}")):
+        return {}
+    from experiments.data import datasets
+
+    sets = {name: datasets.load(data).test for name, data in experiment.data.items() if data.source == "digits"}
+    return {name: {"pixels": test.pixels, "sample_ids": test.ids} for name, test in sets.items()}
 
 
 def say_report(

@@ -14,8 +14,6 @@
 # %% [markdown]
 # # A Vision Transformer from four equations
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/vit-bench/blob/main/notebooks/four_equations.ipynb)
-#
 # *An Image is Worth 16×16 Words* ([arXiv:2010.11929](https://arxiv.org/abs/2010.11929)) describes its model in four equations.
 # This notebook goes through them in the paper's order. Each stands first as mathematics, then as the code that computes it,
 # imported from `vit_scratch`, with the shapes that go in and come out **asserted**. Then the model is trained beside a CNN,
@@ -33,7 +31,6 @@ import itertools
 import json
 import os
 import re
-import subprocess
 import sys
 import textwrap
 import time
@@ -41,12 +38,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-REPOSITORY = "https://github.com/OWNER/vit-bench"
 here = Path.cwd().resolve()
-root = next((folder for folder in (here, *here.parents) if (folder / "vit_scratch").is_dir()), here / "vit-bench")
-if not root.is_dir():  # on a hosted machine that has this file alone
-    subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, root], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "timm", "torchinfo", "pydantic"], check=True)
+root = next((folder for folder in (here, *here.parents) if (folder / "vit_scratch").is_dir()), here)
 sys.path.insert(0, str(root))
 warnings.filterwarnings("ignore", message="IProgress not found")  # of a progress bar that nothing here shows
 

@@ -50,7 +50,7 @@ def budgets(summary: Summary, looks: Mapping[str, Style]) -> tuple[Any, str] | N
     caption = (
         f"Each square compares a model trained on one number of images (its row) with {reference} trained on another (its "
         "column): the difference in top-1 accuracy in points, blue where the model is ahead, orange where the reference is, "
-        "square-root colour scale. A dark border: the unadjusted 95% interval excludes 0. On the rising diagonal the two "
+        "square-root colour scale. A strong border: the unadjusted 95% interval excludes 0. On the rising diagonal the two "
         f"numbers are equal; they count images for training and validation. {style.seeds_sentence(summary.cells)}"
     )
     return panels[0] if len(panels) == 1 else alt.vconcat(*panels), caption

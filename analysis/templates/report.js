@@ -155,6 +155,8 @@ function tile(group, asked, image, map) {
 
 function look(place, group) {
   const seeds = group.seeds;
+  const anyMap = Object.keys(group.maps).length > 0;
+  const lacking = [...(group.sprite ? [] : ["thumbnails"]), ...(anyMap ? [] : ["maps of where the ViT looked"])];
   const show = () => {
     const last = Number(budget.value);
     const asked = { first: first.value, second: second.value, order: order.value, fraction: group.fractions[last][0],
@@ -169,7 +171,7 @@ function look(place, group) {
       (group.of > group.labels.length ? `, a sample of ${group.of} test images` : "") +
       `; of them the first model has ${right("a").toFixed(1)} right and the second ${right("b").toFixed(1)}, mean over seeds.` +
       (images.length > MOST_TILES ? ` The first ${MOST_TILES} are shown.` : "") +
-      (group.sprite ? "" : " Without thumbnails: no run folder here holds examples.npz, as published records do not.");
+      (lacking.length ? ` Without ${lacking.join(" and ")}: no run folder here holds them in examples.npz, as published records do not.` : "");
     tiles.replaceChildren(...images.slice(0, MOST_TILES).map((image) => tile(group, asked, image, map)));
   };
   const [first, firstLabel] = choice("Model", group.models, show);
@@ -186,6 +188,7 @@ function look(place, group) {
   said.setAttribute("aria-live", "polite");
   const tiles = make("ul", { className: "tiles" });
   const looked = make("label", { title: "Kept by runs of the project's own ViT, for the first seed" }, "Where the first looked", attention);
+  looked.hidden = !anyMap;
   const asked = make("div", { className: "asked" }, firstLabel, secondLabel, orderLabel, seedLabel,
     make("label", {}, "Training images ", budget, amount), looked);
   const box = make("div", {}, ...(group.title ? [make("h3", { textContent: group.title })] : []), asked, said, tiles);

@@ -6,7 +6,6 @@ import math
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from experiments.data.batches import TrainBatches
 from experiments.data.splits import nested_subset
 from experiments.grid import local
 from experiments.records.intended import Costs, Range, Rate
-from experiments.records.record import RECORD_FILE, Record, RecordError, read_record
+from experiments.records.paces import MIN_RECORDS, Paces, kind, recorded
 from experiments.training import cost, memory, models
 from experiments.training.device import resolve_device
 
@@ -34,8 +33,6 @@ SECONDS = 12.0
 """Time for timed steps, all models together."""
 SLOW_DEVICE_FLOPS = 2e10
 """A step that would take longer than its share of that on such a device, a CPU's core, is timed with fewer images."""
-MIN_RECORDS = 3
-"""Runs that must have recorded their pace before it counts for more than timed steps."""
 UNKNOWN_FACTOR = 1.5
 """How far a grid's pace may lie from that of timed steps: other work, heat, memory that workers share."""
 START_SECONDS = 5.0
@@ -61,7 +58,7 @@ def estimate(cells: Sequence[Cell], trials: Sequence[Cell], jobs: str, earlier: 
     every, device, threads = [*trials, *cells], resolve_device(), cells[0].execution.threads
     torch.set_num_threads(threads)
     kinds, name = {_kind(cell): cell for cell in every}, cost.device_name(device)
-    known = _recorded(earlier, name)
+    known = recorded(earlier, name)
     rates = {kind: _rate(cell, known, device, SECONDS / len(kinds)) for kind, cell in kinds.items()}
     sizes = {at: _sizes(cell) for at, cell in {cell.place[::2]: cell for cell in every}.items()}
     hours, per_seed, images, pflops, disk = np.zeros(3), dict[str, float](), 0, 0.0, 0
@@ -98,9 +95,6 @@ def estimate(cells: Sequence[Cell], trials: Sequence[Cell], jobs: str, earlier: 
     )
 
 
-Pace = dict[tuple[Any, ...], list[Record]]
-
-
 def _range(values: Any) -> Range:
     low, likely, high = map(float, values)
     return low, likely, high
@@ -119,20 +113,7 @@ def _sizes(cell: Cell) -> tuple[int, int, int]:
     return len(subset.val), len(dataset.test), len(dataset.class_names)
 
 
-def _recorded(folders: Iterable[Path], device: str) -> Pace:
-    """Finished runs of this device by what decides their pace; those that cannot be read are for the report to name."""
-    found: Pace = {}
-    for path in (path for folder in folders for path in sorted(folder.glob(f"*/{RECORD_FILE}"))):
-        with suppress(RecordError):
-            record = read_record(path)
-            about, batch = record.environment, record.samples_seen // max(record.steps, 1)
-            if record.status == "done" and about.get("device") == device and record.compute.images_per_second:
-                key = (record.model, record.data, batch, *map(about.get, ("precision", "compile", "threads")))
-                found.setdefault(key, []).append(record)
-    return found
-
-
-def _rate(cell: Cell, known: Pace, device: torch.device, seconds: float) -> Rate:
+def _rate(cell: Cell, known: Paces, device: torch.device, seconds: float) -> Rate:
     """A model's pace from earlier runs where there are enough, else from steps that are timed now."""
     recipe, threads, dataset = cell.recipe, cell.execution.threads, datasets.load(cell.data)
     sizes = {"image_size": cell.data.image_size, "in_channels": cell.data.channels, "num_classes": len(dataset.class_names)}
@@ -140,8 +121,7 @@ def _rate(cell: Cell, known: Pace, device: torch.device, seconds: float) -> Rate
     model = build()[0]
     gmacs = cost.forward_gmacs(model, cell.data.channels, cell.data.image_size)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    key = (cell.model_name, cell.data_name, recipe.batch_size, recipe.precision, recipe.compile, threads)
-    runs = [record for record in known.get(key, []) if math.isclose(record.compute.forward_gmacs or 0, gmacs)]
+    runs = [record for record in known.get(kind(cell), []) if math.isclose(record.compute.forward_gmacs or 0, gmacs)]
     peak: int | None
     if len(runs) >= MIN_RECORDS:
         paces = np.quantile([1 / (record.compute.images_per_second or math.nan) for record in runs], [0.1, 0.5, 0.9])

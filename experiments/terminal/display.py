@@ -21,6 +21,7 @@ from experiments.config.text import printable
 from experiments.grid.driver import Observer
 from experiments.grid.ledger import ledger, left_to_run
 from experiments.records.dataset import read_descriptions
+from experiments.records.paces import training_seconds
 from experiments.records.progress import read_progress
 from experiments.records.record import CHECKPOINT_FILE, RECORD_FILE
 from experiments.terminal.screens import data_lines, duration, out
@@ -47,10 +48,22 @@ class Progress(Observer):
         Cells of the grid, and those that had ended before.
     headline : sequence of str
         Lines for the moment when everything was found fit to run.
+    left : sequence of Cell
+        Those that are to run, for a first estimate from earlier runs of the device.
     """
 
-    def __init__(self, console: Console, folder: Path, *, total: int, done: int, headline: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        console: Console,
+        folder: Path,
+        *,
+        total: int,
+        done: int,
+        headline: Sequence[str] = (),
+        left: Sequence[Cell] = (),
+    ) -> None:
         self.console, self.folder, self.total, self.ended_cells = console, folder, total, done
+        self._to_run, self._seconds = left, dict[str, dict[str, float] | None]()
         self._at_start, self._headline = done, headline
         self._begun: float | None = None
         self._checked = False
@@ -129,7 +142,7 @@ class Progress(Observer):
     def _left(self) -> str:
         """Time left, from the pace of the cells that ended and the progress of those that run; empty until it can be known.
 
-        What earlier attempts did is no work of this one.
+        What earlier attempts did is no work of this one. Until there is enough of it, earlier runs of the device are asked.
         """
         with self._lock:
             running = list(self._active)
@@ -137,9 +150,19 @@ class Progress(Observer):
         ended = self.ended_cells - self._at_start
         worked = ended + sum((beat["step"] - beat["attempt"]["start_step"]) / beat["steps"] for beat in beats)
         left = self.total - self.ended_cells - sum(beat["step"] / beat["steps"] for beat in beats)
-        if self._begun is None or left <= 0 or (ended == 0 and worked < MIN_SHARE):
+        if self._begun is None or left <= 0:
             return ""
+        if ended == 0 and worked < MIN_SHARE:
+            return self._expected(beats[0]["attempt"]["device"], len(running)) if beats else ""
         return f"  about {duration((time.monotonic() - self._begun) / worked * left)} left"
+
+    def _expected(self, device: str, at_once: int) -> str:
+        """Time left, from what earlier runs of this device took; empty where there are too few."""
+        if device not in self._seconds:
+            folders = [path for path in self.folder.parent.iterdir() if path.is_dir()]
+            self._seconds[device] = training_seconds(self._to_run, folders, device)
+        seconds = self._seconds[device]
+        return f"  about {duration(sum(seconds.values()) / at_once)} left, by earlier runs" if seconds else ""
 
     def _state(self) -> str:
         return self._left().strip() if self._checked else "importing torch, checking the models"
@@ -178,12 +201,13 @@ def progress(
     """The display of tuning trials or cells that are about to run."""
     counts = ledger(experiment, batch, folder)["counts"]
     ended = 0 if retry_failed else counts["failed"]
-    begun = sum((folder / str(cell.run_id) / CHECKPOINT_FILE).is_file() for cell in left_to_run(batch, folder))
+    left = left_to_run(batch, folder)
+    begun = sum((folder / str(cell.run_id) / CHECKPOINT_FILE).is_file() for cell in left)
     kind = ("cell" if batch[0].trial is None else "tuning trial") + ("" if len(batch) == 1 else "s")
     line = f"{len(batch)} {kind}, {counts['done']} done before, {len(batch) - counts['done'] - ended} to run."
     line += f" {begun} of them go on from a checkpoint." if begun else ""
     done = counts["done"] + ended
-    return Progress(out, folder, total=len(batch), done=done, headline=[*headline, line])
+    return Progress(out, folder, total=len(batch), done=done, headline=[*headline, line], left=left)
 
 
 def progress_columns(beat: dict[str, Any], steps: int) -> tuple[RenderableType, str, str]:

@@ -59,7 +59,7 @@ def duration(seconds: float) -> str:
 
 
 def ledger_table(ledger: dict[str, Any], folder: Path | None = None) -> RenderableType:
-    """The grid as a heat map: models down, data and fractions across, a mark per seed, the colour of the worst of them.
+    """The grid as a heat map: settings and models down, data and fractions across, a mark per seed on the worst colour.
 
     Parameters
     ----------
@@ -68,21 +68,20 @@ def ledger_table(ledger: dict[str, Any], folder: Path | None = None) -> Renderab
         Folder of the runs, to say which commands made those of other settings.
     """
     cells = ledger["cells"]
-    columns = list(dict.fromkeys((cell["data"], _setting(cell), cell["train_fraction"]) for cell in cells))
-    columns.sort(key=lambda column: column[2])
-    several = len({data for data, _, _ in columns}) > 1
+    columns = sorted({(cell["data"], cell["train_fraction"]): None for cell in cells}, key=lambda column: column[1])
+    several = len({data for data, _ in columns}) > 1
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("model", overflow="fold")
-    for data, setting, fraction in columns:
-        heading = " ".join(filter(None, [data if several else "", setting, f"{100 * fraction:.4g}%"]))
-        table.add_column(heading, justify="center", overflow="fold")
-    for model in dict.fromkeys(cell["model"] for cell in cells):
-        of_model = [cell for cell in cells if cell["model"] == model]
-        row = [
-            _heat([cell["status"] for cell in of_model if (cell["data"], _setting(cell), cell["train_fraction"]) == at])
-            for at in columns
-        ]
-        table.add_row(model, *row)
+    for data, fraction in columns:
+        table.add_column(f"{data if several else ''} {100 * fraction:.4g}%".strip(), justify="center", overflow="fold")
+    for setting in dict.fromkeys(map(_setting, cells)):
+        if setting:
+            table.add_row(Text(setting, "italic"))
+        of_setting = [cell for cell in cells if _setting(cell) == setting]
+        for model in dict.fromkeys(cell["model"] for cell in of_setting):
+            own = [cell for cell in of_setting if cell["model"] == model]
+            marks = [[cell["status"] for cell in own if (cell["data"], cell["train_fraction"]) == at] for at in columns]
+            table.add_row(model, *map(_heat, marks))
     counts = ledger["counts"]
     legend = "  ".join(f"{MARKS[name]} {counts[name]} {name}" for name in MARKS if name in counts)
     parts: list[RenderableType] = [table, Text.from_markup(f"\n{counts['expected']} expected: {legend}")]

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from experiments.config.identity import PROTOCOL, canonical_hash, requested_settings
+from experiments.config.loading import varied_settings, with_settings
 from experiments.config.schema import DataConfig, Expectation, Experiment, Geometry, ModelConfig, Recipe
 from experiments.metrics import classification_metrics
 from experiments.records.record import SCHEMA, Attempt, Compute, Record, write_record
@@ -222,9 +223,13 @@ class SyntheticRuns:
 
 
 def write_experiment(root: Path, experiment: Experiment) -> SyntheticRuns:
-    """Write every cell of an experiment that varies nothing."""
+    """Write every cell of an experiment, setting by setting."""
+    settings = [(*with_settings(experiment, varied), varied) for varied in varied_settings(experiment)]
     cells = [
-        write_run(root, experiment, model, data, fraction, seed)
+        write_run(
+            root, experiment.model_copy(update={"data": changed}), model, data, fraction, seed, recipe=recipe, varied=varied
+        )
+        for recipe, changed, varied in settings
         for data in experiment.data
         for model in experiment.models
         for fraction in experiment.train_fractions

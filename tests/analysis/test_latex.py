@@ -43,6 +43,7 @@ LONG = "A title of eighty characters, as somebody gives a model that has been tr
 EXTREMES = {
     "forty models": {"models": {f"m{i}": MODELS["vit"].model_copy(update={"title": f"Model {i}"}) for i in range(40)}},
     "twelve fractions": {"train_fractions": [round(0.05 + 0.08 * i, 2) for i in range(12)]},
+    "twelve settings": {"vary": {"recipe.learning_rate": [1e-4, 3e-4, 1e-3], "recipe.steps": [100, 200, 400, 800]}},
     "long titles": {"models": _titled(f"{LONG} %s")},
     "one long word": {"models": _titled(f"{'x' * 76}_%s")},
     "other scripts": {"models": _titled("رؤية 視覺 Żółć %s")},

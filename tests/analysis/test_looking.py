@@ -13,8 +13,8 @@ from analysis.load import load
 from analysis.summary import summarise
 
 
-def _gathered(runs):
-    (group,) = looking.gather(load(runs.ledger, runs.folder, runs.experiment), runs.experiment)
+def _gathered(runs, embedded=None):
+    (group,) = looking.gather(load(runs.ledger, runs.folder, runs.experiment), runs.experiment, embedded or {})
     return group
 
 
@@ -46,6 +46,15 @@ def test_thumbnails_and_attention_are_of_the_images_that_are_named(synthetic_run
     assert sheet[::4, ::6, 0].ravel().tolist() == list(range(9))
     kept = group["maps"]["vit 1 0"]
     assert kept["side"] == [2, 2] and base64.b64decode(kept["values"]) == maps[::-1].tobytes()
+
+
+def test_embedded_images_stand_in_where_no_run_kept_any(synthetic_runs):
+    pixels = np.broadcast_to(np.arange(400, dtype=np.uint8)[:, None, None, None] // 2, (400, 1, 2, 2))
+    embedded = {"shapes": {"pixels": pixels, "sample_ids": np.arange(400) + 5000}}
+    group = _gathered(synthetic_runs, embedded)
+    assert group["sprite"] and group["side"] == [2, 2] and len(group["ids"]) == group["of"] == 400 and group["maps"] == {}
+    _keep(synthetic_runs, synthetic_runs.run_id("vit"))
+    assert _gathered(synthetic_runs, embedded)["side"] == [4, 6]
 
 
 def test_many_runs_and_large_images_leave_fewer_of_them(synthetic_runs, monkeypatch):

@@ -91,6 +91,24 @@ def test_the_verdict_is_built_from_the_figures(whole):
     assert noise.startswith("Noise: with 3 seeds and 400 test images")
 
 
+def test_what_is_true_of_several_settings_is_said_once(tmp_path, no_figures):
+    vary = {"recipe.steps": [100, 200, 300, 400, 500]}
+    runs = write_experiment(tmp_path / "runs" / "synthetic", make_experiment(vary=vary, train_fractions=[1.0], expect=[]))
+    _, full, change, noise = _build(runs, tmp_path / "all").verdict
+    assert full.startswith("With 100% of the training data") and noise.startswith("Noise: with 3 seeds and 400 test images")
+    assert change == (
+        "recipe.steps=200, recipe.steps=300, recipe.steps=400, recipe.steps=500: That the difference of ViT (ours) to "
+        "ResNet_18 & co is another than under recipe.steps=100 is not shown."
+    )
+    for cell in runs.ledger["cells"]:  # one setting has lost a seed of the ViT
+        if cell["varied"]["recipe.steps"] == 500 and cell["model"] == "vit" and cell["seed"] == 2:
+            runs.lose(cell["run_id"])
+    noises = [text for text in _build(runs, tmp_path / "two").verdict if "Noise" in text]
+    assert [text.partition(": ")[0] for text in noises] == [
+        "recipe.steps=100, recipe.steps=200, recipe.steps=300, recipe.steps=400", "recipe.steps=500"
+    ]  # fmt: skip
+
+
 def test_where_more_images_did_worse_the_verdict_says_what_was_measured(no_figures, tmp_path, monkeypatch):
     falling = {0.1: 0.6, 0.3: 0.5, 1.0: 0.4}
     monkeypatch.setattr(

@@ -3,6 +3,7 @@
 import io
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,7 +14,8 @@ from analysis.fairness.certificate import certify
 from analysis.load import load
 from analysis.summary import summarise
 from experiments.config.schema import DataConfig
-from tests.analysis.conftest import make_experiment, write_experiment, write_run
+from experiments.metrics import classification_metrics
+from tests.analysis.conftest import MODELS, make_experiment, write_experiment, write_run
 
 
 def _tables(runs):
@@ -114,6 +116,42 @@ def test_captions_speak_of_writers_only_where_they_are_shared(change):
 def test_one_seed_shares_its_training_set_with_none(tmp_path):
     runs = write_experiment(tmp_path / "runs" / "synthetic", make_experiment(seeds=[0], expect=[]))
     assert "training sets of two seeds" not in " ".join(_facts(runs).details)
+
+
+@pytest.mark.parametrize(("rates", "in_rows"), [(2, False), (12, True)])
+def test_settings_side_by_side_are_chosen_by_validation(tmp_path, rates, in_rows):
+    vary = {"recipe.learning_rate": [round(0.001 * at, 3) for at in range(1, rates + 1)]}
+    models = {name: MODELS[name] for name in ("vit", "resnet")}
+    runs = write_experiment(
+        tmp_path / "r", make_experiment(vary=vary, models=models, seeds=[0], train_fractions=[1.0], expect=[])
+    )
+    for cell in runs.ledger["cells"]:  # of the ViT the second rate, of the ResNet the first two alike
+        rate, vit = cell["varied"]["recipe.learning_rate"], cell["model"] == "vit"
+        right = {0.001: 7 if vit else 9, 0.002: 9}.get(rate, 5)
+        labels = np.arange(10) % 4
+        logits = np.eye(4, dtype=np.float32)[(labels + (np.arange(10) >= right)) % 4]
+        runs.edit_predictions(cell["run_id"], val_logits=logits, val_labels=labels, val_sample_ids=np.arange(10))
+        found = {f"val/{name}": value for name, value in classification_metrics(logits, labels).items()}
+        runs.edit_record(cell["run_id"], n_val=10, n_train=990, metrics=found)
+    table = _tables(runs)["settings"]
+    bold = {
+        (row.entries[0].text, table.columns[at]): entry.text
+        for block in table.blocks for row in block.rows for at, entry in enumerate(row.entries) if entry.bold
+    }  # fmt: skip
+    expected = [("ResNet_18 & co", "learning_rate = 0.001"), ("ResNet_18 & co", "learning_rate = 0.002"),
+                ("ViT (ours)", "learning_rate = 0.002")]  # fmt: skip
+    assert set(bold) == {pair[::-1] if in_rows else pair for pair in expected}
+    assert all(text.endswith("\nval 90.0") for text in bold.values())
+    assert len(table.blocks[0].rows) == (12 if in_rows else 2) and len(table.columns) == 3
+    assert table.frame["chosen"].sum() == 3 and "chosen on the test set" in table.caption
+
+
+def test_of_settings_that_change_the_data_none_is_chosen(tmp_path):
+    experiment = make_experiment(vary={"data.permute_pixels": [None, 0]}, seeds=[0], train_fractions=[1.0], expect=[])
+    runs = write_experiment(tmp_path / "r", experiment)
+    table = _tables(runs)["settings"]
+    assert not [entry for row in table.blocks[0].rows for entry in row.entries if entry.bold or "val" in entry.text]
+    assert table.columns == ["Model", "permute_pixels = None", "permute_pixels = 0"] and not table.frame["chosen"].any()
 
 
 def test_data_efficiency_rows(synthetic_runs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from experiments.config.cells import expand
+from experiments.config.loading import load_experiment
 from experiments.config.paths import ROOT
+from experiments.grid.ledger import known_splits
 from experiments.records.record import read_record
 from experiments.terminal import display, screens
 from experiments.training.outcome import Outcome
@@ -43,6 +47,19 @@ def test_the_map_has_a_mark_per_seed_and_colours_only_on_a_terminal() -> None:
     assert "●✗·" in plain and "10%" in plain and "r1: the loss is not finite" in plain and "\x1b" not in plain
     assert "48;5;" in drawn(screens.ledger_table(ledger("done", "done")), terminal=True)
     assert " 11/12 " in drawn(screens.ledger_table(ledger(*["done"] * 11, "missing")))
+
+
+def test_settings_stand_below_each_other_whole() -> None:
+    cells = [
+        {"run_id": None, "model": "vit_micro_p2", "data": "digits", "train_fraction": fraction, "seed": 0, "reason": None,
+         "varied": {"recipe.learning_rate": rate}, "status": "done" if rate == 0.001 else "missing"}
+        for rate in (0.0005, 0.001) for fraction in (1.0, 0.1)
+    ]  # fmt: skip
+    shown = drawn(screens.ledger_table({"cells": cells, "counts": {"expected": 4, "done": 2, "missing": 2}})).splitlines()
+    assert [line.split() for line in shown[:5]] == [
+        ["model", "10%", "100%"], ["learning_rate=0.0005"], ["vit_micro_p2", "·", "·"],
+        ["learning_rate=0.001"], ["vit_micro_p2", "●", "●"],
+    ]  # fmt: skip
 
 
 def test_runs_of_other_settings_come_with_the_command_that_made_them(tmp_path: Path) -> None:
@@ -99,6 +116,29 @@ def test_time_left_is_hidden_until_it_can_be_known(tmp_path: Path) -> None:
     beat(70, start=50)
     # 0.2 cells in a minute; 8 − 0.7 cells are left.
     assert "about 36 min" in progress._left()
+
+
+XEON = "Intel(R) Xeon(R) Processor"
+
+
+@pytest.mark.parametrize(("device", "shown"), [(XEON, True), ("another device", False)])
+def test_the_first_estimate_is_from_earlier_runs_of_the_device(tmp_path: Path, device: str, shown: bool) -> None:
+    experiment, earlier = load_experiment("vit_small_data"), ROOT / "results" / "vit_small_data"
+    (tmp_path / "earlier").symlink_to(earlier)
+    cells = expand(experiment, known_splits(experiment, earlier))
+    progress = display.Progress(Console(file=io.StringIO()), tmp_path / "now", total=48, done=0, left=cells)
+    for cell in cells[:2]:
+        progress.started(cell)
+        attempt = {"start_step": 0, "end_step": 1, "device": device, "seconds": 1.0, "reason": "running"}
+        (folder := tmp_path / "now" / str(cell.run_id)).mkdir(parents=True)
+        (folder / "progress.json").write_text(json.dumps({"step": 1, "steps": 700, "attempt": attempt}))
+    took = sum(read_record(path).compute.train_seconds or 0 for path in earlier.glob("*/record.json"))
+    said = progress._left()
+    if shown:
+        minutes, seconds = map(int, re.findall(r"about (\d+) min (\d+) s left, by earlier runs", said)[0])
+        assert 0.8 * took / 2 < 60 * minutes + seconds < 1.2 * took / 2
+    else:
+        assert said == ""
 
 
 def test_a_pipe_is_told_the_time_left_with_the_first_cell(tmp_path: Path) -> None:
