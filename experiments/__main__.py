@@ -25,6 +25,7 @@ from experiments.config.paths import ROOT, reports_dir, runs_dir
 from experiments.config.schema import Experiment, join_words
 from experiments.config.text import checked_name, duration_in_seconds, printable
 from experiments.records.digests import SUMS_FILE, add_digests
+from experiments.records.intended import ERROR_RATE
 from experiments.terminal import screens
 from experiments.terminal.screens import err, out
 
@@ -136,10 +137,11 @@ def decide(
     margin: Annotated[
         float | None, typer.Option(help="Models that differ by less are equivalent; by default EFFECT.")
     ] = None,
-    error_rate: Annotated[float, typer.Option(help="Of one wrong decision or more.", min=0.0001, max=0.2)] = 0.05,
+    error_rate: Annotated[float, typer.Option(help="Of one wrong decision or more.", min=0.0001, max=0.2)] = ERROR_RATE,
     all_pairs: Annotated[bool, typer.Option("--all-pairs", help="Every two models, not each with the reference.")] = False,
     jobs: Annotated[str, typer.Option(help="Worker processes: a number, or auto.")] = "auto",
     engine: Annotated[str, typer.Option(help="Where cells run.")] = "local",
+    stop_after: StopAfter = None,
 ) -> None:
     """Add seeds, look by look, until every pair of models is decided or the budget is spent."""
     from experiments.grid import driver

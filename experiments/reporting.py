@@ -322,8 +322,10 @@ def where_to_look(experiment: Experiment, folder: Path) -> None:
     from experiments.tracking.mirror import unsent
 
     name, waiting, page = experiment.name, unsent(folder), wandb_report.page(folder)
+    decision = read_decision(folder, experiment.args)
+    again = decision.command(experiment.reference) if decision else experiment.command
     report = reports_dir() / name / "report.html"
-    lines = [("Report", report), ("Records", folder), ("Again", experiment.command), *([("W&B", page)] if page else [])]
+    lines = [("Report", report), ("Records", folder), ("Again", again), *([("W&B", page)] if page else [])]
     if waiting:  # a line each, so that a narrow terminal breaks no command
         lines.append(("Next", f"make dashboard NAME={name}  # view the {waiting} runs logged offline"))
         lines.append(("", f"make sync NAME={name}  # send them"))

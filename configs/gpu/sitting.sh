@@ -21,8 +21,8 @@ part() { # name, seconds at most, command …: its output is kept, and the parts
   shift 2
   [ "$left" -lt 20 ] && { echo "== $name: no time left; the next sitting goes on here"; return; }
   if [ -n "$dry" ] || [ "$most" -gt "$left" ]; then most=$left; fi
-  echo "== $name, $most s at most" # the time ends as Ctrl-C would, which a shell in the background ignores
-  env --default-signal=INT "$@" --stop-after "${most}s" 2>&1 | tee "$out/$name.txt" | tail -n 25
+  echo "== $name, $most s at most"
+  "$@" --stop-after "${most}s" 2>&1 | tee "$out/$name.txt" | tail -n 25
   code=${PIPESTATUS[0]}
   [ "$code" = 0 ] || [ "$code" = 130 ] || { echo "== $name ended with exit status $code"; failed=1; }
 }

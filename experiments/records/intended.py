@@ -14,12 +14,14 @@ from pydantic import BaseModel, ConfigDict
 
 from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
-from experiments.config.schema import Experiment
+from experiments.config.schema import Experiment, quoted
 from experiments.records.folder import without_path
 from experiments.records.record import RECORD_FILE, atomic_write
 from experiments.records.state import StateError, read_json
 
 PLAN_FILE, DECISION_FILE = "plan.json", "decision.json"
+ERROR_RATE = 0.05
+"""Of one wrong decision or more, unless another one is asked for."""
 
 
 class _Values(BaseModel):
@@ -214,6 +216,17 @@ class Decision(_Asked):
     history: list[Look] = []
     ended: str = ""
     """Why no look follows; empty while one may."""
+
+    def command(self, reference: str) -> str:
+        """What to type to go on; `reference` is that of the experiment."""
+        seconds = round(3600 * self.budget_hours)
+        budget = next(f"{seconds // unit}{name}" for unit, name in ((3600, "h"), (60, "m"), (1, "s")) if seconds % unit == 0)
+        flags = [f"--margin {self.margin:g}"] * (self.margin != self.effect)
+        flags += [f"--error-rate {self.error_rate:g}"] * (self.error_rate != ERROR_RATE)
+        flags += ["--all-pairs"] * any(pair.second != reference for pair in self.pairs)
+        words = [f"make decide NAME={self.experiment} EFFECT={self.effect:g} BUDGET={budget}"]
+        words += [f"ARGS={quoted(self.args)}"] * bool(self.args) + [f'FLAGS="{" ".join(flags)}"'] * bool(flags)
+        return " ".join(words)
 
     @property
     def open(self) -> list[Pair]:

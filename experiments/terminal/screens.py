@@ -227,6 +227,7 @@ def plan_table(plan: Plan) -> RenderableType:
         )
     sources = dict.fromkeys(row.source for row in plan.power)
     lines = [f"Told: found in 80% of such grids by a pair's own 95% interval; of the pairs the median, least and most. "
+             f"Seeds: of the median pair, with the 5% and 95% points of what its few past seeds leave open. "
              f"Variances from {'; '.join(sources)}."] if plan.power else []  # fmt: skip
     shown: list[RenderableType] = [name_table(f"Plan of {plan.experiment}", figures.items())]
     shown += [Text(), table] if plan.power else []

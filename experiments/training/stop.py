@@ -50,15 +50,18 @@ def signals_caught(on_signal: Callable[[], None] = lambda: None) -> Iterator[Non
 
 
 def after(seconds: float) -> None:
-    """Ask for an orderly end of this command when so much time has passed, as Ctrl-C does."""
+    """Ask for an orderly end of this command when so much time has passed, as Ctrl-C does.
 
-    def ask() -> None:
-        _asked.set()  # before the signal, which a shell's background job ignores
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    By an alarm, as a shell's background job ignores Ctrl-C.
+    """
 
-    timer = threading.Timer(seconds, ask)
-    timer.daemon = True
-    timer.start()
+    def ask(number: int, frame: Any) -> None:
+        _asked.set()
+        on_interrupt = signal.getsignal(signal.SIGINT)
+        (on_interrupt if callable(on_interrupt) else signal.default_int_handler)(signal.SIGINT, frame)
+
+    signal.signal(signal.SIGALRM, ask)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _caught() -> list[signal.Signals]:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import special
 
 from analysis import efficiency
 from analysis.groups import groups_of
 from analysis.load import load
+from analysis.statistics.comparisons import Comparisons
+from analysis.statistics.contrasts import Layout
+from analysis.statistics.intervals import holm
 from tests.analysis.conftest import make_experiment, write_experiment
 
 
@@ -52,35 +57,21 @@ def test_labs_of_one_seed_have_no_interval_and_runs_without_a_lab_belong_to_none
 
 
 @pytest.mark.slow
-def test_labs_that_agree_are_seldom_said_to_differ() -> None:
-    """Two labs of three seeds, a reference and two models, 400 images, seeds that move an accuracy by a point or two."""
-    from scipy import special
-
-    from analysis.statistics.comparisons import Comparisons
-    from analysis.statistics.contrasts import Layout
-    from analysis.statistics.intervals import holm
-
-    rng, wrong, repeats = np.random.default_rng(0), 0, 300
+@pytest.mark.parametrize("n_seeds", [3, 5])
+def test_labs_that_agree_are_said_to_differ_in_less_than_one_table_of_twenty(n_seeds: int) -> None:
+    """Two labs, a reference and two models, 400 images, seeds that move an accuracy by a point or two; 2,000 tables."""
+    rng, wrong, repeats = np.random.default_rng(0), 0, 2000
     for _ in range(repeats):
         image = rng.normal(1.3, 1, 400)
         answers = {}
         for model, shift in (("cnn", 0.2), ("vit", -0.2), ("other", 0.0)):
             of_model = image + shift + 0.5 * rng.normal(size=400)
-            for lab in "ab":
-                seeds = of_model + 0.12 * rng.normal(size=(3, 1))
-                answers[lab, model, 1.0] = (
-                    [*range(3)] if lab == "a" else [3, 4, 5],
-                    rng.random((3, 400)) < special.ndtr(seeds),
-                )
+            for lab, first in (("a", 0), ("b", n_seeds)):
+                right = rng.random((n_seeds, 400)) < special.ndtr(of_model + 0.12 * rng.normal(size=(n_seeds, 1)))
+                answers[lab, model, 1.0] = [*range(first, first + n_seeds)], right
         found = Comparisons.of(Layout.of(answers))
-        p = []
-        for model in ("vit", "other"):
-            change = {("a", model, 1.0): -1, ("a", "cnn", 1.0): 1, ("b", model, 1.0): 1, ("b", "cnn", 1.0): -1}
-
-            def build(first: str, second: str) -> dict:
-                return {(lab, name, 1.0): side * sign for lab, side in (("a", -1), ("b", 1))
-                        for name, sign in ((first, 1), (second, -1))}  # fmt: skip
-
-            p.append(found.differences(found.prior("b", build), change).p[0])
+        build = partial(efficiency._change, before=("a", 1.0), after=("b", 1.0))
+        prior = found.prior("b", build)
+        p = found.differences(prior, *(build(model, "cnn") for model in ("vit", "other"))).p
         wrong += holm(p).min() < 0.05
-    assert wrong / repeats <= 0.075
+    assert 0 < wrong / repeats <= 0.05

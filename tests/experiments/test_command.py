@@ -240,22 +240,19 @@ def test_a_signal_stops_with_a_checkpoint_and_the_same_command_goes_on(
 
 
 TIME_IS_UP_IN_TRAINING = """
-import json, signal, sys, threading, time
+import json, os, signal, sys, threading, time
 from pathlib import Path
-from experiments.training import stop
 
-class Timer(threading.Thread):
-    def __init__(self, seconds, ask):
-        super().__init__()
-        self.ask = ask
-        assert seconds == 5400
+def set_alarm(clock, seconds):
+    assert seconds == 5400
+    threading.Thread(target=ring).start()
 
-    def run(self):
-        while not any(json.loads(path.read_text())["step"] > 5 for path in folder.rglob("progress.json")):
-            time.sleep(0.1)
-        self.ask()
+def ring():
+    while not any(json.loads(path.read_text())["step"] > 5 for path in folder.rglob("progress.json")):
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGALRM)
 
-folder, stop.threading.Timer = Path(sys.argv.pop(1)), Timer
+folder, signal.setitimer = Path(sys.argv.pop(1)), set_alarm
 signal.signal(signal.SIGINT, signal.SIG_IGN if sys.argv.pop(1) == "ignored" else signal.default_int_handler)
 from experiments.__main__ import main
 sys.exit(main())
@@ -271,6 +268,28 @@ def test_a_run_of_limited_time_stops_with_a_checkpoint(tmp_path: Path, ctrl_c: s
     assert done.returncode == 130, done.stdout + done.stderr
     assert "0 of 1 cells are done." in done.stdout and "The same command goes on from here." in done.stderr
     assert list((tmp_path / "runs_dir").rglob("last.pt")) and not list((tmp_path / "runs_dir").rglob("record.json"))
+
+
+@pytest.mark.parametrize("ctrl_c", [signal.default_int_handler, signal.SIG_IGN])
+def test_a_bench_of_limited_time_stops_in_order(ctrl_c: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also as a background job of a shell, which ignores Ctrl-C: it looks at no flag between its parts."""
+
+    def measured_for_long(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGALRM)
+        time.sleep(30)
+        raise AssertionError("the command went on")
+
+    monkeypatch.setattr("experiments.bench.everything.write_bench", measured_for_long)
+    monkeypatch.setattr(signal, "setitimer", lambda clock, seconds: None)
+    monkeypatch.setattr(stop, "_asked", threading.Event())
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGALRM)}
+    signal.signal(signal.SIGINT, ctrl_c)
+    try:
+        assert call(monkeypatch, "bench", "--stop-after", "1h30m") == 130
+        assert stop._asked.is_set()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("text", ["30", "0m", "", "-5s", "1d", "m", "٣m", "1m2h", "99999999999999h"])

@@ -14,6 +14,7 @@ from analysis.statistics import sequential
 from experiments.__main__ import main
 from experiments.bench import plan as bench_plan
 from experiments.grid import driver
+from experiments.records.intended import Decision
 
 ARGS = ["recipe.steps=4", "recipe.evaluations=2", "train_fractions=[0.1]", "seeds=[5]"]
 ASK = ["--effect", "0.2", "--jobs", "1"]
@@ -60,6 +61,7 @@ def test_what_is_asked_is_fixed_first_and_the_looks_end_as_the_statistics_say(
     assert pair["outcome"] == "equivalent" and pair["low"] <= pair["delta"] <= pair["high"]
     printed = " ".join(capsys.readouterr().out.split())
     assert "are equivalent within ±20 points" in printed and "Ended every pair is decided" in printed
+    assert f'Again make decide NAME=smoke EFFECT=0.2 BUDGET=1h ARGS="{" ".join(ARGS)}"' in printed
     page = (tmp_path / "reports_dir" / "smoke" / "report.html").read_text(encoding="utf-8")
     assert "Sequential: seeds were added in looks (3, 4, 5)" in page and "4 of 4" not in page
     # The same command has nothing left to do; a report from the command of the grid shows all seeds.
@@ -146,3 +148,14 @@ def test_a_pair_that_is_decided_gets_no_more_seeds_and_its_cells_are_not_called_
     assert "of 4 seeds" not in (report / "accuracy.md").read_text(encoding="utf-8")
     assert "Incomplete" not in (report / "report.html").read_text(encoding="utf-8")
     assert "14 of 14 runs done" in (report / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_command_that_goes_on_asks_what_was_asked() -> None:
+    pairs = [{"data": "digits", "setting": "", "train_fraction": 0.1, "first": "a", "second": second} for second in "bc"]
+    asked = {"experiment": "smoke", "args": "seeds=[5]", "made": "", "effect": 0.01, "margin": 0.02, "error_rate": 0.1}
+    asked |= {"budget_hours": 1.5, "share_per_seed": 0.03, "seeds": [5], "looks": [3], "pairs": pairs}
+    flags = ' FLAGS="--margin 0.02 --error-rate 0.1 --all-pairs"'
+    line = 'make decide NAME=smoke EFFECT=0.01 BUDGET=90m ARGS="seeds=[5]"'
+    assert Decision.model_validate(asked).command("c") == line + flags
+    asked |= {"args": "", "margin": 0.01, "error_rate": 0.05, "budget_hours": 61 / 3600, "pairs": pairs[:1]}
+    assert Decision.model_validate(asked).command("b") == "make decide NAME=smoke EFFECT=0.01 BUDGET=61s"
