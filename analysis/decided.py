@@ -65,6 +65,6 @@ def caption(decision: Decision | None) -> str:
     return (
         f"Sequential: seeds were added in looks ({', '.join(map(str, decision.looks))}) for pairs that were open, at an "
         f"error rate of {decision.error_rate:g} fixed on {decision.made} with the effect, {100 * decision.effect:g} points, "
-        f"the margin and the budget (decision.json). Each look spends {decision.share_per_seed:g} of the error rate "
-        "for each seed: intervals and marks are adjusted for that, and hold at all looks together."
+        f"the margin and the budget (decision.json). A look at S seeds spends ({decision.share_per_seed:.3g} S)"
+        f"^{decision.share_power:g} of the error rate: intervals and marks are adjusted, and hold at all looks together."
     )

@@ -50,7 +50,7 @@ def compare(results: Results, data: str) -> Comparisons | None:
         if (own["test_digest"] == usual).all():
             correct = np.stack([results.outcomes[run_id].correct for run_id in own["run_id"]])
             answers[str(setting), str(model), float(str(fraction))] = (own["seed"].tolist(), correct)
-    return Comparisons.of(replace(Layout.of(answers), share_per_seed=results.share_per_seed))
+    return Comparisons.of(replace(Layout.of(answers), spending=results.spending))
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,9 @@ class Results:
     """Per dataset, where it was described when its splits were cut."""
 
     @property
-    def share_per_seed(self) -> float:
-        """What of the error rate a look spends for each seed; 0 where seeds were not added in looks."""
-        return self.decision.share_per_seed if self.decision else 0.0
+    def spending(self) -> tuple[float, float] | None:
+        """What looks spend of the error rate, see `Layout`; None where seeds were not added in looks."""
+        return self.decision.spending if self.decision else None
 
     @property
     def groups(self) -> list[tuple[str, str]]:

@@ -81,11 +81,12 @@ def begin_decision(experiment: Experiment, *, all_pairs: bool, **fixed: float) -
     ConfigError
         If something else was fixed before, the test images cannot show the effect, or the budget is below one look.
     """
-    from analysis.statistics.sequential import LOOKS, SHARE_PER_SEED
+    from analysis.statistics.sequential import LOOKS, SPENDING
     from experiments.grid import deciding, driver
 
     folder = runs_dir() / experiment.name
-    asked = deciding.asked_for(experiment, all_pairs, looks=list(LOOKS), share_per_seed=SHARE_PER_SEED, **fixed)
+    spending = dict(zip(("share_per_seed", "share_power"), SPENDING, strict=True))
+    asked = deciding.asked_for(experiment, all_pairs, looks=list(LOOKS), **spending, **fixed)
     first = experiment.model_copy(update={"seeds": asked.seeds[: asked.looks[0]]})
     cells = driver.plan(first)
     decision = deciding.begun(asked, cells, folder)
@@ -97,7 +98,7 @@ def begin_decision(experiment: Experiment, *, all_pairs: bool, **fixed: float) -
         driver.trials_for(cells),
         effect=asked.effect,
         budget_hours=asked.budget_hours,
-        alpha=SHARE_PER_SEED * LOOKS[-1] * asked.error_rate / len(asked.pairs),
+        alpha=asked.error_rate / len(asked.pairs),  # the last look spends all of it
     )
     if decision is None:
         for note in plan.notes:

@@ -47,8 +47,8 @@ class Layout:
     """Sums of products over test images, (K, K): ``c·over_images·c`` is MS_images·(N − 1)/S."""
     residual: Floats
     """The part of `over_seeds` that is chance from image to image, (K, K): ``c·residual·c`` is MS_residual/(S·N)."""
-    share_per_seed: float = 0.0
-    """Where seeds are added in looks, what of the error rate a look spends for each seed; 0 where they are not."""
+    spending: tuple[float, float] | None = None
+    """Where seeds are added in looks, u and v: a look at S seeds spends (u·S)ᵛ of the error rate."""
 
     @classmethod
     def of(cls, answers: Mapping[Any, Answers]) -> Layout:
@@ -139,8 +139,8 @@ class Layout:
         images = np.maximum(spread / ((total - 1) * total) - over_seeds[1], 0)
         span = np.where(is_level, 0.0, -reach), np.where(is_level, 1.0, reach)
         n_seeds = self.n_seeds(weights).astype(float)
-        df, share = n_seeds - 1, np.minimum(self.share_per_seed * n_seeds, 1) if self.share_per_seed else 1.0
-        return Estimates.of(value, centre, over_seeds, images, span, df, prior, share)
+        share = np.minimum((self.spending[0] * n_seeds) ** self.spending[1], 1) if self.spending else 1.0
+        return Estimates.of(value, centre, over_seeds, images, span, n_seeds - 1, prior, share)
 
     def prior(self, weights: Floats, weight: float = 1.0, kinds: Sequence[npt.NDArray[np.intp]] = ()) -> Floats:
         """What these comparisons show together about seeds, see `intervals.learn`.

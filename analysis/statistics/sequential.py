@@ -3,8 +3,12 @@
 At each look every open pair is tested as a report tests it, for a difference and for equivalence, by the same two-way
 statistics. A pair cannot be equal and differ by more than the margin: of its two null hypotheses one at most is true, and
 m pairs share the error rate as m hypotheses do (Shaffer 1986, Modified sequentially rejective multiple test procedures,
-JASA 81: 826–831). Looks share it by `SHARE_PER_SEED`, which simulation found (``docs/looks.md``): normal theory would not
+JASA 81: 826–831). Looks share it by `SPENDING`, which simulation found (``docs/looks.md``): normal theory would not
 do, since with three seeds no interval is normal, and all looks share the test images.
+
+The share of a pair that is decided is not passed on to the others. Calling one model better rejects that they are equal,
+not that they differ by the margin, which may be true: m of the null hypotheses that are left may still be true, so that
+Shaffer's procedure, too, has nothing to pass on. In simulation passing it on doubled the wrong decisions.
 """
 
 from __future__ import annotations
@@ -18,11 +22,11 @@ import numpy as np
 from analysis.statistics.comparisons import Cell, Comparisons
 from analysis.statistics.intervals import MIN_SEEDS_FOR_MARKS
 
-LOOKS = (3, 5, 8, 12, 17, 23, 30)
+LOOKS = (3, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 23, 26, 30)
 """Seeds at which pairs are looked at; after the last one a pair stays open."""
-SHARE_PER_SEED = 0.03
-"""Of the error rate of a pair, what a look may spend for each seed: little on the first, .9 at the last. All looks together
-spend it, as they share their seeds and test images. A budget may end the looks at any."""
+SPENDING = 1 / LOOKS[-1], 1.5
+"""A look at S seeds may spend (S/30)^1.5 of a pair's error rate: little at the first, all of it at the last. Looks share
+their seeds and test images, so that all of them together spend little more. A budget may end the looks at any."""
 Outcome = Literal["first", "second", "equivalent", "open"]
 """Which of two models is better."""
 
@@ -35,7 +39,7 @@ def outcomes(
     Parameters
     ----------
     comparisons : Comparisons
-        Of all runs so far.
+        Of all runs so far; its layout says what a look spends.
     pairs : sequence of pairs of cells
         Those still open.
     margin : float
@@ -53,7 +57,7 @@ def outcomes(
     at = [comparisons.place(*pair) for pair in pairs]
     gaps = comparisons.differences(comparisons.of_pairs[at], *({first: 1.0, second: -1.0} for first, second in pairs))
     n_seeds = np.array([min(map(comparisons.n_seeds, pair)) for pair in pairs])
-    gaps = replace(gaps, share=SHARE_PER_SEED * n_seeds / family)
+    gaps = replace(gaps, share=gaps.share / family)
     tested = (n_seeds >= MIN_SEEDS_FOR_MARKS) & comparisons.trusted[at]
     states = np.where(gaps.p < error_rate, np.where(gaps.centre > 0, "first", "second"), "open")
     states = np.where((states == "open") & (gaps.p_beyond(margin) < error_rate), "equivalent", states)

@@ -18,7 +18,7 @@ from experiments.records.progress import now
 from experiments.records.record import RECORD_FILE, read_record
 from experiments.training import stop
 
-CAN_CHANGE = {"made", "pairs", "history", "ended"}
+CAN_CHANGE = {"made", "pairs", "history", "ended", "looks", "share_per_seed", "share_power"}
 """Fields of a decision that were not asked for."""
 
 

@@ -207,7 +207,8 @@ class Decision(_Asked):
     """Of one wrong decision or more, over all pairs and looks."""
     budget_hours: float
     share_per_seed: float
-    """Of a pair's error rate, what a look spends for each seed that the pair has by then."""
+    share_power: float = 1.0
+    """A look at S seeds of a pair spends (`share_per_seed` · S) to this power of the pair's error rate."""
     seeds: list[int]
     """All that a pair may get, in their order."""
     looks: list[int]
@@ -216,6 +217,11 @@ class Decision(_Asked):
     history: list[Look] = []
     ended: str = ""
     """Why no look follows; empty while one may."""
+
+    @property
+    def spending(self) -> tuple[float, float]:
+        """Share per seed, and its power."""
+        return self.share_per_seed, self.share_power
 
     def command(self, reference: str) -> str:
         """What to type to go on; `reference` is that of the experiment."""

@@ -15,7 +15,7 @@ from analysis.load import load
 from analysis.statistics.comparisons import Comparisons
 from analysis.statistics.contrasts import Layout
 from analysis.statistics.intervals import ALPHA, KAPPA, Estimates
-from analysis.statistics.sequential import LOOKS, SHARE_PER_SEED, outcomes
+from analysis.statistics.sequential import LOOKS, SPENDING, outcomes
 from experiments.records.intended import Decision, Pair
 from tests.analysis.conftest import SyntheticRuns
 from tests.coverage.looks import (
@@ -26,6 +26,7 @@ from tests.coverage.looks import (
     counted,
     fixed_seeds,
     grow,
+    planned_seeds,
     simulate_looks,
     tasks,
     world,
@@ -57,10 +58,17 @@ def test_each_outcome_and_its_direction() -> None:
 
 def test_the_level_is_shared_by_looks_and_pairs() -> None:
     table = compared(0.9, 0.83, images=300, moved=0.004)
-    p, share = table.gap(FIRST, SECOND).p[0], 5 * SHARE_PER_SEED
+    p, share = table.gap(FIRST, SECOND).p[0], (5 / 30) ** 1.5
+    table = replace(table, layout=replace(table.layout, spending=SPENDING))
     assert p < share / 12
     for rate, found in ((p / share * 12 * 1.001, ["first"]), (p / share * 12 * 0.999, ["open"])):
         assert outcomes(table, [(FIRST, SECOND)], 0.0001, rate, 12) == found
+
+
+def test_the_last_look_spends_all_and_no_look_more() -> None:
+    for seeds in (30, 40):
+        layout = replace(compared(0.9, 0.83, seeds=seeds, images=300).layout, spending=SPENDING)
+        assert Comparisons.of(layout).gap(FIRST, SECOND).share == 1
 
 
 def test_where_seeds_fail_nothing_is_decided() -> None:
@@ -94,7 +102,7 @@ def decision_of(runs: SyntheticRuns, **changes: object) -> Decision:
     ]
     values = {
         "experiment": "synthetic", "args": runs.experiment.args, "made": "2026-01-01T00:00:00+00:00", "effect": 0.01,
-        "margin": 0.01, "error_rate": 0.05, "budget_hours": 1.0, "share_per_seed": SHARE_PER_SEED, "seeds": [0, 1, 2],
+        "margin": 0.01, "error_rate": 0.05, "budget_hours": 1.0, "share_per_seed": 0.03, "seeds": [0, 1, 2],
         "looks": [3], "pairs": pairs,
     }  # fmt: skip
     return Decision.model_validate(values | changes)
@@ -106,13 +114,13 @@ def test_a_look_decides_by_the_comparisons_of_the_report_and_the_report_adjusts(
     before = compare(plain, "shapes")
     decision_of(runs).keep(runs.folder)
     results = load(runs.ledger, runs.folder, runs.experiment)
-    assert plain.share_per_seed == 0 and results.share_per_seed == SHARE_PER_SEED
+    assert plain.spending is None and results.spending == (0.03, 1.0)  # as decisions of earlier versions have it
     pairs = judged(decision_of(runs), results)
     assert before is not None
     for pair in pairs:
         gap = before.gap(("", pair.first, pair.train_fraction), ("", "resnet", pair.train_fraction))
         assert pair.delta == gap.estimate[0] and pair.low is not None and pair.low < gap.low[0]
-        assert (pair.outcome == "second") == (gap.p[0] < 3 * SHARE_PER_SEED * 0.05 / 4 and gap.estimate[0] < 0)
+        assert (pair.outcome == "second") == (gap.p[0] < 3 * 0.03 * 0.05 / 4 and gap.estimate[0] < 0)
     assert pairs[0].outcome == "second"
     decided = decision_of(runs, pairs=pairs, ended="every pair is decided")
     decided.keep(runs.folder)
@@ -146,10 +154,20 @@ def test_seeds_are_added_for_open_pairs_alone() -> None:
 
 
 def test_fixed_seeds_are_read_between_looks() -> None:
-    counts = {f"fixed {seeds}": [hits, 10] for seeds, hits in zip(LOOKS, (0, 2, 4, 8, 8, 9, 10), strict=True)}
-    assert fixed_seeds(counts | {"right": [6, 10]}) == pytest.approx(np.sqrt(8 * 12))
+    rising = (0, 1, 2, 2, 3, 4, 6, 8, 8, 8, 9, 9, 9, 10)
+    counts = {f"fixed {seeds}": [hits, 10] for seeds, hits in zip(LOOKS, rising, strict=True)}
+    assert fixed_seeds(counts | {"right": [7, 10]}) == pytest.approx(np.sqrt(10 * 12))
     assert fixed_seeds(counts | {"right": [8, 10]}) == pytest.approx(12)
     assert np.isnan(fixed_seeds({name: [0, 10] for name in counts} | {"right": [1, 10]}))
+
+
+def test_plans_are_held_against_the_seeds_that_their_own_budget_takes() -> None:
+    shares = (0, 10, 20, 30, 40, 50, 80, 90, 90, 90, 90, 90, 90, 90)
+    counts = {f"found 0.75 {seeds}": [hits, 100] for seeds, hits in zip(LOOKS, shares, strict=True)}
+    counts |= {f"found 0.92 {seeds}": [100, 100] for seeds in LOOKS}
+    counts |= {"planned 0.75 15 4 20": [2, 2], "planned 0.75 16 11 30": [1, 1], "planned 0.75 6 3 9": [1, 1]}
+    assert planned_seeds(counts | {"planned 0.92 9 3 12": [4, 4]}, 0.75) == pytest.approx((10, 15, 0.5, 0.5))
+    assert planned_seeds(counts | {"planned 0.92 9 4 12": [4, 4]}, 0.92) == pytest.approx((3, 9, 0, 0))
 
 
 def test_a_simulation_of_looks_can_be_repeated() -> None:

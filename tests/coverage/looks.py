@@ -9,6 +9,7 @@ import json
 import zlib
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from analysis.power import Spread
 from analysis.statistics.comparisons import Cell, Comparisons
 from analysis.statistics.contrasts import Answers, Layout
 from analysis.statistics.intervals import holm
-from analysis.statistics.sequential import LOOKS, outcomes
+from analysis.statistics.sequential import LOOKS, SPENDING, outcomes
 from experiments.config.paths import ROOT
 from experiments.records.record import atomic_write
 from tests.coverage.simulate import Counts, count
@@ -67,8 +68,8 @@ def simulate_looks(world: World, repetitions: int, seed: int, margin: float, fix
 def simulate_plans(world: World, repetitions: int, seed: int, effect: float) -> Counts:
     """Draw grids in which the second model lies below the reference by the effect, and plan each from its first look.
 
-    ``found S``: such pairs that a grid of S seeds finds by the pair's own 95% interval, as a plan has it. ``planned S``:
-    plans that say S seeds.
+    By the reference's accuracy p: ``found p S``, such pairs that a grid of S seeds finds by the pair's own 95% interval, as
+    a plan has it; ``planned p S low high``, plans that say S seeds, from low to high.
     """
     generator, counts = np.random.default_rng(seed), Counts()
     pairs = [(cell(2, f), cell(0, f)) for f in range(len(BUDGETS))]
@@ -78,28 +79,32 @@ def simulate_plans(world: World, repetitions: int, seed: int, effect: float) -> 
             compared = of_seeds(answers, dict.fromkeys(answers, seeds))
             at = [compared.place(*pair) for pair in pairs]
             once = compared.differences(compared.of_pairs[at], *({a: 1.0, b: -1.0} for a, b in pairs))
-            count(counts, f"found {seeds}", once.p < ERROR_RATE)
-            if seeds == LOOKS[0]:
-                said = Spread.of(once, seeds, world.n_images).seeds(effect, world.n_images)[1]
-                for value in said:
-                    count(counts, f"planned {value:.0f}", True)
+            said = Spread.of(once, seeds, world.n_images).seeds(effect, world.n_images).T
+            for level, p, (low, likely, high) in zip(BUDGETS, once.p, said, strict=True):
+                count(counts, f"found {level} {seeds}", p < ERROR_RATE)
+                if seeds == LOOKS[0]:
+                    count(counts, f"planned {level} {likely:.0f} {low:.0f} {high:.0f}", True)
     return counts
 
 
-def planned_seeds(counts: Counts) -> tuple[float, float, float]:
-    """Seeds that find 80%; the median of what plans say; and the share of plans within 1.5 times of the truth."""
-    shares = np.maximum.accumulate([np.divide(*counts[f"found {seeds}"]) for seeds in LOOKS])
+def planned_seeds(counts: Counts, level: float) -> tuple[float, float, float, float]:
+    """At a budget: seeds that find 80%, the median of what plans say, and the shares of plans that say it within 1.5 times,
+    and whose range holds it."""
+    shares = np.maximum.accumulate([np.divide(*counts[f"found {level} {seeds}"]) for seeds in LOOKS])
     truth = float(np.exp(np.interp(0.8, shares, np.log(LOOKS))))
-    said = np.repeat(
-        *zip(*[(float(name.split()[1]), n) for name, (n, _) in counts.items() if "planned" in name], strict=True)
-    )
+    plans = [name.split()[2:] for name, (n, _) in counts.items() if name.startswith(f"planned {level}") for _ in range(n)]
+    said, low, high = np.array(plans, dtype=float).T
     within = np.abs(np.log(said / truth)) <= np.log(1.5) + 1e-9
-    return truth, float(np.median(said)), float(within.mean())
+    held = (low <= np.ceil(truth - 1e-9)) & (np.ceil(truth - 1e-9) <= high)  # seeds are whole
+    return truth, float(np.median(said)), float(within.mean()), float(held.mean())
 
 
-def of_seeds(answers: dict[Cell, Answers], seeds: dict[Cell, int]) -> Comparisons:
+def of_seeds(
+    answers: dict[Cell, Answers], seeds: dict[Cell, int], spending: tuple[float, float] | None = None
+) -> Comparisons:
     """The first seeds of each cell."""
-    return Comparisons.of(Layout.of({at: (own[: seeds[at]], right[: seeds[at]]) for at, (own, right) in answers.items()}))
+    table = Layout.of({at: (own[: seeds[at]], right[: seeds[at]]) for at, (own, right) in answers.items()})
+    return Comparisons.of(replace(table, spending=spending))
 
 
 def grow(answers: dict[Cell, Answers], pairs: Pairs, margin: float) -> tuple[list[str], int]:
@@ -110,7 +115,7 @@ def grow(answers: dict[Cell, Answers], pairs: Pairs, margin: float) -> tuple[lis
         if not still:
             break
         seeds |= {one: look for at in still for one in pairs[at]}
-        told = outcomes(of_seeds(answers, seeds), [pairs[at] for at in still], margin, ERROR_RATE, len(pairs))
+        told = outcomes(of_seeds(answers, seeds, SPENDING), [pairs[at] for at in still], margin, ERROR_RATE, len(pairs))
         for at, outcome in zip(still, told, strict=True):
             found[at] = outcome
     return found, sum(seeds.values())
@@ -205,16 +210,19 @@ def as_markdown(figures: list[list[Any]]) -> str:
     totals = np.zeros(2)
     for regime, counts in second:
         seeds, fixed = LOOKS[-1] * np.divide(*counts["runs"]), fixed_seeds(counts)
-        totals += (seeds, fixed) if fixed == fixed else 0
-        told = [f"{seeds:.1f}", f"{fixed:.1f}" if fixed == fixed else f"> {LOOKS[-1]}"]
-        saved = f"{100 * (1 - seeds / fixed):.0f}%" if fixed == fixed else ""
-        lines.append(line(*regime.values(), share(counts, "right"), *told, saved, counts["wrong"][1]))
+        more, fixed = "" if fixed == fixed else "> ", fixed if fixed == fixed else LOOKS[-1]  # counted as the last look
+        totals += (seeds, fixed)
+        told = [f"{seeds:.1f}", f"{more}{fixed:.1f}", f"{more}{100 * (1 - seeds / fixed):.0f}%"]
+        lines.append(line(*regime.values(), share(counts, "right"), *told, counts["wrong"][1]))
     lines += ["", f"All of them together: {100 * (1 - totals[0] / totals[1]):.0f}% fewer runs.", ""]
     third = [(regime, counts) for table, regime, counts in figures if table == "planned"]
-    lines += [line(*third[0][0], "seeds that find 80%", "planned, median", "within × 1.5", "grids"), "|--:" * 7 + "|"]
+    headings = "accuracy", "seeds that find 80%", "planned, median", "within × 1.5", "in its range", "grids"
+    lines += [line(*third[0][0], *headings), "|--:" * 9 + "|"]
     for regime, counts in third:
-        truth, said, within = planned_seeds(counts)
-        lines.append(line(*regime.values(), f"{truth:.1f}", f"{said:.1f}", f"{within:.2f}", counts["found 3"][1] // 2))
+        for level in BUDGETS:
+            truth, said, within, held = planned_seeds(counts, level)
+            told = [level, f"{truth:.1f}", f"{said:.1f}", f"{within:.2f}", f"{held:.2f}"]
+            lines.append(line(*regime.values(), *told, counts[f"found {level} 3"][1]))
     lines.append("")
     return "\n".join(lines)
 

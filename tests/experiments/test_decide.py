@@ -64,6 +64,9 @@ def test_what_is_asked_is_fixed_first_and_the_looks_end_as_the_statistics_say(
     assert f'Again make decide NAME=smoke EFFECT=0.2 BUDGET=1h ARGS="{" ".join(ARGS)}"' in printed
     page = (tmp_path / "reports_dir" / "smoke" / "report.html").read_text(encoding="utf-8")
     assert "Sequential: seeds were added in looks (3, 4, 5)" in page and "4 of 4" not in page
+    # A later version that looks and spends otherwise goes on as was fixed.
+    monkeypatch.setattr(sequential, "LOOKS", (3, 5))
+    monkeypatch.setattr(sequential, "SPENDING", (0.1, 2.0))
     # The same command has nothing left to do; a report from the command of the grid shows all seeds.
     assert call(monkeypatch, "decide", "smoke", *ARGS, *ASK, "--budget", "1h") == 0 and len(seen) == 2
     assert call(monkeypatch, "report", "smoke", *ARGS) == 0
