@@ -83,12 +83,8 @@ def build(
     made = tables.all_tables(summary, experiment, facts)
     words = verdict.sentences(summary)
     faults = [*results.faults, *certificate.faults]
-    texts = {f"{table.name}{suffix}": write(table) for table in made for suffix, write in FORMATS.items()}
-    texts["appendix.tex"] = latex.appendix(made, facts.details)
-    texts["conditions.md"] = render.conditions(made, facts.details)
-    texts = {name: text for name, text in texts.items() if text}
-    texts["certificate.json"] = _json(certificate.content)
-    texts["ledger.json"] = _json(_without_paths(ledger, folder))
+    texts = _table_texts(made, facts.details)
+    texts |= {"certificate.json": _json(certificate.content), "ledger.json": _json(_without_paths(ledger, folder))}
     drawn = figures.draw(results, summary, experiment)
     texts["report.html"] = page.render(
         page.Content(
@@ -110,6 +106,13 @@ def build(
     paths = _write(out, texts, drawn)
     overview = render.plain(tables.overview(summary, facts))
     return Report(out, paths, overview, words, faults[len(strangers.sentences) :], strangers.sentences, certificate.equal)
+
+
+def _table_texts(made: list[render.Table], details: list[str]) -> dict[str, str]:
+    """Every table in every format, and what explains them, by file name; without those that would be empty."""
+    texts = {f"{table.name}{suffix}": write(table) for table in made for suffix, write in FORMATS.items()}
+    texts |= {"appendix.tex": latex.appendix(made, details), "conditions.md": render.conditions(made, details)}
+    return {name: text for name, text in texts.items() if text}
 
 
 def _write(out: Path, texts: Mapping[str, str], drawn: list[figures.Figure]) -> list[Path]:

@@ -45,6 +45,11 @@ MAX_MARKS = 10
 """Seeds that are shown one by one; more are counted."""
 
 
+def warn(sentence: str) -> None:
+    """A sentence that the user should read, in yellow."""
+    err.print(printable(sentence), style="yellow", markup=False, soft_wrap=True)
+
+
 def show_faults(console: Console, error: ConfigError) -> None:
     """All faults of bad input, one line each."""
     for fault in error.faults:

@@ -186,6 +186,12 @@ def page_of(folder: Path) -> str | None:
     return mirror.url if mirror else None
 
 
+def pages_of(ledger: Mapping[str, Any], experiment_folder: Path) -> dict[str, str]:
+    """W&B pages of a ledger's runs, for those that have one."""
+    pages = {cell["run_id"]: page_of(experiment_folder / cell["run_id"]) for cell in ledger["cells"] if cell["run_id"]}
+    return {run_id: page for run_id, page in pages.items() if page}
+
+
 def unsent(experiment_folder: Path) -> int:
     """Number of an experiment's runs that W&B is not known to hold."""
     mirrors = (usable_mirror(path.parent.parent) for path in experiment_folder.glob(f"*/{MIRROR_FILE}"))
