@@ -53,7 +53,7 @@ def _load(name: str, overrides: list[str] | None) -> Experiment:
         words = [word for text in overrides or [] for word in shlex.split(text)]
     except ValueError as error:
         raise ConfigError(
-            [f"ARGS: {' '.join(overrides or [])!r} cannot be split into words ({error}). Close the quotes."]
+            f"ARGS: {' '.join(overrides or [])!r} cannot be split into words ({error}). Close the quotes."
         ) from error
     experiment = loading.load_experiment(name, loading.parse_overrides(words))
     for note in experiment.notes:
@@ -75,7 +75,7 @@ def run(
     from experiments.terminal import display
 
     if engine not in driver.ENGINES:
-        raise ConfigError([f"ENGINE: must be {' or '.join(f'`{known}`' for known in driver.ENGINES)}, got {engine!r}."])
+        raise ConfigError(f"ENGINE: must be {' or '.join(f'`{known}`' for known in driver.ENGINES)}, got {engine!r}.")
     with driver.leading() as leads:
         if not leads:
             return
@@ -124,7 +124,7 @@ def plan(
     if not kept:
         err.print("The plan that was made before the first run stays in plan.json.", style="dim", soft_wrap=True)
     if made.over:
-        raise ConfigError(made.over)
+        raise ConfigError(*made.over)
 
 
 @app.command()
@@ -147,7 +147,7 @@ def decide(
 
     if effect is None or not budget:
         raise ConfigError(
-            ["decide: EFFECT and BUDGET are fixed before the first run: make decide NAME=… EFFECT=0.01 BUDGET=8h"]
+            "decide: EFFECT and BUDGET are fixed before the first run: make decide NAME=… EFFECT=0.01 BUDGET=8h"
         )
     fixed = {"effect": plans.checked_effect(effect), "margin": plans.checked_effect(margin or effect)}
     hours = duration_in_seconds(budget, "BUDGET") / 3600
@@ -182,9 +182,7 @@ def report(
     """Make an experiment's report again from its records."""
     if source:
         if overrides:
-            raise ConfigError(
-                ["ARGS: cannot be given with FROM; the report in W&B knows the settings that it was made with."]
-            )
+            raise ConfigError("ARGS: cannot be given with FROM; the report in W&B knows the settings that it was made with.")
         reports.report_from(source, name, allow_unequal=allow_unequal)
         return
     experiment = as_decided(_load(name, overrides))
@@ -305,7 +303,7 @@ def profile(
     """Measure a model's cost without training it."""
     config = loading.load_part("models", model)
     if precision not in ("fp32", "bf16"):
-        raise ConfigError([f"--precision: must be fp32 or bf16, got {precision!r}."])
+        raise ConfigError(f"--precision: must be fp32 or bf16, got {precision!r}.")
     from experiments.training.device import check_precision, resolve_device
     from experiments.training.profile import profile as measure
 
@@ -376,7 +374,7 @@ def _sync(name: str) -> bool:
 
     folder = runs_dir() / checked_name(name)
     if not folder.is_dir():
-        raise ConfigError([f"sync: {folder} does not exist. Run the experiment first: make experiment NAME={name}"])
+        raise ConfigError(f"sync: {folder} does not exist. Run the experiment first: make experiment NAME={name}")
     with err.status("Sending runs to W&B") as line:
         sent = send(
             folder,
@@ -458,7 +456,7 @@ def dashboard(name: Name, overrides: Overrides = None) -> None:
     experiment = as_decided(_load(name, overrides))
     folder = runs_dir() / name
     if not folder.is_dir():
-        raise ConfigError([f"dashboard: {folder} does not exist. Run the experiment first: make experiment NAME={name}"])
+        raise ConfigError(f"dashboard: {folder} does not exist. Run the experiment first: make experiment NAME={name}")
     point_client_at(folder)
     mode, reason = choose_mode()
     if mode != "online":

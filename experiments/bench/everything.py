@@ -88,10 +88,8 @@ def _tasks(
     recipe = recipe.model_copy(update={"steps": steps, "evaluations": evaluations} | settings)
     if recipe.batch_size > len(subset.train):
         raise ConfigError(
-            [
-                f"--batch-size: {data_name} has {len(subset.train)} training images, fewer than a batch of "
-                f"{recipe.batch_size}, of which a DataLoader makes none. Use at most {len(subset.train)}."
-            ]
+            f"--batch-size: {data_name} has {len(subset.train)} training images, fewer than a batch of "
+            f"{recipe.batch_size}, of which a DataLoader makes none. Use at most {len(subset.train)}."
         )
     train, val = dataset.pool.take(subset.train), dataset.pool.take(subset.val[:n_val])
     build = partial(models.build, image_size=data.image_size, in_channels=data.channels, num_classes=n_classes)

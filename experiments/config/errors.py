@@ -1,8 +1,6 @@
-"""Errors that a user can mend. They are shown as their message; every other exception is a fault of this project."""
+"""Errors that a user can put right, shown as their message; every other exception is a fault of this project."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -18,6 +16,9 @@ class ConfigError(UserError):
         One sentence per fault: file, key, value, fix.
     """
 
-    def __init__(self, faults: Iterable[str]) -> None:
+    def __init__(self, *faults: str) -> None:
         self.faults = list(faults)
-        super().__init__("\n".join(self.faults))
+        super().__init__(*faults)
+
+    def __str__(self) -> str:
+        return "\n".join(self.faults)

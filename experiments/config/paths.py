@@ -15,7 +15,7 @@ def _folder(variable: str, name: str) -> Path:
     try:
         return Path(os.environ.get(variable) or ROOT / name).expanduser().resolve()
     except (OSError, RuntimeError) as error:  # ~ of nobody; links in a circle
-        raise ConfigError([f"{variable}: {os.environ[variable]!r} leads nowhere ({error}). Name another folder."]) from error
+        raise ConfigError(f"{variable}: {os.environ[variable]!r} leads nowhere ({error}). Name another folder.") from error
 
 
 def runs_dir() -> Path:

@@ -24,7 +24,7 @@ def checked_name(name: str) -> str:
         If it is none.
     """
     if not NAME.fullmatch(name):
-        raise ConfigError([f"NAME: {name!a} is not the name of an experiment: {NAME_RULE}. See make list."])
+        raise ConfigError(f"NAME: {name!a} is not the name of an experiment: {NAME_RULE}. See make list.")
     return name
 
 
@@ -39,7 +39,7 @@ def duration_in_seconds(text: str, what: str) -> int:
     match = _DURATION.fullmatch(text)
     seconds = sum(int(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
     if not 0 < seconds < 2**31:
-        raise ConfigError([f"{what}: must be a time such as 30m, 90s or 1h30m, got {text!a}."])
+        raise ConfigError(f"{what}: must be a time such as 30m, 90s or 1h30m, got {text!a}.")
     return seconds
 
 

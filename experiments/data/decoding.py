@@ -129,13 +129,13 @@ def _open(path: Path) -> Iterator[Image.Image]:
         with Image.open(path, formats=_OPENED) as image:
             if image.width * image.height > _MAX_PIXELS:
                 raise ConfigError(
-                    [f"{path}: {image.width} × {image.height} pixels are more than 50 million. Shrink or delete it."]
+                    f"{path}: {image.width} × {image.height} pixels are more than 50 million. Shrink or delete it."
                 )
             yield image
     except ConfigError:
         raise
     except Exception as error:  # a damaged file makes a decoder raise nearly anything
-        raise ConfigError([_unreadable(path, error)]) from error
+        raise ConfigError(_unreadable(path, error)) from error
 
 
 def _check_kind_and_size(path: Path) -> None:
@@ -143,10 +143,10 @@ def _check_kind_and_size(path: Path) -> None:
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):
         kind = {"d": "folder", "p": "pipe", "s": "socket"}.get(stat.filemode(about.st_mode)[0], "device")
-        raise ConfigError([f"{path}: a {kind}, not an image file. Replace or delete it."])
+        raise ConfigError(f"{path}: a {kind}, not an image file. Replace or delete it.")
     if about.st_size > _MAX_BYTES:
         raise ConfigError(
-            [f"{path}: {about.st_size / 2**20:.1f} MiB are more than {_MAX_BYTES // 2**20}. Shrink or delete it."]
+            f"{path}: {about.st_size / 2**20:.1f} MiB are more than {_MAX_BYTES // 2**20}. Shrink or delete it."
         )
 
 
@@ -205,7 +205,7 @@ def _eight_bits(image: Image.Image, name: str) -> Image.Image:
     elif wide and 0 < high < 256:
         fault = f"32-bit {seen}, which may be meant as 8 bits or as 16"
     if fault:
-        raise ConfigError([f"{name}: {fault}. Scale them and save the image with 8 or 16 bits, or delete it."])
+        raise ConfigError(f"{name}: {fault}. Scale them and save the image with 8 or 16 bits, or delete it.")
     if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:  # Pillow inverts such values of up to 8 bits alone
         values = white - values
     return Image.fromarray(np.rint(values * np.float32(255 / white)).astype(np.uint8))
@@ -230,7 +230,7 @@ def in_threads(work: Callable[[int], Result], count: int) -> list[Result]:
     with ThreadPoolExecutor(usable_cores()) as threads:
         results = list(threads.map(kept, range(count)))
     if faults:
-        raise ConfigError(sorted(faults))
+        raise ConfigError(*sorted(faults))
     return results
 
 
@@ -353,7 +353,7 @@ def _content_key(files: Sequence[Path]) -> list[str]:
         except OSError as error:
             faults.append(_unreadable(file, error))
     if faults:
-        raise ConfigError(faults)
+        raise ConfigError(*faults)
     return digests
 
 

@@ -134,7 +134,7 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -> None:
                 raise
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         told = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError([f"{archive}: cannot be unpacked ({told}). Delete it and get it again."]) from error
+        raise ConfigError(f"{archive}: cannot be unpacked ({told}). Delete it and get it again.") from error
     finally:
         shutil.rmtree(making, ignore_errors=True)
 

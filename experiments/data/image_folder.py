@@ -84,7 +84,7 @@ class _Tree:
         """
         if not self.root.is_dir():
             raise ConfigError(
-                [f"`data.path`: no folder {self.root}. Set it to a folder that holds train/<class>/* or <class>/*."]
+                f"`data.path`: no folder {self.root}. Set it to a folder that holds train/<class>/* or <class>/*."
             )
         roles: dict[str, list[Path]] = {}
         for folder in _folders(self.root):
@@ -94,7 +94,7 @@ class _Tree:
             return self._pool(self.root), None, CUT
         twice = [_listed([folder.name for folder in found]) for role, found in roles.items() if role and len(found) > 1]
         if twice:
-            raise ConfigError([f"{self.root}: {names} name the same split. Merge or rename them." for names in twice])
+            raise ConfigError(*[f"{self.root}: {names} name the same split. Merge or rename them." for names in twice])
         (train,) = roles["train"]
         test = next((roles[role][0] for role in ("test", "val") if role in roles), None)
         self._pass_over_siblings(train, test)
@@ -110,10 +110,8 @@ class _Tree:
         held_out = [folder.name for role in ("test", "val") for folder in roles.get(role, []) if _folders(folder)]
         if held_out:
             raise ConfigError(
-                [
-                    f"{self.root}: holds class folders in {_listed(held_out)}, but none in train. Put the images to train "
-                    f"on into {self.root / 'train'}/<class>, or rename {_listed(held_out)} if that is a class."
-                ]
+                f"{self.root}: holds class folders in {_listed(held_out)}, but none in train. Put the images to train "
+                f"on into {self.root / 'train'}/<class>, or rename {_listed(held_out)} if that is a class."
             )
         named = [folder.name for role, folders in roles.items() if role for folder in folders]
         if named and roles.get(""):
@@ -155,10 +153,8 @@ class _Tree:
         names = [folder.name for folder in folders]
         if names and all(map(split_role, names)):
             raise ConfigError(
-                [
-                    f"{place}: all its folders are named like splits ({_listed(names)}), and no train holds class folders. "
-                    "Sort the images into train/<class> and test/<class>, or rename the folders if they are classes."
-                ]
+                f"{place}: all its folders are named like splits ({_listed(names)}), and no train holds class folders. "
+                "Sort the images into train/<class> and test/<class>, or rename the folders if they are classes."
             )
         self._pass_over_others(place, folders)
         self._check_names(place, names)
@@ -298,7 +294,7 @@ def load(config: DataConfig) -> Dataset:
     try:
         pool_files, test_files, test_split = tree.splits()
     except OSError as error:
-        raise ConfigError([f"{error.filename}: cannot be read ({error.strerror}). Give access, or move it away."]) from error
+        raise ConfigError(f"{error.filename}: cannot be read ({error.strerror}). Give access, or move it away.") from error
     faults = tree.faults
 
     def gather(split: Classes) -> Images:
@@ -321,7 +317,7 @@ def load(config: DataConfig) -> Dataset:
             faults += error.faults
     if faults:
         more = len(faults) - _MAX_FAULTS
-        raise ConfigError(faults[:_MAX_FAULTS] + ([f"… and {more} more faults."] if more > 0 else []))
+        raise ConfigError(*(faults[:_MAX_FAULTS] + ([f"… and {more} more faults."] if more > 0 else [])))
     listing = Listing(root, tree.passed_over, tuple(tree.notes))
     pool, *test = gathered
     if test:

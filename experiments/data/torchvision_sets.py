@@ -51,7 +51,7 @@ def load(config: DataConfig) -> Dataset:
     name = str(config.name)
     if name not in SETS:
         known = "has no one label an image" if hasattr(datasets, name) else "is not known to torchvision"
-        raise ConfigError([f"{config.title}: `data.name`: {name!r} {known}. {nearest(name, SETS)}"])
+        raise ConfigError(f"{config.title}: `data.name`: {name!r} {known}. {nearest(name, SETS)}")
     pool_parts, test_parts = SETS[name]
     opened = {repr(part): _opened(name, part, config) for part in (*pool_parts, *test_parts)}
     class_names = _class_names(opened[repr(pool_parts[0])], name)
@@ -84,10 +84,8 @@ def _opened(name: str, part: dict[str, Any], config: DataConfig) -> Any:
 def _absent(name: str, root: Path, error: Exception) -> ConfigError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return ConfigError(
-        [
-            f"{name} is not in {root} and could not be downloaded ({reason[:300]}). Without a network, put its files there "
-            f"as torchvision.datasets.{name} expects them, or set `data.path` to the folder that holds them."
-        ]
+        f"{name} is not in {root} and could not be downloaded ({reason[:300]}). Without a network, put its files there "
+        f"as torchvision.datasets.{name} expects them, or set `data.path` to the folder that holds them."
     )
 
 
@@ -105,7 +103,7 @@ def _labels(part: Any, name: str) -> NDArray[np.int64]:
         return np.array([label for _, label in part._samples], np.int64)
     kept = next((getattr(part, key) for key in ("targets", "labels", "_labels", "y") if hasattr(part, key)), None)
     if kept is None:
-        raise ConfigError([f"torchvision {torchvision.__version__} keeps no labels of {name}; use another version."])
+        raise ConfigError(f"torchvision {torchvision.__version__} keeps no labels of {name}; use another version.")
     return np.asarray(kept).astype(np.int64).reshape(len(part))
 
 

@@ -98,12 +98,12 @@ def compute_splits(experiment: Experiment, folder: Path) -> dict[str, str]:
             splits |= own
             described[key].split_hashes = sorted(own.values())
     if faults:
-        raise ConfigError(faults)
+        raise ConfigError(*faults)
     try:
         keep_splits(splits, folder)
         keep_descriptions(described, folder)
     except OSError as error:
-        raise ConfigError([f"RUNS_DIR: {folder} cannot be written ({error.strerror}). Choose another folder."]) from error
+        raise ConfigError(f"RUNS_DIR: {folder} cannot be written ({error.strerror}). Choose another folder.") from error
     return splits
 
 

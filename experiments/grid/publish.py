@@ -51,17 +51,17 @@ def publish(ledger: Mapping[str, Any], folder: Path, target: Path) -> Published:
     name = ledger["experiment"]
     done = [entry["run_id"] for entry in [*ledger["cells"], *ledger.get("trials", [])] if entry["status"] == "done"]
     if not done:
-        raise ConfigError([f"publish: {folder} holds no run of these settings. Run it first: make experiment NAME={name}"])
+        raise ConfigError(f"publish: {folder} holds no run of these settings. Run it first: make experiment NAME={name}")
     place = target / name
     for run_folder, copy in ((folder, place), *((folder / run_id, place / run_id) for run_id in done)):
         if copy.resolve() == run_folder.resolve():
-            raise ConfigError([f"--to: {copy} holds the runs themselves. Choose another folder."])
+            raise ConfigError(f"--to: {copy} holds the runs themselves. Choose another folder.")
     try:
         keep_splits(read_splits(folder), place)
         keep_descriptions(read_descriptions(folder), place)
         _write(without_paths(folder), place)
     except OSError as error:
-        raise ConfigError([f"--to: {place} cannot be written ({error.strerror}). Choose another folder."]) from error
+        raise ConfigError(f"--to: {place} cannot be written ({error.strerror}). Choose another folder.") from error
     faults, written = list[str](), dict[str, int]()
     for run_id in done:
         try:

@@ -66,7 +66,7 @@ class Trained:
             except ConfigError as error:
                 faults += error.faults
         if faults:
-            raise ConfigError(faults)
+            raise ConfigError(*faults)
         return normalised(self.data, torch.device("cpu"))(torch.from_numpy(np.stack(pixels)))
 
 
@@ -87,9 +87,9 @@ def load_run(run: Path) -> Trained:
     try:
         record = read_record(folder / RECORD_FILE)
     except RecordError as error:
-        raise ConfigError([str(error)]) from error
+        raise ConfigError(str(error)) from error
     if record.status != "done":
-        raise ConfigError([f"{folder}: the run failed, so there is no model to use. Run it again first."])
+        raise ConfigError(f"{folder}: the run failed, so there is no model to use. Run it again first.")
     about = _config(folder / CONFIG_FILE)
     # The final weights replace whatever the run started from.
     config = about[0].model_copy(update={"init": "from_scratch", "weights": None, "layout": None})
@@ -99,14 +99,12 @@ def load_run(run: Path) -> Trained:
     )
     path = folder / WEIGHTS_FILE
     if not path.is_file():
-        raise ConfigError([f"{path}: missing, so there is no model to use. Published records hold none: run it yourself."])
+        raise ConfigError(f"{path}: missing, so there is no model to use. Published records hold none: run it yourself.")
     try:
         model.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise ConfigError(
-            [f"{path}: not the weights of this run ({reason}). Delete its folder and run it again."]
-        ) from error
+        raise ConfigError(f"{path}: not the weights of this run ({reason}). Delete its folder and run it again.") from error
     return Trained(folder, record, pretrained.unwrapped(model).eval(), about[1], names)
 
 
@@ -116,7 +114,7 @@ def _config(path: Path) -> tuple[ModelConfig, DataConfig]:
         return ModelConfig.model_validate(values["model"]), DataConfig.model_validate(values["data"])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise ConfigError([f"{path}: not the configuration of a run ({reason}). Restore it, or run it again."]) from error
+        raise ConfigError(f"{path}: not the configuration of a run ({reason}). Restore it, or run it again.") from error
 
 
 def _class_names(path: Path, record: Record) -> tuple[str, ...]:

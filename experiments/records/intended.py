@@ -158,7 +158,7 @@ def _read(path: Path, shape: type[_Kept]) -> _Kept | None:
     except FileNotFoundError:
         return None
     except (StateError, ValueError) as error:
-        raise ConfigError([f"{path}: not a file of this version ({error}). Restore it, or delete it."]) from error
+        raise ConfigError(f"{path}: not a file of this version ({error}). Restore it, or delete it.") from error
 
 
 class Pair(_Values):

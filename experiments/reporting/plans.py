@@ -23,7 +23,7 @@ def checked_effect(effect: float) -> float:
         If it does not lie between 0 and 1.
     """
     if not 0 < effect < 1:
-        raise ConfigError([f"EFFECT: must be a difference of accuracies between 0 and 1, such as 0.01, got {effect:g}."])
+        raise ConfigError(f"EFFECT: must be a difference of accuracies between 0 and 1, such as 0.01, got {effect:g}.")
     return effect
 
 
@@ -98,7 +98,7 @@ def begin_decision(experiment: Experiment, *, all_pairs: bool, **fixed: float) -
         for note in plan.notes:
             warn(note)
         if faults := [*plan.shows_nothing, *plan.over]:
-            raise ConfigError(faults)
+            raise ConfigError(*faults)
         asked.keep(folder)
     return decision or asked, plan.costs.device_hours[1]
 

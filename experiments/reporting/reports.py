@@ -34,7 +34,7 @@ def prepare(name: str) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
     if reason:
-        raise ConfigError([f"REPORTS_DIR: {folder} cannot be written ({reason}). Choose another folder."])
+        raise ConfigError(f"REPORTS_DIR: {folder} cannot be written ({reason}). Choose another folder.")
 
 
 def made_report(

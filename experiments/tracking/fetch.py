@@ -49,7 +49,7 @@ def parse_source(text: str) -> tuple[str, str]:
     """
     match = _SOURCE.fullmatch(text)
     if not match:
-        raise ConfigError([f"FROM: must be wandb:<entity>/<project>, got {text!r}, as in FROM=wandb:my-team/vit-bench."])
+        raise ConfigError(f"FROM: must be wandb:<entity>/<project>, got {text!r}, as in FROM=wandb:my-team/vit-bench.")
     return match[1], match[2]
 
 

@@ -127,15 +127,11 @@ def local_device() -> torch.device:
     if wanted == "cpu" or (wanted == "auto" and count == 0):
         return torch.device("cpu")
     if wanted not in ("auto", "cuda"):
-        raise ConfigError(
-            [f"DEVICE: must be auto, cpu or cuda under torchrun, got {wanted!r}: each process has its own GPU."]
-        )
+        raise ConfigError(f"DEVICE: must be auto, cpu or cuda under torchrun, got {wanted!r}: each process has its own GPU.")
     if place.local_size > count:
         raise ConfigError(
-            [
-                f"torchrun: {place.local_size} processes were asked for and this machine has {count} GPUs; use "
-                f"--nproc-per-node {count or 1}, or DEVICE=cpu."
-            ]
+            f"torchrun: {place.local_size} processes were asked for and this machine has {count} GPUs; use "
+            f"--nproc-per-node {count or 1}, or DEVICE=cpu."
         )
     return torch.device("cuda", place.local_rank)
 

@@ -93,7 +93,7 @@ def build(
     try:
         model, geometry = create(num_classes=num_classes)
     except (ValueError, TypeError) as error:
-        raise ConfigError([f"configs/models/{name}.yaml: {str(error).rstrip('.')}."]) from error
+        raise ConfigError(f"configs/models/{name}.yaml: {str(error).rstrip('.')}.") from error
     if config.init == "from_scratch" and config.train == "all":
         return model, geometry
     with torch.device("meta"):
@@ -167,11 +167,11 @@ def check(name: str, config: ModelConfig, *, image_size: int, in_channels: int) 
         torch.default_generator.manual_seed(0)  # not torch.manual_seed, which reaches the GPUs' generators
         model, _ = build(name, config, **sizes)
         if config.source == "python" and (fault := _unseeded(model, partial(build, name, config, **sizes))):
-            raise ConfigError([f"configs/models/{name}.yaml: {config.name} {fault}."])
+            raise ConfigError(f"configs/models/{name}.yaml: {config.name} {fault}.")
         batch_statistics = has_batch_statistics(model)
         try:
             declared = examine(model, **sizes)
         except ValueError as error:
-            raise ConfigError([f"configs/models/{name}.yaml: {error}."]) from error
+            raise ConfigError(f"configs/models/{name}.yaml: {error}.") from error
     _checked[key] = Checked(declared, batch_statistics)
     return _checked[key]

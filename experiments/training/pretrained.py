@@ -124,7 +124,7 @@ def start(model: nn.Module, name: str, config: ModelConfig, head: Collection[str
         else:
             resampled = baselines.pretrained.load(model, baselines.pretrained.read(path), str(path), head=head)
     except ValueError as error:
-        raise ConfigError([f"{source}: {str(error).rstrip('.')}."]) from error
+        raise ConfigError(f"{source}: {str(error).rstrip('.')}.") from error
     with torch.no_grad():
         for parameter in head:
             model.get_parameter(parameter).zero_()
@@ -135,7 +135,7 @@ def start(model: nn.Module, name: str, config: ModelConfig, head: Collection[str
 def _label(path: Path, name: str, source: str) -> str:
     if not path.is_file():
         raise ConfigError(
-            [f"{source}: no file {path}. Put the weights there, or name another file below {data_dir()} or timm:<name>."]
+            f"{source}: no file {path}. Put the weights there, or name another file below {data_dir()} or timm:<name>."
         )
     with open(path, "rb") as file:
         return f"{name}, SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
