@@ -20,7 +20,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from experiments.config.code import identity_of
-from experiments.config.errors import ConfigError
+from experiments.config.errors import ConfigError, reason
 from experiments.config.paths import ROOT, configs_dir
 from experiments.config.schema import Asked, DataConfig, Experiment, ExperimentFile, ModelConfig, Recipe
 from experiments.config.text import CONTROL, NAME, NAME_RULE, printable
@@ -85,7 +85,7 @@ def parse_yaml(text: str, source: str) -> Any:
         where = f"{source}:{mark.line + 1}" if mark else source
         raise ConfigError(f"{where}: broken YAML: {error.problem or error.context}. Mend that line.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{source}: broken YAML: {' '.join(str(error).split())}.") from error
+        raise ConfigError(f"{source}: broken YAML: {reason(error)}.") from error
 
 
 def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:

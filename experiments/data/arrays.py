@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.config.errors import ConfigError
+from experiments.config.errors import ConfigError, reason
 from experiments.config.paths import data_dir
 from experiments.config.schema import DataConfig
 from experiments.data.images import CUT, OWN, Dataset, Images, Pixels, Rows
@@ -61,8 +61,7 @@ def _read(path: Path) -> Arrays:
     except MemoryError as error:
         raise ConfigError(f"{path}: the memory does not suffice. Free memory, or store smaller images.") from error
     except Exception as error:  # a damaged archive raises nearly anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"{path}: not a readable .npz file of plain arrays ({reason}).") from error
+        raise ConfigError(f"{path}: not a readable .npz file of plain arrays ({reason(error)}).") from error
 
 
 def _part(arrays: Arrays, split: str, path: Path) -> Part | None:

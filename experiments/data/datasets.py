@@ -21,6 +21,7 @@ from experiments.config.loading import nearest
 from experiments.config.paths import data_dir
 from experiments.config.schema import DataConfig
 from experiments.data import arrays, image_folder, pizza_steak_sushi
+from experiments.data.download import absent
 from experiments.data.images import CUT, Dataset, Images
 from experiments.data.splits import cut_test
 
@@ -54,14 +55,6 @@ def _mnist_5k(config: DataConfig) -> Dataset:
     everything = _images(pixels.astype(np.uint8).reshape(-1, 1, 28, 28), labels, "mnist")
     pool, test = cut_test(everything.labels)
     return Dataset(tuple(str(digit) for digit in range(10)), everything.take(pool), everything.take(test), CUT)
-
-
-def _offline_advice(name: str, place: Path, files: str, error: Exception) -> ConfigError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return ConfigError(
-        f"{name} is not in {place} and could not be downloaded ({reason}). Without a network, put {files} there, or set "
-        f"`data.path` to the folder that holds them."
-    )
 
 
 def _idx_arrays(folder: Path) -> tuple[NDArray[Any], ...] | None:
@@ -121,7 +114,7 @@ def _fashion_mnist(config: DataConfig) -> Dataset:
             FashionMNIST(str(data_dir()), download=True)
         except (OSError, RuntimeError) as error:
             files = "{train,t10k}-images-idx3-ubyte.gz and {train,t10k}-labels-idx1-ubyte.gz"
-            raise _offline_advice("Fashion-MNIST", place, files, error) from error
+            raise absent("Fashion-MNIST", place, files, error) from error
         arrays = _idx_arrays(place)
     if arrays is None:
         raise ConfigError(f"`data.path`: {places[0]} does not hold the four IDX files of Fashion-MNIST.")
@@ -139,7 +132,7 @@ def _cifar(config: DataConfig, name: str, title: str, folder: str) -> Dataset:
     try:
         splits = [cls(str(root), train=train, download=config.path is None) for train in (True, False)]
     except (OSError, RuntimeError) as error:
-        raise _offline_advice(title, root, f"the folder {folder} of the unpacked python version", error) from error
+        raise absent(title, root, f"the folder {folder} of the unpacked python version", error) from error
     pool, test = (
         _images(split.data.transpose(0, 3, 1, 2), split.targets, prefix)
         for split, prefix in zip(splits, ("train", "test"), strict=True)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from experiments.config.errors import ConfigError
+from experiments.config.errors import ConfigError, reason
 from experiments.config.identity import canonical_hash
 from experiments.config.machine import usable_cores
 from experiments.config.paths import data_dir
@@ -154,11 +154,10 @@ def _unreadable(path: Path, error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"{path}: the memory does not suffice to read this image. Free memory, or shrink or delete it."
     if isinstance(error, UnidentifiedImageError):
-        reason = f"not recognised as any of {', '.join(FORMATS)}"
+        told = f"not recognised as any of {', '.join(FORMATS)}"
     else:
-        told = error.strerror if isinstance(error, OSError) else None
-        reason = " ".join((told or str(error)).split()) or type(error).__name__
-    return f"{path}: not a readable image ({reason}). Replace it, or move it out of the folder."
+        told = (error.strerror if isinstance(error, OSError) else None) or reason(error)
+    return f"{path}: not a readable image ({told}). Replace it, or move it out of the folder."
 
 
 def fitted(image: Image.Image, name: str, size: int, channels: int) -> NDArray[np.uint8]:

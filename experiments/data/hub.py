@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.config.errors import ConfigError
+from experiments.config.errors import ConfigError, reason
 from experiments.config.paths import data_dir
 from experiments.config.schema import DataConfig
 from experiments.data.arrays import Part, dataset_of
@@ -62,9 +62,8 @@ def _opened(config: DataConfig) -> Any:
     except ConfigError:
         raise
     except Exception as error:  # the library raises its own and those of many others
-        reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
         offline = "" if folder else " Without a network, put its parquet files into a folder and set `data.path` to it."
-        raise ConfigError(f"{config.title}: {folder or config.name} cannot be loaded ({reason}).{offline}") from error
+        raise ConfigError(f"{config.title}: {folder or config.name} cannot be loaded ({reason(error)}).{offline}") from error
 
 
 def _column(table: Any, config: DataConfig, kind: str) -> str:

@@ -16,6 +16,7 @@ from experiments.config.paths import data_dir
 from experiments.config.schema import DataConfig
 from experiments.data.arrays import joined, marked
 from experiments.data.decoding import fitted, pixels_of
+from experiments.data.download import absent
 from experiments.data.images import CUT, OWN, Dataset, Images, Pixels
 from experiments.data.splits import cut_test
 
@@ -70,23 +71,16 @@ def load(config: DataConfig) -> Dataset:
 def _opened(name: str, part: dict[str, Any], config: DataConfig) -> Any:
     """A part of a dataset: as it lies there, else downloaded."""
     root, cls = Path(config.path).expanduser() if config.path else data_dir(), getattr(datasets, name)
+    files = f"the files that torchvision.datasets.{name} expects"
     try:
         return cls(str(root), **part)
     except (OSError, RuntimeError) as missing:
         if config.path or name in ("ImageNet", "StanfordCars"):  # the latter are not for download any more
-            raise _absent(name, root, missing) from missing
+            raise absent(name, root, files, missing) from missing
     try:
         return cls(str(root), download=True, **part)
     except (OSError, RuntimeError) as error:
-        raise _absent(name, root, error) from error
-
-
-def _absent(name: str, root: Path, error: Exception) -> ConfigError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return ConfigError(
-        f"{name} is not in {root} and could not be downloaded ({reason[:300]}). Without a network, put its files there "
-        f"as torchvision.datasets.{name} expects them, or set `data.path` to the folder that holds them."
-    )
+        raise absent(name, root, files, error) from error
 
 
 def _class_names(part: Any, name: str) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.cells import Cell
-from experiments.config.errors import ConfigError
+from experiments.config.errors import ConfigError, reason
 from experiments.config.identity import canonical_hash
 from experiments.config.machine import usable_cores
 from experiments.config.paths import ROOT, data_dir, runs_dir
@@ -107,12 +107,12 @@ def connect() -> None:
     if attempt.is_alive():
         raise _away(address, f"no answer within {CONNECT_SECONDS:.0f} s")
     if failures:
-        raise _away(address, " ".join(str(failures[0]).split())[:300]) from failures[0]
+        raise _away(address, reason(failures[0])) from failures[0]
 
 
-def _away(address: str, reason: str) -> ConfigError:
+def _away(address: str, why: str) -> ConfigError:
     return ConfigError(
-        f"RAY_ADDRESS: the cluster {address} cannot be joined ({reason}). Start it with `ray start --head`, mend the "
+        f"RAY_ADDRESS: the cluster {address} cannot be joined ({why}). Start it with `ray start --head`, mend the "
         f"address, copy its ~/.ray/auth_token here if it asks for one, or unset RAY_ADDRESS to run on this machine."
     )
 

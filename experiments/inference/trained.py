@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from experiments.config.errors import ConfigError
+from experiments.config.errors import ConfigError, reason
 from experiments.config.schema import DataConfig, ModelConfig
 from experiments.data.batches import normalised
 from experiments.data.decoding import decode
@@ -103,8 +103,9 @@ def load_run(run: Path) -> Trained:
     try:
         model.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"{path}: not the weights of this run ({reason}). Delete its folder and run it again.") from error
+        raise ConfigError(
+            f"{path}: not the weights of this run ({reason(error)}). Delete its folder and run it again."
+        ) from error
     return Trained(folder, record, pretrained.unwrapped(model).eval(), about[1], names)
 
 
@@ -113,8 +114,9 @@ def _config(path: Path) -> tuple[ModelConfig, DataConfig]:
         values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         return ModelConfig.model_validate(values["model"]), DataConfig.model_validate(values["data"])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"{path}: not the configuration of a run ({reason}). Restore it, or run it again.") from error
+        raise ConfigError(
+            f"{path}: not the configuration of a run ({reason(error)}). Restore it, or run it again."
+        ) from error
 
 
 def _class_names(path: Path, record: Record) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from experiments.config.errors import named
+
 MOST_LOST = 0.1
 """Largest share of pixels without influence, or of parameters without gradient, that is declared rather than refused."""
 
@@ -85,9 +87,8 @@ def _tried(step: Callable[[], Any], images: Tensor) -> Any:
     try:
         return step()
     except Exception as error:  # a model raises whatever its author's code does
-        reason = " ".join(str(error).split())[:300] or "no reason given"
         raise ValueError(
-            f"it fails on images of {images.shape[-2]}×{images.shape[-1]} pixels ({type(error).__name__}: {reason}); "
+            f"it fails on images of {images.shape[-2]}×{images.shape[-1]} pixels ({named(error)}); "
             f"use images of another size, or another model"
         ) from error
 

@@ -20,7 +20,7 @@ import vit_scratch.weights
 from experiments.config.errors import ConfigError
 from experiments.config.paths import data_dir, runs_dir
 from experiments.config.schema import DataConfig, ModelConfig
-from experiments.data.download import reason
+from experiments.data.download import innermost
 from experiments.records.record import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, atomic_write, read_record
 
 HUB = "timm:"
@@ -161,7 +161,7 @@ def published(name: str) -> Path:
             found = baselines.pretrained.from_hub(name, Path(cache))
     except (requests.RequestException, ValueError) as error:
         raise ValueError(
-            f"the weights timm:{name} could not be downloaded ({reason(error)}). Without a network, save the state dict of "
+            f"the weights timm:{name} could not be downloaded ({innermost(error)}). Without a network, save the state dict of "
             f"timm's {name} as {path}; the same command then finds it"
         ) from error
     with atomic_write(path, "wb") as file:  # another command at the same time writes the same
