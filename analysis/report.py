@@ -17,7 +17,7 @@ from analysis.load import load
 from analysis.summary import summarise
 from experiments.config.schema import Experiment
 from experiments.records.intended import read_plan
-from experiments.records.record import atomic_write
+from experiments.records.record import write_whole
 
 FORMATS: dict[str, Callable[[render.Table], str]] = {
     ".md": render.markdown, ".tex": latex.latex, "_wide.tex": partial(latex.latex, wide=True), ".csv": render.csv,
@@ -121,10 +121,8 @@ def _write(out: Path, texts: Mapping[str, str], drawn: list[figures.Figure]) -> 
     contents |= {
         out / "figures" / f"{figure.name}{suffix}": data for figure in drawn for suffix, data in figure.files.items()
     }
-    (out / "figures").mkdir(parents=True, exist_ok=True)
     for path, content in contents.items():
-        with atomic_write(path, "wb") as file:
-            file.write(content)
+        write_whole(path, content)
     for stale in {*(out / "figures").glob("*.*"), *(out.glob("*.*"))} - set(contents):
         if stale.stem.removesuffix("_wide") in (*figures.TITLES, *tables.OPTIONAL):
             stale.unlink()

@@ -16,7 +16,7 @@ from experiments.records.dataset import keep_descriptions, read_descriptions
 from experiments.records.digests import add_digests
 from experiments.records.folder import config_without_path
 from experiments.records.intended import without_paths
-from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, atomic_write
+from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, write_whole
 
 _LARGEST_HALVED = 60_000.0
 """Logits beyond it stay as they are; half precision ends at 65,504."""
@@ -128,7 +128,5 @@ def half_precision(logits: NDArray[np.float32]) -> NDArray[np.float16]:
 
 def _write(contents: Mapping[str, bytes], place: Path) -> None:
     """One run; its record comes last, as the run itself wrote it."""
-    place.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
-        with atomic_write(place / name, "wb") as file:
-            file.write(content)
+        write_whole(place / name, content)

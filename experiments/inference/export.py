@@ -16,7 +16,7 @@ import vit_scratch.weights
 from experiments.config.errors import ConfigError
 from experiments.inference.predict import check_target
 from experiments.inference.trained import Trained
-from experiments.records.record import atomic_write
+from experiments.records.record import atomic_write, write_whole
 from vit_scratch import VisionTransformer
 
 FORMATS = ("safetensors", "torch-export")
@@ -70,11 +70,11 @@ def export(trained: Trained, form: str, target: Path, layout: str | None = None)
         return
     weights = _weights(trained.model, layout)
     facts = json.dumps(about(trained), ensure_ascii=False)
-    with atomic_write(target, "wb") as file:
-        if layout == "npz":
+    if layout == "npz":
+        with atomic_write(target, "wb") as file:
             np.savez(file, **weights)
-        else:
-            file.write(safetensors_bytes(weights, metadata={"about": facts}))
+    else:
+        write_whole(target, safetensors_bytes(weights, metadata={"about": facts}))
 
 
 def _weights(model: nn.Module, layout: str | None) -> dict[str, Any]:
@@ -96,5 +96,4 @@ def _write_program(trained: Trained, target: Path) -> None:
     program = torch.export.export(trained.model, (example,), dynamic_shapes=({0: batch},))
     stored = io.BytesIO()
     torch.export.save(program, stored, extra_files={ABOUT: json.dumps(about(trained), ensure_ascii=False)})
-    with atomic_write(target, "wb") as file:
-        file.write(stored.getbuffer())
+    write_whole(target, stored.getvalue())

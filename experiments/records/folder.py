@@ -28,12 +28,11 @@ def read_merged(folder: Path) -> dict[str, dict[str, Any]]:
         If the file is damaged.
     """
     try:
-        found: dict[str, dict[str, dict[str, Any]]] = read_json(folder / MERGED_FILE, dict[str, dict[str, dict[str, Any]]])
+        return read_json(folder / MERGED_FILE, dict[str, dict[str, dict[str, Any]]]).get("runs", {})
     except FileNotFoundError:
         return {}
     except StateError as error:
         raise ConfigError(f"{error}. Merge again, or delete it: who ran what is then not known.") from error
-    return found.get("runs", {})
 
 
 def find_run(run: Path) -> Path:

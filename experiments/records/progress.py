@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from experiments.config.errors import UserError
 from experiments.records.record import Attempt, Count, put_in_place
-from experiments.records.state import StateError, read_json
+from experiments.records.state import read_cache
 
 LOCK_FILE = "run.lock"
 PROGRESS_FILE = "progress.json"
@@ -135,11 +135,8 @@ def _refusal(folder: Path, error: OSError) -> LockError:
 
 def read_progress(folder: Path) -> dict[str, Any]:
     """The last heartbeat of a run; empty where there is none, or a damaged one."""
-    try:
-        progress: Progress = read_json(folder / PROGRESS_FILE, Progress)
-    except (FileNotFoundError, StateError):
-        return {}
-    return progress.model_dump()
+    progress = read_cache(folder / PROGRESS_FILE, Progress)
+    return progress.model_dump() if progress else {}
 
 
 def attempts_of(progress: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from experiments.config.errors import ConfigError
 from experiments.config.paths import reports_dir, runs_dir
 from experiments.config.schema import Experiment
 from experiments.config.text import checked_name, printable
-from experiments.records.record import atomic_write
+from experiments.records.record import write_whole
 from experiments.terminal.screens import err, other_settings, out, warn
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ def made_report(
         freshness.forget(target)
         with err.status("Making the report"):
             made = report.build(ledger, folder, experiment, target, allow_unequal=allow_unequal, links=links)
-            with atomic_write(target / EXPERIMENT_FILE) as file:
-                file.write(experiment.model_dump_json(indent=2) + "\n")
+            write_whole(target / EXPERIMENT_FILE, f"{experiment.model_dump_json(indent=2)}\n")
         files = sorted(str(path.relative_to(target)) for path in [*made.paths, target / EXPERIMENT_FILE])
         memory = freshness.Remembered(key, made.accuracy_text, made.verdict, made.faults, files)
         if made.equal:  # a report of unequal runs is shown to those who ask for it, and to nobody later

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 from experiments.config.cells import Cell
 from experiments.config.paths import reports_dir, runs_dir
 from experiments.config.text import printable
-from experiments.records.record import atomic_write
+from experiments.records.record import write_json
 from experiments.reporting import SOME_FAILED
 from experiments.reporting.reports import prepare
 from experiments.terminal.screens import out, verification_lines
@@ -28,8 +27,7 @@ def say_verification(folder: Path, number: int, images: str | None, jobs: str) -
     os.environ["WANDB_MODE"] = "disabled"
     found = verify.repeat(folder, number, images, runs_dir() / ".verify" / folder.name, launch)
     target = reports_dir() / folder.name / "verification.json"
-    with atomic_write(target) as file:
-        json.dump(found, file, indent=2, ensure_ascii=False)
+    write_json(target, found, indent=2)
     for line in verification_lines(found):
         out.print(printable(line), soft_wrap=True, markup=False)
     if not found["SHA256SUMS"]:

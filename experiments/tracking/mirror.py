@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from experiments.config.errors import UserError
-from experiments.records.record import RECORD_FILE, RecordError, atomic_write, read_record
+from experiments.records.record import RECORD_FILE, RecordError, read_record, write_whole
 from experiments.records.state import StateError, read_json
 
 MIRROR_FILE = "wandb/mirror.json"
@@ -80,10 +80,7 @@ class Mirror(About):
 
     def save(self, folder: Path) -> None:
         """Write it into a run folder, atomically."""
-        path = folder / MIRROR_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            json.dump(asdict(self), file, indent=1, default=str)
+        write_whole(folder / MIRROR_FILE, json.dumps(asdict(self), indent=1, default=str))
 
 
 def load_mirror(folder: Path) -> Mirror | None:
@@ -96,8 +93,7 @@ def load_mirror(folder: Path) -> Mirror | None:
     """
     path = folder / MIRROR_FILE
     try:
-        found: Mirror = read_json(path, Mirror)
-        return found
+        return read_json(path, Mirror)
     except FileNotFoundError:
         return None
     except StateError as error:

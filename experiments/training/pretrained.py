@@ -21,7 +21,7 @@ from experiments.config.errors import ConfigError
 from experiments.config.paths import data_dir, runs_dir
 from experiments.config.schema import DataConfig, ModelConfig
 from experiments.data.download import innermost
-from experiments.records.record import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, atomic_write, read_record
+from experiments.records.record import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, read_record, write_whole
 
 HUB = "timm:"
 """What a name of timm's begins with, where a file could stand."""
@@ -161,11 +161,10 @@ def published(name: str) -> Path:
             found = baselines.pretrained.from_hub(name, Path(cache))
     except (requests.RequestException, ValueError) as error:
         raise ValueError(
-            f"the weights timm:{name} could not be downloaded ({innermost(error)}). Without a network, save the state dict of "
-            f"timm's {name} as {path}; the same command then finds it"
+            f"the weights timm:{name} could not be downloaded ({innermost(error)}). Without a network, save the state dict "
+            f"of timm's {name} as {path}; the same command then finds it"
         ) from error
-    with atomic_write(path, "wb") as file:  # another command at the same time writes the same
-        file.write(safetensors_bytes({key: tensor.contiguous() for key, tensor in found.items()}))
+    write_whole(path, safetensors_bytes({key: tensor.contiguous() for key, tensor in found.items()}))
     return path
 
 
