@@ -33,6 +33,11 @@ def data_dir() -> Path:
     return _folder("DATA_DIR", "data")
 
 
+def in_data_dir(path: str | None) -> Path:
+    """A file or folder of data as a config names it: below `DATA_DIR`, unless its path is absolute."""
+    return data_dir() / Path(path or "").expanduser()
+
+
 def configs_dir() -> Path:
     """Folder of the configuration files: `CONFIGS_DIR`, else ``configs`` in the checkout."""
     return _folder("CONFIGS_DIR", "configs")

@@ -43,6 +43,12 @@ def duration_in_seconds(text: str, what: str) -> int:
     return seconds
 
 
+def listed(names: Collection[str], most: int) -> str:
+    """The first of some names, and how many more there are: ``a, b and 3 more``."""
+    more = len(names) - most
+    return ", ".join(list(names)[:most]) + (f" and {more} more" if more > 0 else "")
+
+
 def printable(text: object, keep: str = "") -> str:
     """A text with its control characters, and bytes that are no text, spelled out; those in `keep` stay."""
     return CONTROL.sub(lambda match: match[0] if match[0] in keep else ascii(match[0])[1:-1], str(text))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.config.errors import ConfigError, reason
-from experiments.config.paths import data_dir
+from experiments.config.paths import in_data_dir
 from experiments.config.schema import DataConfig
 from experiments.data.images import CUT, OWN, Dataset, Images, Pixels, Rows
 from experiments.data.splits import cut_test
@@ -41,8 +41,7 @@ def load(config: DataConfig) -> Dataset:
     ConfigError
         If the file cannot be read, or an array is not of the kind, shape or range of images or of class labels.
     """
-    path = Path(config.path or "").expanduser()
-    path = path if path.is_absolute() else data_dir() / path
+    path = in_data_dir(config.path)
     arrays = _read(path)
     parts = {split: found for split in NAMES if (found := _part(arrays, split, path))}
     if "train" not in parts:

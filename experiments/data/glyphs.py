@@ -17,7 +17,7 @@ from PIL import Image, ImageFont
 
 from experiments.config.errors import ConfigError
 from experiments.config.loading import nearest
-from experiments.config.paths import data_dir
+from experiments.config.paths import in_data_dir
 from experiments.config.schema import DataConfig
 from experiments.data.arrays import marked
 from experiments.data.images import Dataset, Images
@@ -58,8 +58,7 @@ def load(config: DataConfig) -> Dataset:
         If there is no such folder, or no font in it, none that has the characters, or fonts of one family alone.
     """
     characters, variants = _arguments(config)
-    folder = Path(str(config.path)).expanduser()
-    folder = folder if folder.is_absolute() else data_dir() / folder
+    folder = in_data_dir(config.path)
     fonts, notes = _fonts(folder, characters)
     parts = {test: [font for font in fonts if _is_test(font.family) == test] for test in (False, True)}
     if not all(parts.values()):

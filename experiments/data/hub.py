@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from experiments.config.errors import ConfigError, reason
-from experiments.config.paths import data_dir
+from experiments.config.paths import data_dir, in_data_dir
 from experiments.config.schema import DataConfig
 from experiments.data.arrays import Part, dataset_of
 from experiments.data.decoding import fitted
@@ -51,8 +50,7 @@ def _opened(config: DataConfig) -> Any:
         message = "`data.source: huggingface` needs the library `datasets`: make install WITH=huggingface"
         raise ConfigError(f"{config.title}: {message}") from error
     datasets.disable_progress_bars()
-    folder = Path(config.path).expanduser() if config.path else None
-    folder = folder if folder is None or folder.is_absolute() else data_dir() / folder
+    folder = in_data_dir(config.path) if config.path else None
     try:
         if folder is None:
             return datasets.load_dataset(str(config.name), cache_dir=str(data_dir() / "huggingface"))

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from experiments.config.errors import ConfigError
-from experiments.config.paths import data_dir
+from experiments.config.paths import data_dir, in_data_dir
 from experiments.config.schema import DataConfig
-from experiments.config.text import printable
+from experiments.config.text import listed, printable
 from experiments.data.decoding import SUFFIXES, pixels_of
 from experiments.data.images import CUT, OWN, Dataset, Images, Listing, Rows
 from experiments.data.splits import cut_test
@@ -61,8 +61,7 @@ def _folders(place: Path) -> list[Path]:
 
 def _listed(names: Collection[str]) -> str:
     """Names for a message, a few of many."""
-    shown = [printable(name) for name in sorted(names)[:10]]
-    return ", ".join(shown) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return listed([printable(name) for name in sorted(names)], 10)
 
 
 class _Tree:
@@ -288,8 +287,7 @@ class _Tree:
 
 def load(config: DataConfig) -> Dataset:
     """Load a folder of images. Without a test split, a stratified fifth of it is cut, the same for every seed."""
-    root = Path(config.path or "").expanduser()
-    root = root if root.is_absolute() else data_dir() / root
+    root = in_data_dir(config.path)
     tree = _Tree(root)
     try:
         pool_files, test_files, test_split = tree.splits()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from experiments.config.errors import ConfigError
 from experiments.config.schema import Experiment
-from experiments.config.text import checked_name, printable
+from experiments.config.text import checked_name, listed, printable
 from experiments.records.dataset import DATA_FILE
 from experiments.records.digests import RUN_FILES, SUMS_FILE
 from experiments.records.intended import DECISION_FILE, PLAN_FILE
@@ -175,8 +175,8 @@ def _is_ours(name: str) -> bool:
 
 def _refuse(reason: str, names: Collection[str]) -> None:
     if names:
-        shown = ", ".join(map(printable, sorted(names)[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        raise TrackingError(f"FROM: the download {reason}: {shown}. Try again, or send the report again.")
+        shown = [printable(name) for name in sorted(names)]
+        raise TrackingError(f"FROM: the download {reason}: {listed(shown, 3)}. Try again, or send the report again.")
 
 
 def verify(folder: Path) -> None:

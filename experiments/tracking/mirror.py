@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from experiments.config.errors import UserError
+from experiments.config.identity import flattened
 from experiments.records.record import RECORD_FILE, RecordError, read_record, write_whole
 from experiments.records.state import StateError, read_json
 
@@ -150,15 +151,9 @@ def ordered(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in by_step[step].items() if value is not None} for step in sorted(by_step)]
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Nested mappings as one level, for dashboards to group by: ``{"recipe": {"steps": 5}}`` → ``{"recipe/steps": 5}``."""
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            result |= flat(value, f"{prefix}{key}/")
-        else:
-            result[f"{prefix}{key}"] = value
-    return result
+    return flattened(values, "/")
 
 
 def summary_of(record: Mapping[str, Any]) -> dict[str, Any]:

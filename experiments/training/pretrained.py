@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import baselines.pretrained
 import vit_scratch.weights
 from experiments.config.errors import ConfigError
-from experiments.config.paths import data_dir, runs_dir
+from experiments.config.paths import data_dir, in_data_dir, runs_dir
 from experiments.config.schema import DataConfig, ModelConfig
 from experiments.data.download import innermost
 from experiments.records.record import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, read_record, write_whole
@@ -27,12 +27,6 @@ HUB = "timm:"
 """What a name of timm's begins with, where a file could stand."""
 RUN = "run:"
 """What a run of this harness begins with there: ``run:<experiment>/<model>``, or its id in place of the model."""
-
-
-def weights_path(weights: str) -> Path:
-    """A file of weights as a config names it: below `DATA_DIR`, unless the path is absolute."""
-    path = Path(weights).expanduser()
-    return path if path.is_absolute() else data_dir() / path
 
 
 def run_folder(weights: str) -> Path:
@@ -117,7 +111,7 @@ def start(model: nn.Module, name: str, config: ModelConfig, head: Collection[str
         if weights.startswith(RUN):
             path = run_folder(weights) / WEIGHTS_FILE
         else:
-            path = published(weights.removeprefix(HUB)) if weights.startswith(HUB) else weights_path(weights)
+            path = published(weights.removeprefix(HUB)) if weights.startswith(HUB) else in_data_dir(weights)
         label = _label(path, path.parent.name if weights.startswith(RUN) else path.name, source)
         if config.source == "scratch" and not weights.startswith(RUN):
             vit_scratch.weights.load(model, path, config.layout or "timm", head="keep")  # type: ignore[arg-type]
