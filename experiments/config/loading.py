@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
+from itertools import product
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -189,11 +190,8 @@ def read_file(kind: str, name: str, asked_by: str | None = None) -> tuple[dict[s
         if legal and os.path.lexists(path):
             raise ConfigError(f"{_shown(path)}: not a file that can be read. Put a YAML file there, or delete it.")
         known, folder = names(kind), _shown(configs_dir() / kind)
-        where = (
-            f"{asked_by}: no {_KINDS[kind]} named {name!r} in {folder}"
-            if asked_by
-            else f"{folder}: no {_KINDS[kind]} named {name!r}"
-        )
+        what = f"no {_KINDS[kind]} named {name!r}"
+        where = f"{asked_by}: {what} in {folder}" if asked_by else f"{folder}: {what}"
         raise ConfigError(f"{where}. {nearest(str(name), known)}" if legal else f"{where}: {NAME_RULE}; rename it.")
     try:
         text = path.read_text(encoding="utf-8")
@@ -478,10 +476,7 @@ def _geometry_faults(models: Mapping[str, ModelConfig], data: Iterable[DataConfi
 # ----------------------------------------------------------------------------------------------------------- vary, cells
 def varied_settings(experiment: Experiment) -> list[dict[str, Any]]:
     """Every combination of the values under ``vary``; one empty combination where nothing varies."""
-    combinations: list[dict[str, Any]] = [{}]
-    for key, options in experiment.vary.items():
-        combinations = [{**combination, key: option} for combination in combinations for option in options]
-    return combinations
+    return [dict(zip(experiment.vary, values, strict=True)) for values in product(*experiment.vary.values())]
 
 
 def with_settings(

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from experiments.config.errors import ConfigError, reason
 from experiments.config.paths import in_data_dir
 from experiments.config.schema import DataConfig
-from experiments.data.images import CUT, OWN, Dataset, Images, Pixels, Rows
-from experiments.data.splits import cut_test
+from experiments.data.images import OWN, Dataset, Images, Pixels, Rows
 
 NAMES = {
     "train": (("train_images", "train_labels"), ("x_train", "y_train"), ("X_train", "y_train"), ("images", "labels")),
@@ -148,8 +147,7 @@ def dataset_of(parts: Mapping[str, Part], class_names: tuple[str, ...], name: st
     pool = joined([images[split] for split in ("train", "val") if split in images])
     if "test" in images:
         return Dataset(class_names, pool, images["test"], OWN)
-    kept, test = cut_test(pool.labels)
-    return Dataset(class_names, pool.take(kept), pool.take(test), CUT)
+    return Dataset.cut(class_names, pool)
 
 
 def joined(parts: list[Images]) -> Images:

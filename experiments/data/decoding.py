@@ -334,26 +334,18 @@ def _cached(cache: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
 
 
 def _content_key(files: Sequence[Path]) -> list[str]:
-    """Digests of the files' bytes, in order.
+    """Digests of the files' bytes, in order; raises ConfigError for all files that cannot be read."""
 
-    Raises
-    ------
-    ConfigError
-        For each file that cannot be read.
-    """
-    digests, faults = [], []
-    for file in files:
+    def digest(index: int) -> str:
+        file = files[index]
         try:
             _check_kind_and_size(file)
             with open(file, "rb") as content:
-                digests.append(hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest())
-        except ConfigError as error:
-            faults += error.faults
+                return hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
         except OSError as error:
-            faults.append(_unreadable(file, error))
-    if faults:
-        raise ConfigError(*faults)
-    return digests
+            raise ConfigError(_unreadable(file, error)) from error
+
+    return in_threads(digest, len(files))
 
 
 def pixels_of(files: Sequence[Path], size: int, channels: int, *, name: str) -> Pixels:

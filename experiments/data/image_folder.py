@@ -23,7 +23,6 @@ from experiments.config.schema import DataConfig
 from experiments.config.text import listed, printable
 from experiments.data.decoding import SUFFIXES, pixels_of
 from experiments.data.images import CUT, OWN, Dataset, Images, Listing, Rows
-from experiments.data.splits import cut_test
 
 _SPLIT_NAME = re.compile(r"(?:(train|test)(?:ing)?|(val)(?:id(?:ation)?)?)(?:[ ._-]?(?:set|data|images|split))?")
 _SYSTEM_FOLDERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
@@ -320,5 +319,4 @@ def load(config: DataConfig) -> Dataset:
     pool, *test = gathered
     if test:
         return Dataset(tuple(pool_files), pool, test[0], test_split, listing)
-    pool_index, test_index = cut_test(pool.labels)
-    return Dataset(tuple(pool_files), pool.take(pool_index), pool.take(test_index), test_split, listing)
+    return Dataset.cut(tuple(pool_files), pool, listing=listing)

@@ -17,8 +17,7 @@ from experiments.config.schema import DataConfig
 from experiments.data.arrays import joined, marked
 from experiments.data.decoding import fitted, pixels_of
 from experiments.data.download import absent
-from experiments.data.images import CUT, OWN, Dataset, Images, Pixels
-from experiments.data.splits import cut_test
+from experiments.data.images import OWN, Dataset, Images, Pixels
 
 Parts = tuple[dict[str, Any], ...]
 _TRAIN_AND_TEST: tuple[Parts, Parts] = (({"train": True},), ({"train": False},))
@@ -64,8 +63,7 @@ def load(config: DataConfig) -> Dataset:
     if test_parts:
         stands_in = "its own validation images, as it has no test split" if test_parts == _VAL_AS_TEST[1] else OWN
         return Dataset(class_names, pool, images(test_parts), stands_in)
-    kept, test = cut_test(pool.labels)
-    return Dataset(class_names, pool.take(kept), pool.take(test), CUT)
+    return Dataset.cut(class_names, pool)
 
 
 def _opened(name: str, part: dict[str, Any], config: DataConfig) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from experiments.config.errors import ConfigError, reason
 from experiments.config.schema import DataConfig, ModelConfig
 from experiments.data.batches import normalised
-from experiments.data.decoding import decode
+from experiments.data.decoding import decode, in_threads
 from experiments.records.folder import find_run
 from experiments.records.record import (
     CONFIG_FILE,
@@ -59,14 +59,7 @@ class Trained:
         ConfigError
             Naming every file that is missing or no image.
         """
-        faults, pixels = [], []
-        for path in paths:
-            try:
-                pixels.append(decode(path, self.data.stored_size, self.data.channels))
-            except ConfigError as error:
-                faults += error.faults
-        if faults:
-            raise ConfigError(*faults)
+        pixels = in_threads(lambda at: decode(paths[at], self.data.stored_size, self.data.channels), len(paths))
         return normalised(self.data, torch.device("cpu"))(torch.from_numpy(np.stack(pixels)))
 
 
