@@ -99,7 +99,9 @@ def run(
 def plan(
     name: Name,
     overrides: Overrides = None,
-    effect: Annotated[float | None, typer.Option(help="Difference of accuracies to be told; its margin by default.")] = None,
+    effect: Annotated[
+        float | None, typer.Option(help="Difference of accuracies to detect; by default the equivalence margin.")
+    ] = None,
     budget: Annotated[str, typer.Option(help="Device time, such as 30m or 8h.")] = "",
     jobs: Annotated[str, typer.Option(help="Worker processes: a number, or auto.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,

@@ -84,7 +84,7 @@ def parse_yaml(text: str, source: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{source}:{mark.line + 1}" if mark else source
-        raise ConfigError(f"{where}: broken YAML: {error.problem or error.context}. Mend that line.") from error
+        raise ConfigError(f"{where}: broken YAML: {error.problem or error.context}. Correct that line.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{source}: broken YAML: {reason(error)}.") from error
 

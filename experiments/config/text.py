@@ -21,7 +21,7 @@ def checked_name(name: str) -> str:
     Raises
     ------
     ConfigError
-        If it is none.
+        If it is not a name.
     """
     if not NAME.fullmatch(name):
         raise ConfigError(f"NAME: {name!a} is not the name of an experiment: {NAME_RULE}. See make list.")
@@ -34,7 +34,7 @@ def duration_in_seconds(text: str, what: str) -> int:
     Raises
     ------
     ConfigError
-        If it is no such time, or none at all.
+        If it is not written so, or is zero.
     """
     match = _DURATION.fullmatch(text)
     seconds = sum(int(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0

@@ -164,7 +164,7 @@ class Source:
     load : callable
         Takes the configuration and returns uint8 pixels of any size, labels and ids; all else is done here.
     published : bool
-        Its images are the same for ever, so that they are not read again where no run is left to do.
+        Its images never change, so that they are not read again where no run is left to do.
     """
 
     load: Callable[[DataConfig], Dataset]
@@ -197,7 +197,7 @@ def _source(config: DataConfig) -> Source:
 
 
 def is_published(config: DataConfig) -> bool:
-    """Whether a dataset's images are the same for ever; those of a folder of the user's own may change.
+    """Whether a dataset's images never change; those of a folder of the user's own may change.
 
     Raises
     ------

@@ -35,7 +35,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000"
 """Formats that are read, by Pillow's names: pictures that Pillow decodes itself, without another program. TGA is tried last,
 since its files have no signature."""
 
-# What Pillow says of metadata. For good: `warnings.catch_warnings` in threads may leave all warnings of the process off.
+# What Pillow says of metadata. Off for the whole process: in threads `warnings.catch_warnings` may switch off all warnings.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 Image.init()  # Pillow knows its formats and suffixes only then
@@ -102,7 +102,7 @@ def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
     Raises
     ------
     ConfigError
-        If the file is no regular file, is not an image in one of `FORMATS`, is truncated, has values outside the range of
+        If the file is not a regular file, is not an image in one of `FORMATS`, is truncated, has values outside the range of
         their type, or is larger than 50 megapixels or 512 MiB.
     """
     with _open(path) as image:
@@ -266,7 +266,7 @@ class Photos:
         Raises
         ------
         OSError
-            If a file cannot be read: that is found in the middle of a run, which goes on once the file is mended.
+            If a file cannot be read: that is found in the middle of a run, which goes on once the file is repaired.
         """
         wanted = np.arange(len(self))[key]
         _, channels, size, _ = self.shape
@@ -367,7 +367,7 @@ def pixels_of(files: Sequence[Path], size: int, channels: int, *, name: str) -> 
     Raises
     ------
     ConfigError
-        For all files that are no images.
+        For all files that are not images.
     """
     shape = (len(files), channels, size, size)
     if np.prod(shape, dtype=np.int64) > CACHE_BYTES:

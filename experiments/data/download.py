@@ -35,7 +35,7 @@ _CHUNK = 2**16
 
 
 class DownloadError(UserError):
-    """A file that could not be had. The message says why."""
+    """A file that could not be downloaded. The message says why."""
 
 
 def git_blob_id(path: Path) -> str:
@@ -110,7 +110,7 @@ def innermost(error: Exception) -> str:
 
 
 def absent(name: str, place: Path, files: str, error: Exception) -> ConfigError:
-    """That data are neither here nor to be had, and which files to put where."""
+    """That data are not here and could not be downloaded, and which files to put where."""
     return ConfigError(
         f"{name} is not in {place} and could not be downloaded ({reason(error)}). Without a network, put {files} there, or "
         "set `data.path` to the folder that holds them."
@@ -123,7 +123,7 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -> None:
     Raises
     ------
     ConfigError
-        If the file is no whole zip archive, an entry would land outside the folder, is a link or another special file, is
+        If the file is not a whole zip archive, an entry would land outside the folder, is a link or another special file, is
         there twice or is encrypted, or all together are larger than `max_bytes`.
     """
     if folder.exists():
@@ -160,4 +160,4 @@ def _check_entries(entries: Sequence[zipfile.ZipInfo], max_bytes: int) -> None:
         seen.add(name)
         plain = name.isprintable() and str(path) == name.removesuffix("/") and not set(name) & set("\\:")
         if not plain or path.is_absolute() or ".." in path.parts or kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise ValueError(f"its entry {entry.orig_filename[:200]!a} leads out of the folder, or is no plain file of it")
+            raise ValueError(f"its entry {entry.orig_filename[:200]!a} leads out of the folder, or is not a plain file")

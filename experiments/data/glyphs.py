@@ -95,7 +95,7 @@ def _is_test(family: str) -> bool:
 def _fonts(folder: Path, characters: str) -> tuple[list[Font], list[str]]:
     """The fonts below a folder that have all characters, one file a name, and sentences on those that were passed over.
 
-    A font that draws other signs in the place of characters is taken at its word.
+    Whether a font draws the right signs is not checked.
     """
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not files:

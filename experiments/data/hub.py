@@ -24,7 +24,7 @@ def load(config: DataConfig) -> Dataset:
     Raises
     ------
     ConfigError
-        If the library is not installed, the dataset cannot be had, or its columns of images and labels cannot be told.
+        If the library is not installed, the dataset cannot be loaded, or it is unclear which columns hold images and labels.
     """
     found = _opened(config)
     parts, class_names = {}, tuple[str, ...]()

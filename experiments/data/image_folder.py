@@ -47,13 +47,13 @@ def _unread(name: str) -> str:
 
 
 def _no_image(name: str) -> str:
-    """Why a file of this name is no image to read; empty where it may be one."""
+    """Why a file of this name is not read as an image; empty where it may be one."""
     suffix = os.path.splitext(name)[1].lower()
     return _unread(name) or ("" if suffix in SUFFIXES else printable(suffix) or "without a suffix")
 
 
 def _folders(place: Path) -> list[Path]:
-    """The folders in a place that may hold images, by name; the cache of pixels, where `DATA_DIR` is the place, is none."""
+    """The folders in a place that may hold images, by name; not the cache of pixels, where the place is `DATA_DIR`."""
     cache = data_dir() / "cache"
     return sorted(entry for entry in place.iterdir() if entry.is_dir() and not _unread(entry.name) and entry != cache)
 
@@ -130,7 +130,7 @@ class _Tree:
                 continue
             reason = f"in {printable(folder.name)}/, beside {train.name}/"
             self._files(folder, reason)
-            why = "it is no split that is read"
+            why = "this split is not read"
             if test and split_role(folder.name) == "val":
                 why = f"{test.name}/ is the test split, and every run cuts its validation images from {train.name}/"
             if count := self.passed_over.get(reason, (0, ""))[0]:

@@ -90,7 +90,7 @@ def contents_digest(archive: Path) -> str:
     Raises
     ------
     ConfigError
-        If the file is no zip archive.
+        If the file is not a zip archive.
     """
     try:
         with zipfile.ZipFile(archive) as opened:

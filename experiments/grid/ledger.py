@@ -25,7 +25,7 @@ SPLITS_FILE = "splits.json"
 
 
 def read_splits(folder: Path) -> dict[str, str]:
-    """The cache of split hashes of an experiment's folder; empty where there is none, or a damaged one."""
+    """The cache of split hashes of an experiment's folder; empty where the file is missing or damaged."""
     return read_cache(folder / SPLITS_FILE, dict[str, str]) or {}
 
 
@@ -68,7 +68,7 @@ def compute_splits(experiment: Experiment, folder: Path) -> dict[str, str]:
     Raises
     ------
     ConfigError
-        For each data set that cannot be had and each class that a fraction leaves too small, all at once; if the folder
+        For each data set that cannot be loaded and each class that a fraction leaves too small, all at once; if the folder
         cannot be written.
     """
     from experiments.data import datasets

@@ -112,7 +112,7 @@ def connect() -> None:
 
 def _away(address: str, why: str) -> ConfigError:
     return ConfigError(
-        f"RAY_ADDRESS: the cluster {address} cannot be joined ({why}). Start it with `ray start --head`, mend the "
+        f"RAY_ADDRESS: the cluster {address} cannot be joined ({why}). Start it with `ray start --head`, correct the "
         f"address, copy its ~/.ray/auth_token here if it asks for one, or unset RAY_ADDRESS to run on this machine."
     )
 

@@ -154,7 +154,7 @@ def _passed_over(entries: list[PassedOver]) -> str:
 
 
 def read_descriptions(folder: Path) -> dict[str, DataDescription]:
-    """The descriptions in an experiment's folder by the key of the data; none where there are none, or a damaged one."""
+    """The descriptions in an experiment's folder by the key of the data; empty where the file is missing or damaged."""
     return read_cache(folder / DATA_FILE, dict[str, DataDescription]) or {}
 
 

@@ -67,7 +67,7 @@ def locked(folder: Path) -> Iterator[NoLocks | None]:
     """Hold a run's lock, which says who holds it. The kernel frees it when its owner dies, however it dies.
 
     A file system without locks holds nobody up: what the user must know about it is handed over. Raises Busy if another
-    process holds the lock, LockError if it cannot be had for another reason.
+    process holds the lock, LockError if it cannot be taken for another reason.
     """
     with _opened(folder, "a") as file:
         without = None
@@ -134,7 +134,7 @@ def _refusal(folder: Path, error: OSError) -> LockError:
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
-    """The last heartbeat of a run; empty where there is none, or a damaged one."""
+    """The last heartbeat of a run; empty where the file is missing or damaged."""
     progress = read_cache(folder / PROGRESS_FILE, Progress)
     return progress.model_dump() if progress else {}
 

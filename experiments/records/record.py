@@ -209,7 +209,7 @@ def write_json(path: Path, values: Any, *, indent: int = 1) -> None:
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Give a finished file its name. A folder that has this name is nothing of ours: it is kept under another one."""
+    """Give a finished file its name. A folder of this name is not this project's: it is moved aside."""
     if path.is_dir() and not path.is_symlink():
         set_aside(path)
     os.replace(temporary, path)

@@ -121,7 +121,7 @@ def other_settings(ledger: Mapping[str, Any], folder: Path | None) -> list[str]:
     others = ledger.get("other") or []
     if not others:
         return []
-    lines = [f"{len(others)} more runs here are of other settings; they are no part of this grid."]
+    lines = [f"{len(others)} more runs here are of other settings; they do not belong to this grid."]
     commands: dict[str, int] = {}
     for run_id in others if folder else []:
         command = command_of(Path(str(folder)) / run_id)

@@ -155,7 +155,7 @@ def _not_there(error: Exception, entity: str, project: str, name: str) -> Tracki
 
 
 def _check_entries(entries: Mapping[str, Any]) -> None:
-    """Refuse an artifact before anything of it is written, if a file of it has a place or a source of its own choice."""
+    """Refuse an artifact before anything of it is written, if one of its files has a foreign place or source."""
     names = [name for name, entry in entries.items() if entry.ref is not None or (name != SUMS_FILE and not _is_ours(name))]
     _refuse("holds what no report of this project does", names)
 
