@@ -176,7 +176,7 @@ class DataConfig(_Strict):
     mean: list[float] = Field(min_length=1, max_length=3)
     """Of pixels in [0, 1], one value a channel; it is subtracted."""
     std: list[float] = Field(min_length=1, max_length=3)
-    """Likewise; pixels are divided by it. At least 0.001, which 256 levels never fall below."""
+    """Likewise; pixels are divided by it. At least 0.001."""
     permute_pixels: Added[int | None] = Field(None, ge=0)
     """Seed of one fixed permutation of the pixels' positions, the same for every image, fraction and model: neighbours
     are torn apart, and nothing else is lost. It comes last, after all augmentation, which sees the image as it was."""
