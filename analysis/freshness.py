@@ -14,8 +14,8 @@ from experiments.config.schema import Experiment
 from experiments.records.dataset import DATA_FILE
 from experiments.records.folder import MERGED_FILE
 from experiments.records.intended import DECISION_FILE, PLAN_FILE
-from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, atomic_write, set_aside
-from experiments.records.state import StateError, read_bytes, read_json
+from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, set_aside, write_json
+from experiments.records.state import StateError, read_bytes, read_cache
 
 MEMORY_FILE = ".made.json"
 
@@ -56,18 +56,14 @@ def key_of(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, link
 
 def recall(report_folder: Path, key: str) -> Remembered | None:
     """What was remembered about the report of these inputs; ``None`` where it must be made."""
-    try:
-        memory: Remembered = read_json(report_folder / MEMORY_FILE, Remembered)
-    except (FileNotFoundError, StateError):
-        return None
-    whole = memory.key == key and all((report_folder / name).is_file() for name in memory.files)
+    memory = read_cache(report_folder / MEMORY_FILE, Remembered)
+    whole = memory and memory.key == key and all((report_folder / name).is_file() for name in memory.files)
     return memory if whole else None
 
 
 def remember(report_folder: Path, memory: Remembered) -> None:
     """Note what a report was made from, beside it."""
-    with atomic_write(report_folder / MEMORY_FILE) as file:
-        json.dump(asdict(memory), file, indent=1)
+    write_json(report_folder / MEMORY_FILE, asdict(memory))
 
 
 def forget(report_folder: Path) -> None:

@@ -17,7 +17,7 @@ from analysis.load import load
 from analysis.summary import summarise
 from experiments.config.schema import Experiment
 from experiments.records.intended import read_plan
-from experiments.records.record import atomic_write
+from experiments.records.record import write_whole
 
 FORMATS: dict[str, Callable[[render.Table], str]] = {
     ".md": render.markdown, ".tex": latex.latex, "_wide.tex": partial(latex.latex, wide=True), ".csv": render.csv,
@@ -86,12 +86,8 @@ def build(
     made = tables.all_tables(summary, experiment, facts)
     words = verdict.sentences(summary)
     faults = [*results.faults, *certificate.faults]
-    texts = {f"{table.name}{suffix}": write(table) for table in made for suffix, write in FORMATS.items()}
-    texts["appendix.tex"] = latex.appendix(made, facts.details)
-    texts["conditions.md"] = render.conditions(made, facts.details)
-    texts = {name: text for name, text in texts.items() if text}
-    texts["certificate.json"] = _json(certificate.content)
-    texts["ledger.json"] = _json(_without_paths(ledger, folder))
+    texts = _table_texts(made, facts.details)
+    texts |= {"certificate.json": _json(certificate.content), "ledger.json": _json(_without_paths(ledger, folder))}
     drawn = figures.draw(results, summary, experiment)
     texts["report.html"] = page.render(
         page.Content(
@@ -116,16 +112,21 @@ def build(
     return Report(out, paths, overview, words, faults[len(strangers.sentences) :], strangers.sentences, certificate.equal)
 
 
+def _table_texts(made: list[render.Table], details: list[str]) -> dict[str, str]:
+    """Every table in every format, and what explains them, by file name; without those that would be empty."""
+    texts = {f"{table.name}{suffix}": write(table) for table in made for suffix, write in FORMATS.items()}
+    texts |= {"appendix.tex": latex.appendix(made, details), "conditions.md": render.conditions(made, details)}
+    return {name: text for name, text in texts.items() if text}
+
+
 def _write(out: Path, texts: Mapping[str, str], drawn: list[figures.Figure]) -> list[Path]:
     """Write all files at the end, when nothing can fail any more but the disk; remove those that older results left."""
     contents = {out / name: text.encode() for name, text in texts.items()}
     contents |= {
         out / "figures" / f"{figure.name}{suffix}": data for figure in drawn for suffix, data in figure.files.items()
     }
-    (out / "figures").mkdir(parents=True, exist_ok=True)
     for path, content in contents.items():
-        with atomic_write(path, "wb") as file:
-            file.write(content)
+        write_whole(path, content)
     for stale in {*(out / "figures").glob("*.*"), *(out.glob("*.*"))} - set(contents):
         if stale.stem.removesuffix("_wide") in (*figures.TITLES, *tables.OPTIONAL):
             stale.unlink()

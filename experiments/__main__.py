@@ -17,7 +17,6 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from experiments import reporting
 from experiments.config import loading
 from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError, UserError
@@ -26,12 +25,13 @@ from experiments.config.schema import Experiment, join_words
 from experiments.config.text import checked_name, duration_in_seconds, printable
 from experiments.records.digests import SUMS_FILE, add_digests
 from experiments.records.intended import ERROR_RATE
+from experiments.reporting import BAD_INPUT, SOME_FAILED, STOPPED, endings, online, plans, reports
+from experiments.reporting.known import as_decided, known_ledger, say_lost_caches
+from experiments.reporting.verification import say_verification
 from experiments.terminal import screens
 from experiments.terminal.screens import err, out
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-BAD_INPUT, SOME_FAILED, STOPPED = 2, 1, 130
-
 Name = Annotated[str, typer.Argument(help="Stem of a file in configs/experiments.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help='Dotted keys: "recipe.steps=200 seeds=[0,1]".')]
 
@@ -54,7 +54,7 @@ def _load(name: str, overrides: list[str] | None) -> Experiment:
         words = [word for text in overrides or [] for word in shlex.split(text)]
     except ValueError as error:
         raise ConfigError(
-            [f"ARGS: {' '.join(overrides or [])!r} cannot be split into words ({error}). Close the quotes."]
+            f"ARGS: {' '.join(overrides or [])!r} cannot be split into words ({error}). Close the quotes."
         ) from error
     experiment = loading.load_experiment(name, loading.parse_overrides(words))
     for note in experiment.notes:
@@ -76,23 +76,23 @@ def run(
     from experiments.terminal import display
 
     if engine not in driver.ENGINES:
-        raise ConfigError([f"ENGINE: must be {' or '.join(f'`{known}`' for known in driver.ENGINES)}, got {engine!r}."])
+        raise ConfigError(f"ENGINE: must be {' or '.join(f'`{known}`' for known in driver.ENGINES)}, got {engine!r}.")
     with driver.leading() as leads:
         if not leads:
             return
         experiment = _load(name, overrides)
         folder = driver.experiment_folder(experiment)
-        reporting.say_lost_caches(folder)
+        say_lost_caches(folder)
         with err.status("Loading the data"):
             cells = driver.plan(experiment)
             trials = driver.trials_for(cells)
-        reporting.prepare(name)
+        reports.prepare(name)
         headline = display.headline(experiment, cells, folder)
         for batch in filter(None, (trials, cells)):
             with display.progress(experiment, batch, folder, headline, retry_failed) as progress:
                 driver.launch(batch, folder, jobs=jobs, observer=progress, retry_failed=retry_failed, engine=engine)
             headline = []
-        if code := reporting.after_run(experiment, cells, trials, folder):
+        if code := endings.after_run(experiment, cells, trials, folder):
             raise typer.Exit(code)
 
 
@@ -100,7 +100,9 @@ def run(
 def plan(
     name: Name,
     overrides: Overrides = None,
-    effect: Annotated[float | None, typer.Option(help="Difference of accuracies to be told; its margin by default.")] = None,
+    effect: Annotated[
+        float | None, typer.Option(help="Difference of accuracies to detect; by default the equivalence margin.")
+    ] = None,
     budget: Annotated[str, typer.Option(help="Device time, such as 30m or 8h.")] = "",
     jobs: Annotated[str, typer.Option(help="Worker processes: a number, or auto.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
@@ -110,22 +112,22 @@ def plan(
 
     hours = duration_in_seconds(budget, "BUDGET") / 3600 if budget else None
     experiment = _load(name, overrides)
-    effect = reporting.checked_effect(experiment.equivalence_margin if effect is None else effect)
-    reporting.say_lost_caches(driver.experiment_folder(experiment))
+    effect = plans.checked_effect(experiment.equivalence_margin if effect is None else effect)
+    say_lost_caches(driver.experiment_folder(experiment))
     with err.status("Loading the data, timing steps"):
         cells = driver.plan(experiment)
         trials = driver.trials_for(cells)
-        made, kept = reporting.make_plan(experiment, cells, trials, jobs=jobs, effect=effect, budget_hours=hours)
+        made, kept = plans.make_plan(experiment, cells, trials, jobs=jobs, effect=effect, budget_hours=hours)
     if as_json:
         typer.echo(made.model_dump_json(indent=2))
     else:
         out.print(screens.plan_table(made))
     for note in made.notes:
-        err.print(printable(note), style="yellow", markup=False, soft_wrap=True)
+        screens.warn(note)
     if not kept:
         err.print("The plan that was made before the first run stays in plan.json.", style="dim", soft_wrap=True)
     if made.over:
-        raise ConfigError(made.over)
+        raise ConfigError(*made.over)
 
 
 @app.command()
@@ -149,15 +151,15 @@ def decide(
 
     if effect is None or not budget:
         raise ConfigError(
-            ["decide: EFFECT and BUDGET are fixed before the first run: make decide NAME=… EFFECT=0.01 BUDGET=8h"]
+            "decide: EFFECT and BUDGET are fixed before the first run: make decide NAME=… EFFECT=0.01 BUDGET=8h"
         )
-    fixed = {"effect": reporting.checked_effect(effect), "margin": reporting.checked_effect(margin or effect)}
+    fixed = {"effect": plans.checked_effect(effect), "margin": plans.checked_effect(margin or effect)}
     hours = duration_in_seconds(budget, "BUDGET") / 3600
     experiment = _load(name, overrides)
     folder = driver.experiment_folder(experiment)
-    reporting.prepare(name)
+    reports.prepare(name)
     with err.status("Loading the data, timing steps"):
-        decision, first_hours = reporting.begin_decision(
+        decision, first_hours = plans.begin_decision(
             experiment, all_pairs=all_pairs, error_rate=error_rate, budget_hours=hours, **fixed
         )
 
@@ -166,7 +168,7 @@ def decide(
             with display.progress(experiment, batch, folder, [], False) as progress:
                 driver.launch(batch, folder, jobs=jobs, observer=progress, engine=engine)
 
-    if code := reporting.decide(experiment, decision, first_hours, launch):
+    if code := plans.decide(experiment, decision, first_hours, launch):
         raise typer.Exit(code)
 
 
@@ -184,16 +186,14 @@ def report(
     """Make an experiment's report again from its records."""
     if source:
         if overrides:
-            raise ConfigError(
-                ["ARGS: cannot be given with FROM; the report in W&B knows the settings that it was made with."]
-            )
-        reporting.report_from(source, name, allow_unequal=allow_unequal)
+            raise ConfigError("ARGS: cannot be given with FROM; the report in W&B knows the settings that it was made with.")
+        reports.report_from(source, name, allow_unequal=allow_unequal)
         return
-    experiment = reporting.as_decided(_load(name, overrides))
+    experiment = as_decided(_load(name, overrides))
     folder = runs_dir() / name
-    ledger = reporting.known_ledger(experiment, folder)
+    ledger = known_ledger(experiment, folder)
     try:
-        reporting.say_report(experiment, ledger, folder, again=True, allow_unequal=allow_unequal)
+        reports.say_report(experiment, ledger, folder, again=True, allow_unequal=allow_unequal)
     except Exception:
         if not ledger["counts"]["done"]:  # what lies there instead may be what was meant
             for line in screens.other_settings(ledger, folder):
@@ -209,8 +209,8 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show which cells are done, running, failed or missing."""
-    experiment = reporting.as_decided(_load(name, overrides))
-    values = reporting.known_ledger(experiment, runs_dir() / name)
+    experiment = as_decided(_load(name, overrides))
+    values = known_ledger(experiment, runs_dir() / name)
     if as_json:
         typer.echo(json.dumps(values, indent=2))
     else:
@@ -307,7 +307,7 @@ def profile(
     """Measure a model's cost without training it."""
     config = loading.load_part("models", model)
     if precision not in ("fp32", "bf16"):
-        raise ConfigError([f"--precision: must be fp32 or bf16, got {precision!r}."])
+        raise ConfigError(f"--precision: must be fp32 or bf16, got {precision!r}.")
     from experiments.training.device import check_precision, resolve_device
     from experiments.training.profile import profile as measure
 
@@ -378,12 +378,12 @@ def _sync(name: str) -> bool:
 
     folder = runs_dir() / checked_name(name)
     if not folder.is_dir():
-        raise ConfigError([f"sync: {folder} does not exist. Run the experiment first: make experiment NAME={name}"])
+        raise ConfigError(f"sync: {folder} does not exist. Run the experiment first: make experiment NAME={name}")
     with err.status("Sending runs to W&B") as line:
         sent = send(
             folder,
             on_progress=lambda done, total, run_id: line.update(f"Sending runs to W&B: {done} of {total}"),
-            say=reporting.say_waiting,
+            say=screens.warn,
         )
     out.print(f"{sent.sent} runs sent, {sent.already} were there before, {len(sent.failed)} failed.")
     if sent.running:
@@ -391,7 +391,7 @@ def _sync(name: str) -> bool:
     for sentence in sent.failed:
         out.print(printable(sentence), markup=False, soft_wrap=True)
     if not sent.failed and not sent.running:
-        reporting.send_report(name)
+        online.send_report(name)
     return not sent.failed
 
 
@@ -405,7 +405,7 @@ def publish(
     from experiments.grid.publish import publish as copy
 
     folder = runs_dir() / name
-    published = copy(reporting.known_ledger(reporting.as_decided(_load(name, overrides)), folder), folder, to)
+    published = copy(known_ledger(as_decided(_load(name, overrides)), folder), folder, to)
     for fault in published.faults:
         err.print(printable(fault), soft_wrap=True, markup=False)
     out.print(f"{published.runs} runs, {published.size / 1e6:.1f} MB, in {to / name}", soft_wrap=True, markup=False)
@@ -428,7 +428,7 @@ def verify(
     if seal:
         out.print(f"{add_digests(folder)} files are listed in {folder / SUMS_FILE}", soft_wrap=True, markup=False)
         return
-    if code := reporting.say_verification(folder, cells, images, jobs):
+    if code := say_verification(folder, cells, images, jobs):
         raise typer.Exit(code)
 
 
@@ -445,7 +445,7 @@ def merge(
     found = merging.merge(merging.parse_sources(list(map(str, sources))), to)
     for merged in found:
         for sentence in merged.left_out:
-            err.print(f"left out: {printable(sentence)}", style="yellow", markup=False, soft_wrap=True)
+            screens.warn(f"left out: {sentence}")
         again = f"make report NAME={merged.experiment} RUNS_DIR={shlex.quote(str(to))}"
         out.print(f"{merged.runs} runs, {merged.repeated} of them found more than once. Report: {again}", soft_wrap=True)
     if any(merged.left_out for merged in found):
@@ -457,21 +457,21 @@ def dashboard(name: Name, overrides: Overrides = None) -> None:
     """Lay the comparison out in W&B; without a login, open the terminal viewer on the runs."""
     from experiments.tracking.client import choose_mode, point_client_at
 
-    experiment = reporting.as_decided(_load(name, overrides))
+    experiment = as_decided(_load(name, overrides))
     folder = runs_dir() / name
     if not folder.is_dir():
-        raise ConfigError([f"dashboard: {folder} does not exist. Run the experiment first: make experiment NAME={name}"])
+        raise ConfigError(f"dashboard: {folder} does not exist. Run the experiment first: make experiment NAME={name}")
     point_client_at(folder)
     mode, reason = choose_mode()
     if mode != "online":
-        reporting.view_offline(name, folder, reason)
+        online.view_offline(name, folder, reason)
         return
     if not _sync(name):
         raise typer.Exit(SOME_FAILED)
-    ledger = reporting.known_ledger(experiment, folder)
-    memory = reporting.made_report(experiment, ledger, folder, again=False)
+    ledger = known_ledger(experiment, folder)
+    memory = reports.made_report(experiment, ledger, folder, again=False)
     with err.status("Saving the dashboard"):
-        saved = reporting.save_dashboard(experiment, ledger, folder, memory.verdict)
+        saved = online.save_dashboard(experiment, ledger, folder, memory.verdict)
     for question, address in saved.views.items():
         out.print(f"{question.replace('_', ' '):<16} {address}", soft_wrap=True, markup=False)
     out.print(f"{'report':<16} {saved.report}", soft_wrap=True, markup=False)

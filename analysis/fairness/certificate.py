@@ -17,13 +17,14 @@ import yaml
 from analysis.load import Results, select
 from analysis.run_folder import devices
 from experiments.config.errors import UserError
-from experiments.config.identity import PROTOCOL, canonical_hash
+from experiments.config.identity import PROTOCOL, canonical_hash, flattened
+from experiments.config.text import listed
 from experiments.records.record import CONFIG_FILE
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The safe loader in C where PyYAML was built with it, ten times as fast."""
 MANY_OPENINGS = 2000
 """Characters that can open a level of YAML; a run's settings have about a hundred."""
-"""The safe loader in C where PyYAML was built with it, ten times as fast."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Difference:
     """Each value found, with the ids of the runs that have it."""
 
     def __str__(self) -> str:
-        found = "; ".join(f"{value} in {few(run_ids)}" if run_ids else value for value, run_ids in self.values.items())
+        found = "; ".join(f"{value} in {listed(run_ids, 3)}" if run_ids else value for value, run_ids in self.values.items())
         return f"{self.where}: `{self.key}` differs: {found}"
 
 
@@ -186,7 +187,7 @@ def _of_settings(table: str, runs: pd.DataFrame, requested: Mapping[str, dict[st
         if (computed := canonical_hash(values)) != recorded[run_id]:
             found = {f"{recorded[run_id]} (recorded)": [run_id], f"{computed} (of its {CONFIG_FILE})": [run_id]}
             differences.append(Difference("settings_hash", f"{table}, tampered run {run_id}", found))
-    flat = {run_id: flatten(own[run_id]) for run_id in recorded if run_id in own}
+    flat = {run_id: flattened(own[run_id]) for run_id in recorded if run_id in own}
     named = []
     for key in sorted({key for values in flat.values() for key in values}):
         for where, part in _parts(table, runs, key):
@@ -236,16 +237,3 @@ def _collect(values: Mapping[str, Hashable]) -> dict[str, list[str]]:
     for run_id, value in values.items():
         found.setdefault(str(value), []).append(run_id)
     return found
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
-def few(run_ids: Sequence[str]) -> str:
-    """The first of many run ids, and how many more there are."""
-    return ", ".join(run_ids[:3]) + (f" and {len(run_ids) - 3} more" if len(run_ids) > 3 else "")

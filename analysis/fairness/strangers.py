@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from analysis.fairness.certificate import Difference, few, flatten, read_config, table_label
+from analysis.fairness.certificate import Difference, read_config, table_label
 from experiments.config.cells import setting_label
-from experiments.config.identity import PROTOCOL, added_fields, requested_settings
+from experiments.config.identity import PROTOCOL, added_fields, flattened, requested_settings
 from experiments.config.schema import Experiment, ModelConfig, join_words, quoted
+from experiments.config.text import listed
 from experiments.records.record import CONFIG_FILE, RECORD_FILE, Record, RecordError, read_record
 
 Cell = dict[str, Any]
@@ -96,7 +97,7 @@ def examine(ledger: Ledger, folder: Path, experiment: Experiment) -> Strangers:
             groups.setdefault(f"of other settings ({words})", []).append(entry.record.run_id)
     for what, names in groups.items():
         folders = f"{len(names)} run folder{'s' * (len(names) > 1)}"
-        sentences.append(f"{folder}: {folders} {what}, left out: {few(names)}.")
+        sentences.append(f"{folder}: {folders} {what}, left out: {listed(names, 3)}.")
     oldest_first = sorted(contenders, key=lambda entry: entry.record.finished)
     adopted = {_place(entry.cell): entry.record.run_id for entry in oldest_first}
     return Strangers(sentences, _by_table(contenders), adopted)
@@ -112,18 +113,18 @@ def _differences(record: Record, cell: Cell, folder: Path, experiment: Experimen
     track = varied.get("track", "identical")
     tuning = experiment.tuning if track == "tuned" else None
     recipe = experiment.own[cell["model"]] if track == "own" else experiment.recipe
-    wanted = flatten(requested_settings(recipe, experiment.data[cell["data"]], tuning, track))
+    wanted = flattened(requested_settings(recipe, experiment.data[cell["data"]], tuning, track))
     wanted |= {key: value for key, value in varied.items() if key in wanted}
     try:
         config = read_config(folder / CONFIG_FILE)
-        found, model = flatten(config["requested"]), config["model"]
+        found, model = flattened(config["requested"]), config["model"]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return {"settings_hash": ("that of this experiment", record.settings_hash)}
     # Fields that did not exist when the run was made were then as their default is now.
     younger = {name: ModelConfig.model_fields[name].default for name in added_fields(ModelConfig)}
-    own = flatten(experiment.models[record.model].model_dump(exclude={"title"}))
+    own = flattened(experiment.models[record.model].model_dump(exclude={"title"}))
     wanted |= {f"model.{key}": value for key, value in own.items()}
-    found |= {f"model.{key}": value for key, value in flatten(younger | dict(model)).items() if key in own}
+    found |= {f"model.{key}": value for key, value in flattened(younger | dict(model)).items() if key in own}
     wanted["protocol"], found["protocol"] = PROTOCOL, record.protocol
     differences = {
         key: (str(wanted.get(key, "absent")), str(found.get(key, "absent")))

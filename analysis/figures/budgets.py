@@ -71,7 +71,7 @@ def _squares(group: pd.DataFrame, label: str, sizes: list[float], most: float, s
         }
         for _, pair in group.iterrows()
     ]
-    axis: dict[str, Any] = {"domain": False, "ticks": False, "labelFontSize": 9, "labelExpr": "format(datum.value, '.3~s')"}
+    axis: dict[str, Any] = style.BARE_AXIS | {"labelFontSize": 9, "labelExpr": "format(datum.value, '.3~s')"}
     scale: dict[str, Any] = {"paddingInner": 0.07, "paddingOuter": 0.035}
     base = alt.Chart(style.inline(rows)).encode(
         x=alt.X(
@@ -96,7 +96,7 @@ def _squares(group: pd.DataFrame, label: str, sizes: list[float], most: float, s
             "delta:Q",
             title="Δ top-1 (points)",
             scale=alt.Scale(type="sqrt", domain=[-most, 0, most], range=list(style.DIVERGING), interpolate="rgb"),
-            legend=alt.Legend(gradientLength=200, gradientThickness=8, titleFontSize=10, titleFontWeight="normal"),
+            legend=alt.Legend(**style.GRADIENT),
         ),
         stroke=alt.condition("datum.clear", alt.value(style.INK), alt.value("#CCCCCC")),
         strokeWidth=alt.condition("datum.clear", alt.value(1.4), alt.value(0.5)),

@@ -82,7 +82,7 @@ def _panel(unit: Column, pairs: pd.DataFrame, cells: pd.DataFrame, looks: Mappin
         scale=alt.Scale(type="log", domain=[low, high], nice=False),
         axis=alt.Axis(values=style.log_ticks(low, high), format="~g", grid=False, labelOverlap="greedy"),
     )
-    y = alt.Y("mean:Q", title=ACCURACY_AXIS, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
+    y = style.accuracy_axis(ACCURACY_AXIS)
     step = (
         alt.Chart(style.inline(pareto_step(cells, column, high)))
         .mark_line(interpolate="step-after", color="#999999", strokeWidth=1, strokeDash=[3, 2])

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from experiments.config.schema import Experiment
 
 ACCURACY_AXIS = "Top-1 accuracy (%)"
-_BEST_AXIS = "Validation top-1 accuracy (%) of the best"
 GAP = 7
 """Pixels from one mean to the next where they would cover each other."""
 NEAR = 0.04
@@ -73,7 +72,7 @@ def _curve_layers(group: pd.DataFrame, looks: Mapping[str, Style]) -> tuple[Any,
         for place, (_, cell) in zip(dodged(group), group.iterrows(), strict=True)
     ]
     lines = [row for model, cells in group.groupby("model", sort=False) for row in curve_points(cells, looks[str(model)])]
-    x, y = _images_axis(group), alt.Y("mean:Q", title=ACCURACY_AXIS, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
+    x, y = _images_axis(group), style.accuracy_axis(ACCURACY_AXIS)
     tip = style.tooltip(
         model="Model", n=("Images", ",d"), seeds=("Seeds", "d"), mean=("Top-1 (%)", ".2f"), interval="95% interval (%)",
         runs="Runs",
@@ -231,26 +230,29 @@ def training_curves(
             scale=alt.Scale(nice=False, domainMin=0),
             axis=alt.Axis(tickCount=5, grid=False),
         )
-        y = alt.Y("mean:Q", title="Validation top-1 accuracy (%)", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
-        base = alt.Chart(style.inline(rows))
-        band = base.mark_area(opacity=0.14).encode(
-            x=x, y=alt.Y("low:Q", title="Validation top-1 accuracy (%)"), y2="high:Q", color=style.colour(shown)
-        )
-        line = base.mark_line().encode(x=x, y=y, color=style.colour(shown), **style.stroke())
         tip = style.tooltip(
             model="Model", step=("Step", ",d"), seeds=("Seeds", "d"), mean=("Validation top-1 (%)", ".2f"),
             spread="Lowest to highest (%)", runs="Runs",
         )  # fmt: skip
-        dots = base.mark_point(filled=True, size=22, opacity=1).encode(
-            x=x, y=y, color=style.colour(shown), shape=style.shape(shown), tooltip=tip
-        )
-        charts.append((title, alt.layer(band, line, dots).properties(width=style.width(len(split)), height=style.HEIGHT)))
+        ribbons = _ribbons(rows, x, "Validation top-1 accuracy (%)", shown, tip, size=22)
+        charts.append((title, ribbons.properties(width=style.width(len(split)), height=style.HEIGHT)))
     cells = pd.concat([style.full_data(group) for _, group in style.panels(summary.cells)])
     caption = (
         f"Validation accuracy during training on {_amount(cells)}: mean over seeds; the band spans the lowest to the "
         f"highest seed. {style.seeds_sentence(cells)}"
     )
     return style.arrange(charts), caption
+
+
+def _ribbons(rows: list[dict[str, Any]], x: alt.X, axis: str, shown: list[Style], tip: list[alt.Tooltip], size: int) -> Any:
+    """Each model's ``mean`` as a line with dots, in a band from ``low`` to ``high``."""
+    base, y, colour = alt.Chart(style.inline(rows)), style.accuracy_axis(axis), style.colour(shown)
+    band = base.mark_area(opacity=0.14).encode(x=x, y=alt.Y("low:Q", title=axis), y2="high:Q", color=colour)
+    line = base.mark_line().encode(x=x, y=y, color=colour, **style.stroke())
+    dots = base.mark_point(filled=True, size=size, opacity=1).encode(
+        x=x, y=y, color=colour, shape=style.shape(shown), tooltip=tip
+    )
+    return alt.layer(band, line, dots)
 
 
 def _amount(cells: pd.DataFrame) -> str:
@@ -295,30 +297,23 @@ def random_recipes(summary: Summary, looks: Mapping[str, Style]) -> tuple[Any, s
     panels = list(tried.groupby(["data", "train_fraction"], sort=False))
     several, charts, shown = tried["data"].nunique() > 1, [], list(looks.values())
     for (data, fraction), group in panels:
-        base = alt.Chart(style.inline([
+        rows = [
             {**looks[row.model].line, "k": k, "mean": 100 * mean, "low": 100 * low, "high": 100 * high,
              "interval": style.interval(low, high), "trials": row.trials}
             for row in group.itertuples() for k, mean, low, high in row.best
-        ]))  # fmt: skip
+        ]  # fmt: skip
         ks = sorted({k for best in group["best"] for k, *_ in best})
         x = alt.X(
             "k:Q", title="Random recipes tried (k)", scale=alt.Scale(type="log", nice=False, padding=12),
             axis=alt.Axis(values=ks, grid=False, format="d"),
         )  # fmt: skip
-        y = alt.Y("mean:Q", title=_BEST_AXIS, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
         tip = style.tooltip(
             model="Model", k=("Recipes tried", "d"), trials=("Recipes in all", "d"), mean=("Best (%)", ".2f"),
             interval="95% interval (%)",
         )  # fmt: skip
-        band = base.mark_area(opacity=0.14).encode(
-            x=x, y=alt.Y("low:Q", title=_BEST_AXIS), y2="high:Q", color=style.colour(shown)
-        )
-        line = base.mark_line().encode(x=x, y=y, color=style.colour(shown), **style.stroke())
-        dots = base.mark_point(filled=True, size=30, opacity=1).encode(
-            x=x, y=y, color=style.colour(shown), shape=style.shape(shown), tooltip=tip
-        )
+        ribbons = _ribbons(rows, x, "Validation top-1 accuracy (%) of the best", shown, tip, size=30)
         title = f"{data}, {percent(fraction)}" if several else f"{percent(fraction)} of the training data"
-        charts.append((title, alt.layer(band, line, dots).properties(width=style.width(len(panels)), height=style.HEIGHT)))
+        charts.append((title, ribbons.properties(width=style.width(len(panels)), height=style.HEIGHT)))
     caption = (
         "Expected validation accuracy of the best of k recipes that were drawn at random from one space and are the same "
         "for all models, against k. Bands are 95% intervals over resampled recipes; no trial saw the test set."

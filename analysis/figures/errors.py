@@ -176,39 +176,23 @@ def _matrix(found: _Confusion, look: Style, first: bool) -> Any:
     ]
     side = max(130, 8 * len(names))
     long = max(map(len, names)) > 3
-    small: dict[str, Any] = {
-        "domain": False,
-        "ticks": False,
-        "labelFontSize": 9 if len(names) <= 12 else 7.5,
-        "labelLimit": 70,
-    }
+    small: dict[str, Any] = style.BARE_AXIS | {"labelFontSize": 9 if len(names) <= 12 else 7.5, "labelLimit": 70}
     return (
         alt.Chart(style.inline(cells))
         .mark_rect(stroke="white", strokeWidth=0.5)
         .encode(
             x=alt.X(
-                "predicted:N",
-                sort=list(names),
-                title="Predicted class",
+                "predicted:N", sort=list(names), title="Predicted class",
                 axis=alt.Axis(labelAngle=-60 if long else 0, **small),
             ),
             y=alt.Y(
-                "true:N",
-                sort=list(names),
-                title="True class" if first else None,
-                axis=alt.Axis(labels=first, **small),
+                "true:N", sort=list(names), title="True class" if first else None, axis=alt.Axis(labels=first, **small)
             ),
             color=alt.Color(
                 "share:Q",
                 title="Share of the true class (%)",
                 scale=alt.Scale(type="sqrt", domain=[0, 100], range=["#F3F6FA", "#9CC3E0", "#0072B2", "#00284A"]),
-                legend=alt.Legend(
-                    values=[0, 1, 5, 20, 50, 100],
-                    gradientLength=200,
-                    gradientThickness=8,
-                    titleFontSize=10,
-                    titleFontWeight="normal",
-                ),
+                legend=alt.Legend(values=[0, 1, 5, 20, 50, 100], **style.GRADIENT),
             ),
             tooltip=style.tooltip(
                 model="Model", true="True class", predicted="Predicted class", share=("Share (%)", ".2f"),
@@ -249,13 +233,10 @@ def _pair_bars(found: Mapping[str, _Confusion], looks: Mapping[str, Style], pane
             yOffset=alt.YOffset("model:N", sort=[look.label for look in shown]),
             color=style.colour(shown),
             tooltip=style.tooltip(
-                model="Model",
-                pair="True → predicted",
-                share=("Share (%)", ".2f"),
-                images=("Predictions", ",d"),
+                model="Model", pair="True → predicted", share=("Share (%)", ".2f"), images=("Predictions", ",d"),
                 seeds=("Seeds", "d"),
             ),
         )
         .properties(width=170, height=20 * len(order))
-    )
+    )  # fmt: skip
     return chart.properties(title=panel) if panel else chart

@@ -32,6 +32,13 @@ PANEL_WIDTH = 220
 """Pixels of a panel that has neighbours."""
 HEIGHT = 190
 
+BARE_AXIS: dict[str, Any] = {"domain": False, "ticks": False}
+"""An axis of names, beside squares or bars."""
+GRADIENT: dict[str, Any] = {
+    "gradientLength": 200, "gradientThickness": 8, "titleFontSize": 10, "titleFontWeight": "normal",
+}  # fmt: skip
+"""Legend of colours that stand for numbers."""
+
 # One weight throughout: with two fonts in a file, the PDF writer numbers its objects in random order.
 THEME: dict[str, Any] = {
     "font": "Arial, Helvetica, sans-serif",
@@ -223,6 +230,11 @@ def arrange(charts: Sequence[tuple[str, Any]]) -> Any:
     if len(charts) == 1:
         return charts[0][1]
     return alt.concat(*(chart.properties(title=title) for title, chart in charts), columns=2)
+
+
+def accuracy_axis(title: str) -> alt.Y:
+    """The axis of mean accuracies in per cent."""
+    return alt.Y("mean:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
 
 
 def interval(low: float, high: float) -> str:

@@ -44,7 +44,7 @@ TRIVIAL = [*ONE_MODEL, "recipe.steps=1", "recipe.evaluations=1", "train_fraction
 WAIT_SECONDS = 120
 """Longest wait for a worker of a DataLoader."""
 LONGEST_SOCKET_FOLDER = 70
-"""Characters of a folder in which a socket's path, of at most 107, has room; where it has none workers wait for ever."""
+"""Characters of a folder that leave room for a socket's path of at most 107; without room workers wait for ever."""
 SIZE, STORED_SIZE = 224, 320
 """Pixels of a side: as batches have it, and as the files do."""
 
@@ -141,6 +141,23 @@ class _Files:
             return self.transform(image.convert("RGB"))
 
 
+def _images_per_second(batches: Callable[[int], Any], steps: int, batch_size: int, device: torch.device) -> float:
+    """Pace of batches by step, after a first one."""
+    batches(0)
+    return steps * batch_size / cost.seconds(lambda: [batches(step) for step in range(1, steps + 1)], device)
+
+
+def _synthetic(
+    pixels: Pixels, augmentation: Augmentation, batch_size: int, device: torch.device, resident: bool
+) -> TrainBatches:
+    """Batches of images that are all of one class."""
+    images = Images(pixels, np.zeros(len(pixels), np.int64), np.arange(len(pixels)).astype(str))
+    return TrainBatches(
+        images, Normalise([0.5] * 3, [0.25] * 3, device), batch_size=batch_size, seed=0, augmentation=augmentation,
+        device=device, resident=resident,
+    )  # fmt: skip
+
+
 def data_images_per_second(device: torch.device, *, n: int = 256, batch_size: int = 64, steps: int = 16) -> dict[str, float]:
     """Augmented training images of 224 × 224 per second without a model that takes them, by where the pixels wait.
 
@@ -158,21 +175,13 @@ def data_images_per_second(device: torch.device, *, n: int = 256, batch_size: in
         mapped, photos = np.load(Path(name) / "cache.npy", mmap_mode="r"), Rows(Photos(files, SIZE, 3), np.arange(n))
 
         def rate(batches: Callable[[int], Any]) -> float:
-            batches(0)
-            return steps * batch_size / cost.seconds(lambda: [batches(step) for step in range(1, steps + 1)], device)
+            return _images_per_second(batches, steps, batch_size, device)
 
-        def ours(pixels: Pixels, resident: bool) -> Callable[[int], Any]:
-            return TrainBatches(
-                Images(pixels, np.zeros(n, np.int64), np.arange(n).astype(str)), Normalise([0.5] * 3, [0.25] * 3, device),
-                batch_size=batch_size, seed=0, device=device, resident=resident,
-                augmentation=Augmentation(crop_padding=4, horizontal_flip=True),
-            )  # fmt: skip
-
-        rates = {
-            "resident": rate(ours(mapped, True)),
-            "mapped": rate(ours(mapped, False)),
-            "decoded": rate(ours(photos, False)),
-        }
+        usual = Augmentation(crop_padding=4, horizontal_flip=True)
+        ways: tuple[tuple[str, Pixels, bool], ...] = (
+            ("resident", mapped, True), ("mapped", mapped, False), ("decoded", photos, False)
+        )  # fmt: skip
+        rates = {way: rate(_synthetic(pixels, usual, batch_size, device, lies)) for way, pixels, lies in ways}
         if len(name) < LONGEST_SOCKET_FOLDER:
             stream = iter(_conventional(files * (1 + (steps + 1) * batch_size // n), batch_size))
             rates["dataloader"] = rate(lambda step: next(stream).to(device))
@@ -195,27 +204,17 @@ def augmentation_images_per_second(device: torch.device, *, batch_size: int = 25
     torchvision's transforms image by image, with as many threads.
     """
     pixels = np.random.default_rng(0).integers(0, 256, (batch_size, 3, 32, 32), dtype=np.uint8)
-    images = Images(pixels, np.zeros(batch_size, np.int64), np.arange(batch_size).astype(str))
     augmentation = Augmentation(resized_crop=0.08, horizontal_flip=True, policy="rand_augment")
-    batches = TrainBatches(
-        images, Normalise([0.5] * 3, [0.25] * 3, device), batch_size=batch_size, seed=0, augmentation=augmentation,
-        device=device, resident=True,
-    )  # fmt: skip
     transform = v2.Compose([
         v2.RandomResizedCrop(32, antialias=True), v2.RandomHorizontalFlip(), v2.RandAugment(2, 9),
         v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3),
     ])  # fmt: skip
     tensors = torch.from_numpy(pixels)
     ways: dict[str, Callable[[int], Any]] = {
-        "batched": batches,
+        "batched": _synthetic(pixels, augmentation, batch_size, device, resident=True),
         "per_image": lambda step: torch.stack([transform(image) for image in tensors]).to(device),
     }
-
-    def rate(way: Callable[[int], Any]) -> float:
-        way(0)
-        return steps * batch_size / cost.seconds(lambda: [way(step) for step in range(1, steps + 1)], device)
-
-    return {name: rate(way) for name, way in ways.items()}
+    return {name: _images_per_second(way, steps, batch_size, device) for name, way in ways.items()}
 
 
 def side_by_side(engine_name: str, steps: int = 600, jobs: int = 2) -> dict[str, float]:

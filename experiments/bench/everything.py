@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -18,7 +17,7 @@ from experiments.config.loading import load_part
 from experiments.data import datasets
 from experiments.data.splits import nested_subset
 from experiments.grid import local
-from experiments.records.record import atomic_write
+from experiments.records.record import write_json
 from experiments.training import cost, models
 from experiments.training.device import resolve_device
 
@@ -88,10 +87,8 @@ def _tasks(
     recipe = recipe.model_copy(update={"steps": steps, "evaluations": evaluations} | settings)
     if recipe.batch_size > len(subset.train):
         raise ConfigError(
-            [
-                f"--batch-size: {data_name} has {len(subset.train)} training images, fewer than a batch of "
-                f"{recipe.batch_size}, of which a DataLoader makes none. Use at most {len(subset.train)}."
-            ]
+            f"--batch-size: {data_name} has {len(subset.train)} training images, fewer than a batch of "
+            f"{recipe.batch_size}, of which a DataLoader makes none. Use at most {len(subset.train)}."
         )
     train, val = dataset.pool.take(subset.train), dataset.pool.take(subset.val[:n_val])
     build = partial(models.build, image_size=data.image_size, in_channels=data.channels, num_classes=n_classes)
@@ -119,9 +116,7 @@ def _around(task: Task, grid_cells: int) -> dict[str, Any]:
 
 
 def _write(target: Path, rows: dict[str, dict[str, Any]], about: dict[str, Any], around: dict[str, Any]) -> None:
-    target.mkdir(parents=True, exist_ok=True)
-    with atomic_write(target / "bench.json") as file:
-        json.dump({**rows, "settings": about, "costs": around}, file, indent=2)
+    write_json(target / "bench.json", {**rows, "settings": about, "costs": around}, indent=2)
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:

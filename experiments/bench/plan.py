@@ -141,7 +141,7 @@ def _rate(cell: Cell, known: Paces, device: torch.device, seconds: float) -> Rat
             if not memory.is_out_of_memory(error):
                 raise
             fix = "Use a smaller recipe.batch_size, or micro_batch_size"
-            raise ConfigError([f"{cell.model_name}: no room for a step of {size} images ({error}). {fix}."]) from error
+            raise ConfigError(f"{cell.model_name}: no room for a step of {size} images ({error}). {fix}.") from error
         paces = np.array([min(steps) / 1.1, np.median(steps), np.median(steps) * max(UNKNOWN_FACTOR, busy)]) / size
         whole = size == recipe.batch_size
         peak = peak if whole else None

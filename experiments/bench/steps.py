@@ -31,6 +31,7 @@ from experiments.data.images import Images
 from experiments.training import compilation, cost
 from experiments.training.fit import Training, fit
 from experiments.training.optim import make_optimizer
+from experiments.training.profile import bare_step
 from experiments.training.steps import Update, train_steps
 from experiments.training.watch import Written
 
@@ -96,24 +97,15 @@ def take_steps(task: Task, training: Training, batches: Callable[[int], tuple[Te
 
 
 def bare(task: Task) -> Callable[[], float]:
-    """The step alone, written out, on one batch that lies on the device. Returns a function that times a stretch."""
-    training, (images, labels) = task.training(), task.batches()(0)
-    model = (training.model if training.forward is None else training.forward).train()
-    optimizer, recipe = training.optimizer, task.recipe
-    for group in optimizer.param_groups:
+    """The step alone on one batch that lies on the device. Returns a function that times a stretch."""
+    training, recipe = task.training(), task.recipe
+    for group in training.optimizer.param_groups:
         group["lr"] = recipe.learning_rate
-
-    def stretch() -> None:
-        for _ in range(recipe.steps):
-            with torch.autocast(task.device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
-                loss = nn.functional.cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if recipe.clip_grad_norm is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad_norm)
-            optimizer.step()
-
-    return lambda: cost.seconds(stretch, task.device)
+    step = bare_step(
+        training.model if training.forward is None else training.forward, *task.batches()(0), precision=recipe.precision,
+        optimizer=training.optimizer, label_smoothing=recipe.label_smoothing, clip_grad_norm=recipe.clip_grad_norm,
+    )  # fmt: skip
+    return lambda: cost.seconds(lambda: [step() for _ in range(recipe.steps)], task.device)
 
 
 def harness(task: Task) -> Callable[[], float]:

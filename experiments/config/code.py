@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from experiments.config.errors import named
 from experiments.config.paths import configs_dir
 
 
@@ -66,8 +67,7 @@ def called(name: str, code: str | None, offered: Mapping[str, Any], arguments: M
         taken = inspect.signature(function).parameters
         return function(**{key: value for key, value in offered.items() if key in taken}, **arguments)
     except Exception as error:  # the user's code raises whatever it likes
-        reason = " ".join(str(error).split())[:300] or "no reason given"
-        raise ValueError(f"{name} cannot be called ({type(error).__name__}: {reason})") from error
+        raise ValueError(f"{name} cannot be called ({named(error)})") from error
 
 
 def _module(place: str) -> ModuleType:
@@ -79,7 +79,7 @@ def _module(place: str) -> ModuleType:
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
-            raise ImportError(f"{path} is no module")
+            raise ImportError(f"{path} is not a module")
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)

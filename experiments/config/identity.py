@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -24,6 +24,15 @@ def canonical_hash(value: Any) -> str:
 
 TUNED_FIELDS = {"learning_rate", "weight_decay", "augmentation"}
 """Fields of a recipe that track B searches."""
+
+
+def flattened(values: Mapping[str, Any], joint: str = ".", prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level: ``{"recipe": {"steps": 5}}`` → ``{"recipe.steps": 5}``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat |= flattened(value, joint, f"{name}{joint}") if isinstance(value, Mapping) else {name: value}
+    return flat
 
 
 def added_fields(kind: type[BaseModel]) -> list[str]:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
+from itertools import product
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -20,7 +21,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from experiments.config.code import identity_of
-from experiments.config.errors import ConfigError
+from experiments.config.errors import ConfigError, reason
 from experiments.config.paths import ROOT, configs_dir
 from experiments.config.schema import Asked, DataConfig, Experiment, ExperimentFile, ModelConfig, Recipe
 from experiments.config.text import CONTROL, NAME, NAME_RULE, printable
@@ -83,9 +84,9 @@ def parse_yaml(text: str, source: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{source}:{mark.line + 1}" if mark else source
-        raise ConfigError([f"{where}: broken YAML: {error.problem or error.context}. Mend that line."]) from error
+        raise ConfigError(f"{where}: broken YAML: {error.problem or error.context}. Correct that line.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError([f"{source}: broken YAML: {' '.join(str(error).split())}."]) from error
+        raise ConfigError(f"{source}: broken YAML: {reason(error)}.") from error
 
 
 def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
         except ConfigError as error:
             faults += error.faults
     if faults:
-        raise ConfigError(faults)
+        raise ConfigError(*faults)
     return overrides
 
 
@@ -120,16 +121,16 @@ def _override(key: str, text: str) -> Any:
     options = _options(_type_of(key))
     if not text.strip():
         empty = ", or null for none" if NoneType in options else ""
-        raise ConfigError([f"ARGS {key}: the value is missing. Write one after the `=`{empty}."])
+        raise ConfigError(f"ARGS {key}: the value is missing. Write one after the `=`{empty}.")
     if odd := yaml.reader.Reader.NON_PRINTABLE.search(text) or CONTROL.search(text):
-        raise ConfigError([f"ARGS {key}: holds the control or invalid character {odd.group()!a}, got {text!a}. Delete it."])
+        raise ConfigError(f"ARGS {key}: holds the control or invalid character {odd.group()!a}, got {text!a}. Delete it.")
     if str in options and not (list in options and text.startswith("[")):
         return None if text == "null" and NoneType in options else text
     value = parse_yaml(text, f"ARGS {key}")
     end = 0
     for token in yaml.scan(text):
         if text[end : token.start_mark.index].strip():
-            raise ConfigError([f"ARGS {key}: ` #` begins a comment, which would be lost, got {text!r}. Quote or delete it."])
+            raise ConfigError(f"ARGS {key}: ` #` begins a comment, which would be lost, got {text!r}. Quote or delete it.")
         end = token.end_mark.index
     return value
 
@@ -157,7 +158,7 @@ _KINDS = {"experiments": "experiment", "models": "model", "data": "data set", "r
 
 def _stems(kind: str) -> list[str]:
     if not configs_dir().is_dir():
-        raise ConfigError([f"CONFIGS_DIR: no folder {configs_dir()}. Set it to a folder like configs/, or leave it unset."])
+        raise ConfigError(f"CONFIGS_DIR: no folder {configs_dir()}. Set it to a folder like configs/, or leave it unset.")
     return sorted(path.stem for path in (configs_dir() / kind).glob("*.yaml") if path.is_file())
 
 
@@ -187,21 +188,18 @@ def read_file(kind: str, name: str, asked_by: str | None = None) -> tuple[dict[s
     path, legal = configs_dir() / kind / f"{name}.yaml", NAME.fullmatch(str(name))
     if not isinstance(name, str) or not legal or not path.is_file():
         if legal and os.path.lexists(path):
-            raise ConfigError([f"{_shown(path)}: not a file that can be read. Put a YAML file there, or delete it."])
+            raise ConfigError(f"{_shown(path)}: not a file that can be read. Put a YAML file there, or delete it.")
         known, folder = names(kind), _shown(configs_dir() / kind)
-        where = (
-            f"{asked_by}: no {_KINDS[kind]} named {name!r} in {folder}"
-            if asked_by
-            else f"{folder}: no {_KINDS[kind]} named {name!r}"
-        )
-        raise ConfigError([f"{where}. {nearest(str(name), known)}" if legal else f"{where}: {NAME_RULE}; rename it."])
+        what = f"no {_KINDS[kind]} named {name!r}"
+        where = f"{asked_by}: {what} in {folder}" if asked_by else f"{folder}: {what}"
+        raise ConfigError(f"{where}. {nearest(str(name), known)}" if legal else f"{where}: {NAME_RULE}; rename it.")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{_shown(path)}: cannot be read: {error}."]) from error
+        raise ConfigError(f"{_shown(path)}: cannot be read: {error}.") from error
     values = parse_yaml(text, _shown(path))
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError([f"{_shown(path)}: must hold `key: value` lines, got {type(values).__name__}."])
+        raise ConfigError(f"{_shown(path)}: must hold `key: value` lines, got {type(values).__name__}.")
     return values, _shown(path)
 
 
@@ -271,7 +269,7 @@ def _validated(
         return model.model_validate(values)
     except ValidationError as error:
         origin = {key: place for key, (_, place) in overrides.items()}
-        raise ConfigError(_sentences(error, model, source, origin, prefix)) from error
+        raise ConfigError(*_sentences(error, model, source, origin, prefix)) from error
 
 
 class _Faults(list[str]):
@@ -299,7 +297,7 @@ def load_part(
     try:
         return part.model_copy(update={"code": identity_of(part.name)})
     except (ValueError, OSError) as error:
-        raise ConfigError([f"{source}: `{prefix}name`: {error}."]) from error
+        raise ConfigError(f"{source}: `{prefix}name`: {error}.") from error
 
 
 def checked_settings(recipe: str, **changes: Any) -> dict[str, Any]:
@@ -356,7 +354,7 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
     resized = changes.get("data.image_size", (None, ""))[1]
     faults.extend(_geometry_faults(known_models, [entry for entry in data.values() if entry], resized))
     if faults:
-        raise ConfigError(faults)
+        raise ConfigError(*faults)
 
     experiment = Experiment(
         name=name,
@@ -372,7 +370,7 @@ def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
     for setting in varied_settings(experiment):
         faults.attempt(partial(with_settings, experiment, setting, varied_by))
     if faults:
-        raise ConfigError(faults)
+        raise ConfigError(*faults)
     return experiment
 
 
@@ -478,10 +476,7 @@ def _geometry_faults(models: Mapping[str, ModelConfig], data: Iterable[DataConfi
 # ----------------------------------------------------------------------------------------------------------- vary, cells
 def varied_settings(experiment: Experiment) -> list[dict[str, Any]]:
     """Every combination of the values under ``vary``; one empty combination where nothing varies."""
-    combinations: list[dict[str, Any]] = [{}]
-    for key, options in experiment.vary.items():
-        combinations = [{**combination, key: option} for combination in combinations for option in options]
-    return combinations
+    return [dict(zip(experiment.vary, values, strict=True)) for values in product(*experiment.vary.values())]
 
 
 def with_settings(
@@ -499,7 +494,7 @@ def with_settings(
     for key, value in setting.items():
         part, _, inner = key.partition(".")
         if part not in changes or not inner:
-            raise ConfigError([f"{source}: `vary` takes keys that begin with `recipe.` or `data.`, got {key!r}."])
+            raise ConfigError(f"{source}: `vary` takes keys that begin with `recipe.` or `data.`, got {key!r}.")
         changes[part][inner] = (value, f"{source} vary")
     recipe = _validated(Recipe, experiment.recipe.model_dump(), source, changes["recipe"], "recipe.")
     data = {
@@ -508,10 +503,8 @@ def with_settings(
     }
     if "data.image_size" in setting and any(entry.permute_pixels is not None for entry in data.values()):
         raise ConfigError(
-            [
-                f"{source}: `vary` takes several `data.image_size` under `data.permute_pixels`, but a permutation is of one "
-                "image size, and those of two have nothing in common. Delete one of them, or make two experiments."
-            ]
+            f"{source}: `vary` takes several `data.image_size` under `data.permute_pixels`, but a permutation is of one "
+            "image size, and those of two have nothing in common. Delete one of them, or make two experiments."
         )
     return recipe, data
 

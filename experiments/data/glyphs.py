@@ -17,7 +17,7 @@ from PIL import Image, ImageFont
 
 from experiments.config.errors import ConfigError
 from experiments.config.loading import nearest
-from experiments.config.paths import data_dir
+from experiments.config.paths import in_data_dir
 from experiments.config.schema import DataConfig
 from experiments.data.arrays import marked
 from experiments.data.images import Dataset, Images
@@ -58,14 +58,13 @@ def load(config: DataConfig) -> Dataset:
         If there is no such folder, or no font in it, none that has the characters, or fonts of one family alone.
     """
     characters, variants = _arguments(config)
-    folder = Path(str(config.path)).expanduser()
-    folder = folder if folder.is_absolute() else data_dir() / folder
+    folder = in_data_dir(config.path)
     fonts, notes = _fonts(folder, characters)
     parts = {test: [font for font in fonts if _is_test(font.family) == test] for test in (False, True)}
     if not all(parts.values()):
         families = ", ".join(sorted({font.family for font in fonts})[:6])
         raise ConfigError(
-            [f"`data.path`: the fonts below {folder} ({families}) do not give two sets of families. Add other typefaces."]
+            f"`data.path`: the fonts below {folder} ({families}) do not give two sets of families. Add other typefaces."
         )
     pool, test = (_images(parts[part], len(characters), variants, config.stored_size) for part in (False, True))
     of_test, of_all = (len({font.family for font in some}) for some in (parts[True], fonts))
@@ -78,14 +77,14 @@ def load(config: DataConfig) -> Dataset:
 def _arguments(config: DataConfig) -> tuple[str, int]:
     """Characters and variants."""
     if unknown := sorted(config.arguments.keys() - DEFAULTS.keys()):
-        raise ConfigError([f"{config.title}: `data.arguments` has no {unknown[0]!r}. {nearest(unknown[0], DEFAULTS)}"])
+        raise ConfigError(f"{config.title}: `data.arguments` has no {unknown[0]!r}. {nearest(unknown[0], DEFAULTS)}")
     characters, variants = (DEFAULTS | config.arguments).values()
     if not isinstance(characters, str) or len(set(characters)) < max(2, len(characters)) or not characters.isprintable():
         raise ConfigError(
-            [f"`data.arguments.characters` must be two or more different characters in quotes, got {characters!r}."]
+            f"`data.arguments.characters` must be two or more different characters in quotes, got {characters!r}."
         )
     if type(variants) is not int or not 1 <= variants <= 10_000:
-        raise ConfigError([f"`data.arguments.variants` must be a whole number from 1 to 10,000, got {variants!r}."])
+        raise ConfigError(f"`data.arguments.variants` must be a whole number from 1 to 10,000, got {variants!r}.")
     return characters, variants
 
 
@@ -96,12 +95,12 @@ def _is_test(family: str) -> bool:
 def _fonts(folder: Path, characters: str) -> tuple[list[Font], list[str]]:
     """The fonts below a folder that have all characters, one file a name, and sentences on those that were passed over.
 
-    A font that draws other signs in the place of characters is taken at its word.
+    Whether a font draws the right signs is not checked.
     """
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not files:
         raise ConfigError(
-            [f"`data.path`: no font (.ttf, .otf, .ttc) below {folder}. Name a folder of fonts, such as /usr/share/fonts."]
+            f"`data.path`: no font (.ttf, .otf, .ttc) below {folder}. Name a folder of fonts, such as /usr/share/fonts."
         )
     fonts, names, passed = list[Font](), set[tuple[str | None, ...]](), dict[str, list[str]]()
     for path in files:
@@ -124,7 +123,7 @@ def _fonts(folder: Path, characters: str) -> tuple[list[Font], list[str]]:
             fonts.append(Font(file, family, hashlib.sha256(path.read_bytes()).hexdigest(), drawn))
     notes = [f"{len(found)} of {len(files)} fonts {reason}, such as {found[0]}." for reason, found in passed.items()]
     if not fonts:
-        raise ConfigError([f"`data.path`: no font below {folder} has the characters. {' '.join(notes)} Add other fonts."])
+        raise ConfigError(f"`data.path`: no font below {folder} has the characters. {' '.join(notes)} Add other fonts.")
     return fonts, notes
 
 

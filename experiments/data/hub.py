@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.config.errors import ConfigError
-from experiments.config.paths import data_dir
+from experiments.config.errors import ConfigError, reason
+from experiments.config.paths import data_dir, in_data_dir
 from experiments.config.schema import DataConfig
 from experiments.data.arrays import Part, dataset_of
 from experiments.data.decoding import fitted
@@ -25,7 +24,7 @@ def load(config: DataConfig) -> Dataset:
     Raises
     ------
     ConfigError
-        If the library is not installed, the dataset cannot be had, or its columns of images and labels cannot be told.
+        If the library is not installed, the dataset cannot be loaded, or it is unclear which columns hold images and labels.
     """
     found = _opened(config)
     parts, class_names = {}, tuple[str, ...]()
@@ -39,7 +38,7 @@ def load(config: DataConfig) -> Dataset:
         if split == "train":
             class_names = tuple(getattr(table.features[label], "names", None) or map(str, np.unique(labels)))
     if "train" not in parts:
-        raise ConfigError([f"{config.title}: its splits are {', '.join(found)}; one must be named train."])
+        raise ConfigError(f"{config.title}: its splits are {', '.join(found)}; one must be named train.")
     return dataset_of(parts, class_names, config.title)
 
 
@@ -49,22 +48,20 @@ def _opened(config: DataConfig) -> Any:
         import datasets
     except ImportError as error:
         message = "`data.source: huggingface` needs the library `datasets`: make install WITH=huggingface"
-        raise ConfigError([f"{config.title}: {message}"]) from error
+        raise ConfigError(f"{config.title}: {message}") from error
     datasets.disable_progress_bars()
-    folder = Path(config.path).expanduser() if config.path else None
-    folder = folder if folder is None or folder.is_absolute() else data_dir() / folder
+    folder = in_data_dir(config.path) if config.path else None
     try:
         if folder is None:
             return datasets.load_dataset(str(config.name), cache_dir=str(data_dir() / "huggingface"))
         if not folder.is_dir():
-            raise ConfigError([f"`data.path`: no folder {folder}. Put parquet files there, such as train.parquet."])
+            raise ConfigError(f"`data.path`: no folder {folder}. Put parquet files there, such as train.parquet.")
         return datasets.load_dataset(str(folder), cache_dir=str(data_dir() / "huggingface"))
     except ConfigError:
         raise
     except Exception as error:  # the library raises its own and those of many others
-        reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
         offline = "" if folder else " Without a network, put its parquet files into a folder and set `data.path` to it."
-        raise ConfigError([f"{config.title}: {folder or config.name} cannot be loaded ({reason}).{offline}"]) from error
+        raise ConfigError(f"{config.title}: {folder or config.name} cannot be loaded ({reason(error)}).{offline}") from error
 
 
 def _column(table: Any, config: DataConfig, kind: str) -> str:
@@ -79,7 +76,7 @@ def _column(table: Any, config: DataConfig, kind: str) -> str:
         return named or fitting[0]
     held = ", ".join(table.features)
     fix = f"set `data.columns.{kind}` to one of its columns: {held}"
-    raise ConfigError([f"{config.title}: {f'no column {named!r}' if named else f'which column holds the {kind}'}; {fix}."])
+    raise ConfigError(f"{config.title}: {f'no column {named!r}' if named else f'which column holds the {kind}'}; {fix}.")
 
 
 def _pixels(table: Any, column: str, config: DataConfig, split: str) -> NDArray[np.uint8]:

@@ -18,12 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from experiments.config.errors import ConfigError
-from experiments.config.paths import data_dir
+from experiments.config.paths import data_dir, in_data_dir
 from experiments.config.schema import DataConfig
-from experiments.config.text import printable
+from experiments.config.text import listed, printable
 from experiments.data.decoding import SUFFIXES, pixels_of
 from experiments.data.images import CUT, OWN, Dataset, Images, Listing, Rows
-from experiments.data.splits import cut_test
 
 _SPLIT_NAME = re.compile(r"(?:(train|test)(?:ing)?|(val)(?:id(?:ation)?)?)(?:[ ._-]?(?:set|data|images|split))?")
 _SYSTEM_FOLDERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
@@ -48,21 +47,20 @@ def _unread(name: str) -> str:
 
 
 def _no_image(name: str) -> str:
-    """Why a file of this name is no image to read; empty where it may be one."""
+    """Why a file of this name is not read as an image; empty where it may be one."""
     suffix = os.path.splitext(name)[1].lower()
     return _unread(name) or ("" if suffix in SUFFIXES else printable(suffix) or "without a suffix")
 
 
 def _folders(place: Path) -> list[Path]:
-    """The folders in a place that may hold images, by name; the cache of pixels, where `DATA_DIR` is the place, is none."""
+    """The folders in a place that may hold images, by name; not the cache of pixels, where the place is `DATA_DIR`."""
     cache = data_dir() / "cache"
     return sorted(entry for entry in place.iterdir() if entry.is_dir() and not _unread(entry.name) and entry != cache)
 
 
 def _listed(names: Collection[str]) -> str:
     """Names for a message, a few of many."""
-    shown = [printable(name) for name in sorted(names)[:10]]
-    return ", ".join(shown) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return listed([printable(name) for name in sorted(names)], 10)
 
 
 class _Tree:
@@ -84,7 +82,7 @@ class _Tree:
         """
         if not self.root.is_dir():
             raise ConfigError(
-                [f"`data.path`: no folder {self.root}. Set it to a folder that holds train/<class>/* or <class>/*."]
+                f"`data.path`: no folder {self.root}. Set it to a folder that holds train/<class>/* or <class>/*."
             )
         roles: dict[str, list[Path]] = {}
         for folder in _folders(self.root):
@@ -94,7 +92,7 @@ class _Tree:
             return self._pool(self.root), None, CUT
         twice = [_listed([folder.name for folder in found]) for role, found in roles.items() if role and len(found) > 1]
         if twice:
-            raise ConfigError([f"{self.root}: {names} name the same split. Merge or rename them." for names in twice])
+            raise ConfigError(*[f"{self.root}: {names} name the same split. Merge or rename them." for names in twice])
         (train,) = roles["train"]
         test = next((roles[role][0] for role in ("test", "val") if role in roles), None)
         self._pass_over_siblings(train, test)
@@ -110,10 +108,8 @@ class _Tree:
         held_out = [folder.name for role in ("test", "val") for folder in roles.get(role, []) if _folders(folder)]
         if held_out:
             raise ConfigError(
-                [
-                    f"{self.root}: holds class folders in {_listed(held_out)}, but none in train. Put the images to train "
-                    f"on into {self.root / 'train'}/<class>, or rename {_listed(held_out)} if that is a class."
-                ]
+                f"{self.root}: holds class folders in {_listed(held_out)}, but none in train. Put the images to train "
+                f"on into {self.root / 'train'}/<class>, or rename {_listed(held_out)} if that is a class."
             )
         named = [folder.name for role, folders in roles.items() if role for folder in folders]
         if named and roles.get(""):
@@ -134,7 +130,7 @@ class _Tree:
                 continue
             reason = f"in {printable(folder.name)}/, beside {train.name}/"
             self._files(folder, reason)
-            why = "it is no split that is read"
+            why = "this split is not read"
             if test and split_role(folder.name) == "val":
                 why = f"{test.name}/ is the test split, and every run cuts its validation images from {train.name}/"
             if count := self.passed_over.get(reason, (0, ""))[0]:
@@ -155,10 +151,8 @@ class _Tree:
         names = [folder.name for folder in folders]
         if names and all(map(split_role, names)):
             raise ConfigError(
-                [
-                    f"{place}: all its folders are named like splits ({_listed(names)}), and no train holds class folders. "
-                    "Sort the images into train/<class> and test/<class>, or rename the folders if they are classes."
-                ]
+                f"{place}: all its folders are named like splits ({_listed(names)}), and no train holds class folders. "
+                "Sort the images into train/<class> and test/<class>, or rename the folders if they are classes."
             )
         self._pass_over_others(place, folders)
         self._check_names(place, names)
@@ -292,13 +286,12 @@ class _Tree:
 
 def load(config: DataConfig) -> Dataset:
     """Load a folder of images. Without a test split, a stratified fifth of it is cut, the same for every seed."""
-    root = Path(config.path or "").expanduser()
-    root = root if root.is_absolute() else data_dir() / root
+    root = in_data_dir(config.path)
     tree = _Tree(root)
     try:
         pool_files, test_files, test_split = tree.splits()
     except OSError as error:
-        raise ConfigError([f"{error.filename}: cannot be read ({error.strerror}). Give access, or move it away."]) from error
+        raise ConfigError(f"{error.filename}: cannot be read ({error.strerror}). Give access, or move it away.") from error
     faults = tree.faults
 
     def gather(split: Classes) -> Images:
@@ -321,10 +314,9 @@ def load(config: DataConfig) -> Dataset:
             faults += error.faults
     if faults:
         more = len(faults) - _MAX_FAULTS
-        raise ConfigError(faults[:_MAX_FAULTS] + ([f"… and {more} more faults."] if more > 0 else []))
+        raise ConfigError(*(faults[:_MAX_FAULTS] + ([f"… and {more} more faults."] if more > 0 else [])))
     listing = Listing(root, tree.passed_over, tuple(tree.notes))
     pool, *test = gathered
     if test:
         return Dataset(tuple(pool_files), pool, test[0], test_split, listing)
-    pool_index, test_index = cut_test(pool.labels)
-    return Dataset(tuple(pool_files), pool.take(pool_index), pool.take(test_index), test_split, listing)
+    return Dataset.cut(tuple(pool_files), pool, listing=listing)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.data.splits import cut_test
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -180,6 +182,14 @@ class Dataset:
     """Files that the images were made from, such as fonts, with their SHA-256."""
     notes: tuple[str, ...] = ()
     """Sentences on what may not be as the user thinks."""
+
+    @classmethod
+    def cut(
+        cls, class_names: tuple[str, ...], images: Images, kind: str = "random", listing: Listing | None = None
+    ) -> Dataset:
+        """A dataset of images without a test set of their own: a fifth is cut, see `experiments.data.splits.cut_test`."""
+        pool, test = cut_test(images.labels, kind)
+        return cls(class_names, images.take(pool), images.take(test), CUT, listing)
 
     def seal(self) -> SealedTest:
         """The test set under a fresh seal, for one run."""

@@ -8,11 +8,6 @@ from numpy.typing import NDArray
 from experiments.data.seeding import generator
 
 
-def batch_positions(step: int, batch_size: int) -> range:
-    """Positions in the endless stream of samples that make up the batch of one step, counted from 0."""
-    return range(step * batch_size, (step + 1) * batch_size)
-
-
 class SampleOrder:
     """The endless stream: one seeded permutation of the n samples after another.
 
@@ -40,11 +35,10 @@ class SampleOrder:
 
     def indices(self, step: int) -> NDArray[np.int64]:
         """Indices of the batch of one step, shape (batch_size,)."""
-        positions = batch_positions(step, self.batch_size)
-        start, pieces = positions.start, []
-        while start < positions.stop:
+        start, stop, pieces = step * self.batch_size, (step + 1) * self.batch_size, []
+        while start < stop:
             epoch, offset = divmod(start, self.n)
-            piece = self._permuted(epoch)[offset : offset + positions.stop - start]
+            piece = self._permuted(epoch)[offset : offset + stop - start]
             pieces.append(piece)
             start += len(piece)
         return np.concatenate(pieces)

@@ -90,13 +90,13 @@ def contents_digest(archive: Path) -> str:
     Raises
     ------
     ConfigError
-        If the file is no zip archive.
+        If the file is not a zip archive.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
             files = sorted((e.filename, e.file_size, e.CRC) for e in opened.infolist() if not e.is_dir())
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise ConfigError([f"{archive}: not a whole zip archive ({error}). Delete it and get it again."]) from error
+        raise ConfigError(f"{archive}: not a whole zip archive ({error}). Delete it and get it again.") from error
     return canonical_hash(files)
 
 
@@ -106,11 +106,9 @@ def _check(archive: Path, published: Published, address: str) -> None:
     if found == published.blob_id or contents_digest(archive) == published.contents:
         return
     raise ConfigError(
-        [
-            f"{archive}: not the published archive: its git blob id is {found}, expected {published.blob_id}. Delete it and "
-            f"get {address}/{archive.name}, or unpack it yourself and set `data.path` to the folder that holds train and "
-            f"test."
-        ]
+        f"{archive}: not the published archive: its git blob id is {found}, expected {published.blob_id}. Delete it and "
+        f"get {address}/{archive.name}, or unpack it yourself and set `data.path` to the folder that holds train and "
+        f"test."
     )
 
 
@@ -120,8 +118,6 @@ def _download(archive: Path, published: Published, url: str) -> None:
         download(url, archive, blob_id=published.blob_id, max_bytes=MAX_BYTES)
     except DownloadError as error:
         raise ConfigError(
-            [
-                f"{archive.name} is not in {archive.parent} and could not be downloaded ({error}). Without a network, put "
-                f"the file {archive} there, or set `data.path` to a folder that holds its train and test."
-            ]
+            f"{archive.name} is not in {archive.parent} and could not be downloaded ({error}). Without a network, put "
+            f"the file {archive} there, or set `data.path` to a folder that holds its train and test."
         ) from error

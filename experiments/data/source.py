@@ -26,7 +26,7 @@ AHEAD = 3
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of a device that is free now; of the host, what can be had without swapping."""
+    """Memory of a device that is free now; of the host, what is free without swapping."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return free_memory()

@@ -118,7 +118,7 @@ def _check_sizes(labels: NDArray[np.int64], fraction: float, class_names: Sequen
     if len(small) > _NAMED:
         faults.append(f"`train_fractions`: {fraction:g} leaves {len(small) - _NAMED} more classes with fewer than 2 images.")
     if faults:
-        raise ConfigError(faults)
+        raise ConfigError(*faults)
 
 
 def cut_test(labels: NDArray[np.int64], kind: str = "random") -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -16,8 +16,8 @@ from experiments.config.paths import data_dir
 from experiments.config.schema import DataConfig
 from experiments.data.arrays import joined, marked
 from experiments.data.decoding import fitted, pixels_of
-from experiments.data.images import CUT, OWN, Dataset, Images, Pixels
-from experiments.data.splits import cut_test
+from experiments.data.download import absent
+from experiments.data.images import OWN, Dataset, Images, Pixels
 
 Parts = tuple[dict[str, Any], ...]
 _TRAIN_AND_TEST: tuple[Parts, Parts] = (({"train": True},), ({"train": False},))
@@ -51,7 +51,7 @@ def load(config: DataConfig) -> Dataset:
     name = str(config.name)
     if name not in SETS:
         known = "has no one label an image" if hasattr(datasets, name) else "is not known to torchvision"
-        raise ConfigError([f"{config.title}: `data.name`: {name!r} {known}. {nearest(name, SETS)}"])
+        raise ConfigError(f"{config.title}: `data.name`: {name!r} {known}. {nearest(name, SETS)}")
     pool_parts, test_parts = SETS[name]
     opened = {repr(part): _opened(name, part, config) for part in (*pool_parts, *test_parts)}
     class_names = _class_names(opened[repr(pool_parts[0])], name)
@@ -63,32 +63,22 @@ def load(config: DataConfig) -> Dataset:
     if test_parts:
         stands_in = "its own validation images, as it has no test split" if test_parts == _VAL_AS_TEST[1] else OWN
         return Dataset(class_names, pool, images(test_parts), stands_in)
-    kept, test = cut_test(pool.labels)
-    return Dataset(class_names, pool.take(kept), pool.take(test), CUT)
+    return Dataset.cut(class_names, pool)
 
 
 def _opened(name: str, part: dict[str, Any], config: DataConfig) -> Any:
     """A part of a dataset: as it lies there, else downloaded."""
     root, cls = Path(config.path).expanduser() if config.path else data_dir(), getattr(datasets, name)
+    files = f"the files that torchvision.datasets.{name} expects"
     try:
         return cls(str(root), **part)
     except (OSError, RuntimeError) as missing:
         if config.path or name in ("ImageNet", "StanfordCars"):  # the latter are not for download any more
-            raise _absent(name, root, missing) from missing
+            raise absent(name, root, files, missing) from missing
     try:
         return cls(str(root), download=True, **part)
     except (OSError, RuntimeError) as error:
-        raise _absent(name, root, error) from error
-
-
-def _absent(name: str, root: Path, error: Exception) -> ConfigError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return ConfigError(
-        [
-            f"{name} is not in {root} and could not be downloaded ({reason[:300]}). Without a network, put its files there "
-            f"as torchvision.datasets.{name} expects them, or set `data.path` to the folder that holds them."
-        ]
-    )
+        raise absent(name, root, files, error) from error
 
 
 def _class_names(part: Any, name: str) -> tuple[str, ...]:
@@ -105,7 +95,7 @@ def _labels(part: Any, name: str) -> NDArray[np.int64]:
         return np.array([label for _, label in part._samples], np.int64)
     kept = next((getattr(part, key) for key in ("targets", "labels", "_labels", "y") if hasattr(part, key)), None)
     if kept is None:
-        raise ConfigError([f"torchvision {torchvision.__version__} keeps no labels of {name}; use another version."])
+        raise ConfigError(f"torchvision {torchvision.__version__} keeps no labels of {name}; use another version.")
     return np.asarray(kept).astype(np.int64).reshape(len(part))
 
 

@@ -36,7 +36,7 @@ def asked_for(experiment: Experiment, all_pairs: bool, **fixed: Any) -> Decision
         for first, second in twos
     ]
     if not pairs:
-        raise ConfigError(["decide: one model alone is compared with nothing. List two models."])
+        raise ConfigError("decide: one model alone is compared with nothing. List two models.")
     looks, beyond = fixed["looks"], max(experiment.seeds) + 1
     seeds = [*experiment.seeds, *range(beyond, beyond + looks[-1])][: looks[-1]]
     return Decision(experiment=experiment.name, args=experiment.args, made=now(), seeds=seeds, pairs=pairs, **fixed)
@@ -66,21 +66,17 @@ def begun(asked: Decision, cells: Sequence[Cell], folder: Path) -> Decision | No
         )
         if changed := [f"{key} was {before[key]}, is now {wanted[key]}" for key in before if before[key] != wanted[key]]:
             raise ConfigError(
-                [
-                    f"{path}: fixed on {known.made}: {'; '.join(changed)}. What was fixed before the first run is not "
-                    "changed afterwards: ask as before, or decide anew in another RUNS_DIR with other seeds, as in "
-                    'ARGS="seeds=[100]".'
-                ]
+                f"{path}: fixed on {known.made}: {'; '.join(changed)}. What was fixed before the first run is not "
+                "changed afterwards: ask as before, or decide anew in another RUNS_DIR with other seeds, as in "
+                'ARGS="seeds=[100]".'
             )
         return known
     if path.exists():
-        raise ConfigError([f"{path}: is of other ARGS. Give the same, or set another RUNS_DIR."])
+        raise ConfigError(f"{path}: is of other ARGS. Give the same, or set another RUNS_DIR.")
     if seen := [cell for cell in cells if (folder / str(cell.run_id) / RECORD_FILE).exists()]:
         raise ConfigError(
-            [
-                f"decide: {len(seen)} of its runs have ended in {folder} before anything was fixed. Take seeds that nobody "
-                'has seen, as in ARGS="seeds=[100]".'
-            ]
+            f"decide: {len(seen)} of its runs have ended in {folder} before anything was fixed. Take seeds that nobody "
+            'has seen, as in ARGS="seeds=[100]".'
         )
     return None
 

@@ -188,7 +188,7 @@ def launch(
     while free := queue.free():
         with contextlib.closing(ENGINES[engine](free, folder, jobs)) as room, stop.signals_caught(room.stop):
             if faults := room.check():
-                raise ConfigError(faults)
+                raise ConfigError(*faults)
             queue.begin()
             if room.note:
                 observer.says(room.note)

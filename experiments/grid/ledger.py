@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +13,9 @@ from experiments.config.loading import varied_settings, with_settings
 from experiments.config.schema import DataConfig, Experiment
 from experiments.records.dataset import DATA_FILE, DataDescription, keep_descriptions, read_descriptions
 from experiments.records.progress import LockError, is_running
-from experiments.records.record import RECORD_FILE, RecordError, atomic_write, read_record
+from experiments.records.record import RECORD_FILE, RecordError, read_record, write_json
 from experiments.records.reported import count
-from experiments.records.state import StateError, read_json
+from experiments.records.state import StateError, read_cache, read_json
 
 if TYPE_CHECKING:
     from experiments.data.images import Dataset
@@ -26,12 +25,8 @@ SPLITS_FILE = "splits.json"
 
 
 def read_splits(folder: Path) -> dict[str, str]:
-    """The cache of split hashes of an experiment's folder; empty where there is none, or a damaged one."""
-    try:
-        known: dict[str, str] = read_json(folder / SPLITS_FILE, dict[str, str])
-        return known
-    except (FileNotFoundError, StateError):
-        return {}
+    """The cache of split hashes of an experiment's folder; empty where the file is missing or damaged."""
+    return read_cache(folder / SPLITS_FILE, dict[str, str]) or {}
 
 
 def known_splits(experiment: Experiment, folder: Path) -> dict[str, str]:
@@ -73,7 +68,7 @@ def compute_splits(experiment: Experiment, folder: Path) -> dict[str, str]:
     Raises
     ------
     ConfigError
-        For each data set that cannot be had and each class that a fraction leaves too small, all at once; if the folder
+        For each data set that cannot be loaded and each class that a fraction leaves too small, all at once; if the folder
         cannot be written.
     """
     from experiments.data import datasets
@@ -98,12 +93,12 @@ def compute_splits(experiment: Experiment, folder: Path) -> dict[str, str]:
             splits |= own
             described[key].split_hashes = sorted(own.values())
     if faults:
-        raise ConfigError(faults)
+        raise ConfigError(*faults)
     try:
         keep_splits(splits, folder)
         keep_descriptions(described, folder)
     except OSError as error:
-        raise ConfigError([f"RUNS_DIR: {folder} cannot be written ({error.strerror}). Choose another folder."]) from error
+        raise ConfigError(f"RUNS_DIR: {folder} cannot be written ({error.strerror}). Choose another folder.") from error
     return splits
 
 
@@ -133,8 +128,7 @@ def keep_splits(splits: Mapping[str, str], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     before = read_splits(folder)
     if {**before, **splits} != before:
-        with atomic_write(folder / SPLITS_FILE) as file:
-            json.dump({**before, **splits}, file, indent=0, sort_keys=True)
+        write_json(folder / SPLITS_FILE, dict(sorted({**before, **splits}.items())), indent=0)
 
 
 def cell_status(cell: Cell, folder: Path) -> tuple[str, str | None]:

@@ -73,7 +73,7 @@ def requested_jobs(jobs: str) -> int | None:
     if jobs == "auto":
         return None
     if not (jobs.isascii() and jobs.isdigit()) or int(jobs) < 1:
-        raise ConfigError([f"JOBS: must be `auto` or a whole number from 1, got {jobs!r}."])
+        raise ConfigError(f"JOBS: must be `auto` or a whole number from 1, got {jobs!r}.")
     return int(jobs)
 
 
@@ -92,10 +92,10 @@ def resolve_jobs(jobs: str, cells: int, threads: int) -> int:
     """
     cores = max(usable_cores(), os.cpu_count() or 1)
     if threads > cores:
-        raise ConfigError([f"`threads`: must be at most {cores}, the cores of this machine, got {threads}."])
+        raise ConfigError(f"`threads`: must be at most {cores}, the cores of this machine, got {threads}.")
     if torchrun.place().size > 1:
         if jobs not in ("auto", "1"):
-            raise ConfigError([f"JOBS: must be 1 under torchrun, whose processes share each cell, got {jobs!r}."])
+            raise ConfigError(f"JOBS: must be 1 under torchrun, whose processes share each cell, got {jobs!r}.")
         return 1
     wanted = requested_jobs(jobs)
     room = max(1, free_memory() // WORKER_BYTES)
@@ -103,17 +103,13 @@ def resolve_jobs(jobs: str, cells: int, threads: int) -> int:
         jobs_at_once = min(wanted, max(1, cells))
         if jobs_at_once > room:
             raise ConfigError(
-                [
-                    f"JOBS: {jobs_at_once} worker processes need {jobs_at_once * WORKER_BYTES / 2**30:.1f} GiB before any "
-                    f"data, {free_memory() / 2**30:.1f} GiB are free. Use JOBS={room} or JOBS=auto."
-                ]
+                f"JOBS: {jobs_at_once} worker processes need {jobs_at_once * WORKER_BYTES / 2**30:.1f} GiB before any "
+                f"data, {free_memory() / 2**30:.1f} GiB are free. Use JOBS={room} or JOBS=auto."
             )
         if on_gpu() and jobs_at_once > 1 and jobs_at_once * GPU_WORKER_BYTES > (free := free_on_gpu()):
             raise ConfigError(
-                [
-                    f"JOBS: the GPU has {free / 2**30:.1f} GiB free, and {jobs_at_once} processes on it need 1 GiB each "
-                    f"before any batch. Use JOBS={max(1, free // GPU_WORKER_BYTES)} or JOBS=auto."
-                ]
+                f"JOBS: the GPU has {free / 2**30:.1f} GiB free, and {jobs_at_once} processes on it need 1 GiB each "
+                f"before any batch. Use JOBS={max(1, free // GPU_WORKER_BYTES)} or JOBS=auto."
             )
         return jobs_at_once
     return 1 if on_gpu() else max(1, min(usable_cores() // threads, cells, room))

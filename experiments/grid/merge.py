@@ -73,7 +73,7 @@ def parse_sources(words: Sequence[str]) -> list[Source]:
     if len({source.folder.resolve() for source in sources}) < max(2, len(sources)):
         faults.append("merge: give two or more different folders, as in: merge runs_a zurich=runs_b --to runs")
     if faults:
-        raise ConfigError(faults)
+        raise ConfigError(*faults)
     return sources
 
 
@@ -94,7 +94,7 @@ def merge(sources: Sequence[Source], target: Path) -> list[Merged]:
         f"--to: {target / name} is there already. Choose another folder." for name in found if (target / name).exists()
     ]
     if faults or not found:
-        raise ConfigError(faults or [f"merge: no finished run in {', '.join(str(source.folder) for source in sources)}."])
+        raise ConfigError(*faults or [f"merge: no finished run in {', '.join(str(source.folder) for source in sources)}."])
     return [_experiment(name, places, target / name) for name, places in found.items()]
 
 

@@ -16,7 +16,7 @@ from experiments.records.dataset import keep_descriptions, read_descriptions
 from experiments.records.digests import add_digests
 from experiments.records.folder import config_without_path
 from experiments.records.intended import without_paths
-from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, atomic_write
+from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, write_whole
 
 _LARGEST_HALVED = 60_000.0
 """Logits beyond it stay as they are; half precision ends at 65,504."""
@@ -51,17 +51,17 @@ def publish(ledger: Mapping[str, Any], folder: Path, target: Path) -> Published:
     name = ledger["experiment"]
     done = [entry["run_id"] for entry in [*ledger["cells"], *ledger.get("trials", [])] if entry["status"] == "done"]
     if not done:
-        raise ConfigError([f"publish: {folder} holds no run of these settings. Run it first: make experiment NAME={name}"])
+        raise ConfigError(f"publish: {folder} holds no run of these settings. Run it first: make experiment NAME={name}")
     place = target / name
     for run_folder, copy in ((folder, place), *((folder / run_id, place / run_id) for run_id in done)):
         if copy.resolve() == run_folder.resolve():
-            raise ConfigError([f"--to: {copy} holds the runs themselves. Choose another folder."])
+            raise ConfigError(f"--to: {copy} holds the runs themselves. Choose another folder.")
     try:
         keep_splits(read_splits(folder), place)
         keep_descriptions(read_descriptions(folder), place)
         _write(without_paths(folder), place)
     except OSError as error:
-        raise ConfigError([f"--to: {place} cannot be written ({error.strerror}). Choose another folder."]) from error
+        raise ConfigError(f"--to: {place} cannot be written ({error.strerror}). Choose another folder.") from error
     faults, written = list[str](), dict[str, int]()
     for run_id in done:
         try:
@@ -128,7 +128,5 @@ def half_precision(logits: NDArray[np.float32]) -> NDArray[np.float16]:
 
 def _write(contents: Mapping[str, bytes], place: Path) -> None:
     """One run; its record comes last, as the run itself wrote it."""
-    place.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
-        with atomic_write(place / name, "wb") as file:
-            file.write(content)
+        write_whole(place / name, content)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config.cells import Cell
-from experiments.config.errors import ConfigError
+from experiments.config.errors import ConfigError, reason
 from experiments.config.identity import canonical_hash
 from experiments.config.machine import usable_cores
 from experiments.config.paths import ROOT, data_dir, runs_dir
@@ -63,7 +63,7 @@ def _ray() -> Any:
         import ray
     except ImportError as error:
         raise ConfigError(
-            ["ENGINE: `ray` needs Ray, which is not installed. `make experiment ENGINE=ray …` installs it."]
+            "ENGINE: `ray` needs Ray, which is not installed. `make experiment ENGINE=ray …` installs it."
         ) from error
     return ray
 
@@ -107,15 +107,13 @@ def connect() -> None:
     if attempt.is_alive():
         raise _away(address, f"no answer within {CONNECT_SECONDS:.0f} s")
     if failures:
-        raise _away(address, " ".join(str(failures[0]).split())[:300]) from failures[0]
+        raise _away(address, reason(failures[0])) from failures[0]
 
 
-def _away(address: str, reason: str) -> ConfigError:
+def _away(address: str, why: str) -> ConfigError:
     return ConfigError(
-        [
-            f"RAY_ADDRESS: the cluster {address} cannot be joined ({reason}). Start it with `ray start --head`, mend the "
-            f"address, copy its ~/.ray/auth_token here if it asks for one, or unset RAY_ADDRESS to run on this machine."
-        ]
+        f"RAY_ADDRESS: the cluster {address} cannot be joined ({why}). Start it with `ray start --head`, correct the "
+        f"address, copy its ~/.ray/auth_token here if it asks for one, or unset RAY_ADDRESS to run on this machine."
     )
 
 
@@ -153,20 +151,18 @@ def resolve_jobs(jobs: str, cells: int, threads: int) -> int:
     cpus = [int(node["Resources"]["CPU"]) for node in nodes]
     if threads > max(cpus, default=0):
         raise ConfigError(
-            [f"`threads`: a cell asks for {threads} CPUs, the largest node of the Ray cluster has {max(cpus, default=0)}."]
+            f"`threads`: a cell asks for {threads} CPUs, the largest node of the Ray cluster has {max(cpus, default=0)}."
         )
     if os.environ.get("DEVICE", "auto").startswith("cuda") and not _on_gpu():
-        raise ConfigError([f"DEVICE: the Ray cluster has no GPU, got {os.environ['DEVICE']!r}. Use DEVICE=auto."])
+        raise ConfigError(f"DEVICE: the Ray cluster has no GPU, got {os.environ['DEVICE']!r}. Use DEVICE=auto.")
     room = sum(count // threads for count in cpus)
     if wanted is None:
         gpus = sum(int(node["Resources"].get("GPU", 0)) for node in nodes)
         return max(1, min(gpus if _on_gpu() else room, room, cells))
     if wanted > room:
         raise ConfigError(
-            [
-                f"JOBS: {wanted} cells at a time ask for {wanted * threads} CPUs; the Ray cluster of {len(nodes)} nodes has "
-                f"room for {room} cells of {threads}. Use JOBS={room} or JOBS=auto."
-            ]
+            f"JOBS: {wanted} cells at a time ask for {wanted * threads} CPUs; the Ray cluster of {len(nodes)} nodes has "
+            f"room for {room} cells of {threads}. Use JOBS={room} or JOBS=auto."
         )
     return min(wanted, cells)
 
@@ -329,12 +325,10 @@ def _answer(reference: Any) -> Any:
         cause = error.cause
         if isinstance(cause, ModuleNotFoundError):
             raise ConfigError(
-                [
-                    f"ENGINE=ray: a node cannot import {cause.name}. The checkout {ROOT} and its .venv must lie at the same "
-                    f"place on every node, and Ray must be started from that .venv."
-                ]
+                f"ENGINE=ray: a node cannot import {cause.name}. The checkout {ROOT} and its .venv must lie at the same "
+                f"place on every node, and Ray must be started from that .venv."
             ) from error
-        raise ConfigError([f"ENGINE=ray: a worker failed before any cell ran: {type(cause).__name__}: {cause}."]) from error
+        raise ConfigError(f"ENGINE=ray: a worker failed before any cell ran: {type(cause).__name__}: {cause}.") from error
 
 
 def _is_shared(folder: Path) -> bool:

@@ -49,11 +49,11 @@ def finished(folder: Path) -> list[Record]:
         If there is none, or files changed after they were published: each is named.
     """
     if changed := changed_files(folder):
-        raise ConfigError(changed.values())
+        raise ConfigError(*changed.values())
     records = [read_record(path) for path in sorted(folder.glob(f"*/{RECORD_FILE}")) if path.is_file()]
     done = [record for record in records if record.status == "done"]
     if not done:
-        raise ConfigError([f"FROM: {folder} holds no finished run. Give the folder that holds {folder.name}/<run_id>/."])
+        raise ConfigError(f"FROM: {folder} holds no finished run. Give the folder that holds {folder.name}/<run_id>/.")
     return done
 
 
@@ -99,15 +99,15 @@ def cell_of(folder: Path, record: Record, records: Sequence[Record], images: str
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
-        raise ConfigError([f"{path}: does not say how the run was made ({' '.join(reason.split())})"]) from error
+        raise ConfigError(f"{path}: does not say how the run was made ({' '.join(reason.split())})") from error
     here = (record.model, record.data, record.train_fraction)
     trial = next((r for r in records if r.trial is not None and (r.model, r.data, r.train_fraction) == here), None)
     tuning, split = (asked.tuning, trial.split_hash if trial else None) if record.track == "tuned" else (None, None)
     cell = Cell(asked, *here[:2], data, recipe, here[2], record.seed, record.varied, record.split_hash, tuning, split)
     if cell.run_id != record.run_id:
-        raise ConfigError([f"{path}: its settings are those of {cell.run_id}, or of another version of this project"])
+        raise ConfigError(f"{path}: its settings are those of {cell.run_id}, or of another version of this project")
     if tuning and trial is None:
-        raise ConfigError([f"{folder}: the tuning trials of {record.run_id} were not published"])
+        raise ConfigError(f"{folder}: the tuning trials of {record.run_id} were not published")
     return cell
 
 
@@ -137,7 +137,7 @@ def repeat(folder: Path, number: int, images: str | None, scratch: Path, launch:
             cells[record.run_id] = cell = cell_of(folder, record, records, images)
             split = compute_splits(cell.asked, scratch)[split_key(cell.data, cell.train_fraction, cell.seed)]
             if split != record.split_hash:
-                raise ConfigError([f"{record.run_id}: the images here are not those that it was made from"])
+                raise ConfigError(f"{record.run_id}: the images here are not those that it was made from")
         except ConfigError as error:
             cells.pop(record.run_id, None)
             rows[record.run_id] |= {"verdict": "settings missing", "reason": " ".join(error.faults)}
@@ -194,7 +194,7 @@ def _compare(folder: Path, row: dict[str, Any], again: Path, records: Sequence[R
     try:
         repeated = read_record(again / run_id / RECORD_FILE)
     except RecordError as error:
-        raise ConfigError([f"{run_id} could not be trained again: {error}"]) from error
+        raise ConfigError(f"{run_id} could not be trained again: {error}") from error
     if repeated.failure:
         row |= {"verdict": "differs", "reason": f"training failed: {repeated.failure.message}"}
         return
@@ -234,7 +234,7 @@ def _published(run: Path) -> Arrays:
     try:
         return published_arrays(run / PREDICTIONS_FILE)
     except Exception as error:  # a damaged archive raises nearly anything
-        raise ConfigError([f"{run / PREDICTIONS_FILE}: cannot be read ({error}). Restore the file."]) from error
+        raise ConfigError(f"{run / PREDICTIONS_FILE}: cannot be read ({error}). Restore the file.") from error
 
 
 def distance(first: Arrays, second: Arrays) -> float:

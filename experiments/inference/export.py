@@ -16,7 +16,7 @@ import vit_scratch.weights
 from experiments.config.errors import ConfigError
 from experiments.inference.predict import check_target
 from experiments.inference.trained import Trained
-from experiments.records.record import atomic_write
+from experiments.records.record import atomic_write, write_whole
 from vit_scratch import VisionTransformer
 
 FORMATS = ("safetensors", "torch-export")
@@ -56,13 +56,13 @@ def export(trained: Trained, form: str, target: Path, layout: str | None = None)
         For a format or layout that is unknown or does not fit the model, or a file that cannot be written.
     """
     if form not in FORMATS:
-        raise ConfigError([f"--format: must be one of {', '.join(FORMATS)}, got {form!r}."])
+        raise ConfigError(f"--format: must be one of {', '.join(FORMATS)}, got {form!r}.")
     if layout is not None and form != "safetensors":
-        raise ConfigError([f"--layout: a program has no layout of weights; leave it out, got {layout!r}."])
+        raise ConfigError(f"--layout: a program has no layout of weights; leave it out, got {layout!r}.")
     if target.suffix.lower() == ".onnx":
         program = f"--format torch-export -o {target.with_suffix('.pt2')}"
         fix = f"Use {program}, and give what torch.export.load reads to torch.onnx.export."
-        raise ConfigError([f"--output: ONNX is not written here, got {target}. {fix}"])
+        raise ConfigError(f"--output: ONNX is not written here, got {target}. {fix}")
     suffix = ".pt2" if form == "torch-export" else ".npz" if layout == "npz" else ".safetensors"
     check_target(target, {suffix}, "--output")
     if form == "torch-export":
@@ -70,11 +70,11 @@ def export(trained: Trained, form: str, target: Path, layout: str | None = None)
         return
     weights = _weights(trained.model, layout)
     facts = json.dumps(about(trained), ensure_ascii=False)
-    with atomic_write(target, "wb") as file:
-        if layout == "npz":
+    if layout == "npz":
+        with atomic_write(target, "wb") as file:
             np.savez(file, **weights)
-        else:
-            file.write(safetensors_bytes(weights, metadata={"about": facts}))
+    else:
+        write_whole(target, safetensors_bytes(weights, metadata={"about": facts}))
 
 
 def _weights(model: nn.Module, layout: str | None) -> dict[str, Any]:
@@ -82,11 +82,11 @@ def _weights(model: nn.Module, layout: str | None) -> dict[str, Any]:
     if layout is None:
         return {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
     if not isinstance(model, VisionTransformer):
-        raise ConfigError(["--layout: is for this project's own ViT; leave it out: timm's models keep their own names."])
+        raise ConfigError("--layout: is for this project's own ViT; leave it out: timm's models keep their own names.")
     try:
         return vit_scratch.weights.export(model, layout)
     except ValueError as error:
-        raise ConfigError([f"--layout: {error}."]) from error
+        raise ConfigError(f"--layout: {error}.") from error
 
 
 def _write_program(trained: Trained, target: Path) -> None:
@@ -96,5 +96,4 @@ def _write_program(trained: Trained, target: Path) -> None:
     program = torch.export.export(trained.model, (example,), dynamic_shapes=({0: batch},))
     stored = io.BytesIO()
     torch.export.save(program, stored, extra_files={ABOUT: json.dumps(about(trained), ensure_ascii=False)})
-    with atomic_write(target, "wb") as file:
-        file.write(stored.getbuffer())
+    write_whole(target, stored.getvalue())

@@ -44,7 +44,7 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         below = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
         if path.is_dir() and not below:
-            raise ConfigError([f"{path}: no image file in this folder or below it."])
+            raise ConfigError(f"{path}: no image file in this folder or below it.")
         found += below if path.is_dir() else [path]
     return found
 
@@ -93,13 +93,11 @@ def attention(trained: Trained, paths: list[Path]) -> NDArray[np.float32]:
     model = trained.model
     if not isinstance(model, VisionTransformer):
         raise ConfigError(
-            [
-                f"--attention: the run's model {trained.record.model} is not this project's own ViT, whose attention can be "
-                "read; leave --attention out, or give a run of a model with `source: scratch`."
-            ]
+            f"--attention: the run's model {trained.record.model} is not this project's own ViT, whose attention can be "
+            "read; leave --attention out, or give a run of a model with `source: scratch`."
         )
     if trained.data.permute_pixels is not None:
-        raise ConfigError([f"--attention: {trained.folder} saw permuted pixels, whose patches are no places; leave it out."])
+        raise ConfigError(f"--attention: {trained.folder} saw permuted pixels, whose patches are no places; leave it out.")
     maps: Tensor = class_token_map(model.attention_maps(trained.images(paths)), model.embedding.grid_size)
     return maps.numpy()
 
@@ -160,6 +158,6 @@ def check_target(target: Path, suffixes: set[str], option: str) -> None:
         Naming the option, the file and what would do.
     """
     if target.suffix.lower() not in suffixes:
-        raise ConfigError([f"{option}: {target} must end in {' or '.join(sorted(suffixes))}."])
+        raise ConfigError(f"{option}: {target} must end in {' or '.join(sorted(suffixes))}.")
     if not target.parent.is_dir():
-        raise ConfigError([f"{option}: no folder {target.parent} to write {target.name} to. Make it first."])
+        raise ConfigError(f"{option}: no folder {target.parent} to write {target.name} to. Make it first.")

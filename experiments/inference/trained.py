@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from experiments.config.errors import ConfigError
+from experiments.config.errors import ConfigError, reason
 from experiments.config.schema import DataConfig, ModelConfig
 from experiments.data.batches import normalised
-from experiments.data.decoding import decode
+from experiments.data.decoding import decode, in_threads
 from experiments.records.folder import find_run
 from experiments.records.record import (
     CONFIG_FILE,
@@ -59,14 +59,7 @@ class Trained:
         ConfigError
             Naming every file that is missing or no image.
         """
-        faults, pixels = [], []
-        for path in paths:
-            try:
-                pixels.append(decode(path, self.data.stored_size, self.data.channels))
-            except ConfigError as error:
-                faults += error.faults
-        if faults:
-            raise ConfigError(faults)
+        pixels = in_threads(lambda at: decode(paths[at], self.data.stored_size, self.data.channels), len(paths))
         return normalised(self.data, torch.device("cpu"))(torch.from_numpy(np.stack(pixels)))
 
 
@@ -87,9 +80,9 @@ def load_run(run: Path) -> Trained:
     try:
         record = read_record(folder / RECORD_FILE)
     except RecordError as error:
-        raise ConfigError([str(error)]) from error
+        raise ConfigError(str(error)) from error
     if record.status != "done":
-        raise ConfigError([f"{folder}: the run failed, so there is no model to use. Run it again first."])
+        raise ConfigError(f"{folder}: the run failed, so there is no model to use. Run it again first.")
     about = _config(folder / CONFIG_FILE)
     # The final weights replace whatever the run started from.
     config = about[0].model_copy(update={"init": "from_scratch", "weights": None, "layout": None})
@@ -99,13 +92,12 @@ def load_run(run: Path) -> Trained:
     )
     path = folder / WEIGHTS_FILE
     if not path.is_file():
-        raise ConfigError([f"{path}: missing, so there is no model to use. Published records hold none: run it yourself."])
+        raise ConfigError(f"{path}: missing, so there is no model to use. Published records hold none: run it yourself.")
     try:
         model.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
         raise ConfigError(
-            [f"{path}: not the weights of this run ({reason}). Delete its folder and run it again."]
+            f"{path}: not the weights of this run ({reason(error)}). Delete its folder and run it again."
         ) from error
     return Trained(folder, record, pretrained.unwrapped(model).eval(), about[1], names)
 
@@ -115,8 +107,9 @@ def _config(path: Path) -> tuple[ModelConfig, DataConfig]:
         values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         return ModelConfig.model_validate(values["model"]), DataConfig.model_validate(values["data"])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError([f"{path}: not the configuration of a run ({reason}). Restore it, or run it again."]) from error
+        raise ConfigError(
+            f"{path}: not the configuration of a run ({reason(error)}). Restore it, or run it again."
+        ) from error
 
 
 def _class_names(path: Path, record: Record) -> tuple[str, ...]:

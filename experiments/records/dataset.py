@@ -5,7 +5,6 @@ The analysis reads it for the page and the captions. Runs published before it wa
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
@@ -13,8 +12,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from experiments.records.record import atomic_write
-from experiments.records.state import StateError, read_json
+from experiments.records.record import write_json
+from experiments.records.state import read_cache
 
 DATA_FILE = "data.json"
 SHOWN = 6
@@ -155,12 +154,8 @@ def _passed_over(entries: list[PassedOver]) -> str:
 
 
 def read_descriptions(folder: Path) -> dict[str, DataDescription]:
-    """The descriptions in an experiment's folder by the key of the data; none where there are none, or a damaged one."""
-    try:
-        known: dict[str, DataDescription] = read_json(folder / DATA_FILE, dict[str, DataDescription])
-        return known
-    except (FileNotFoundError, StateError):
-        return {}
+    """The descriptions in an experiment's folder by the key of the data; empty where the file is missing or damaged."""
+    return read_cache(folder / DATA_FILE, dict[str, DataDescription]) or {}
 
 
 def keep_descriptions(descriptions: Mapping[str, DataDescription], folder: Path) -> None:
@@ -173,5 +168,4 @@ def keep_descriptions(descriptions: Mapping[str, DataDescription], folder: Path)
         hashes = {*new.split_hashes, *(old.split_hashes if same and old else [])}
         kept[key] = new.model_copy(update={"split_hashes": sorted(hashes)})
     if kept != before:
-        with atomic_write(folder / DATA_FILE) as file:
-            json.dump({key: value.model_dump() for key, value in kept.items()}, file, indent=1, ensure_ascii=False)
+        write_json(folder / DATA_FILE, {key: value.model_dump() for key, value in kept.items()})

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, RecordError, atomic_write
+from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, RecordError, write_whole
 
 SUMS_FILE = "SHA256SUMS"
 RUN_FILES = (PREDICTIONS_FILE, CONFIG_FILE, METRICS_FILE, RECORD_FILE)
@@ -64,6 +64,5 @@ def add_digests(folder: Path, runs: Iterable[str] | None = None) -> int:
     for name in (f"{run}/{file}" for run in there for file in RUN_FILES):
         if (folder / name).is_file() and (runs is not None or name not in known):
             known[name] = file_digest(folder / name)
-    with atomic_write(folder / SUMS_FILE) as file:
-        file.writelines(f"{digest}  {name}\n" for name, digest in sorted(known.items()))
+    write_whole(folder / SUMS_FILE, "".join(f"{digest}  {name}\n" for name, digest in sorted(known.items())))
     return len(known)

@@ -28,12 +28,11 @@ def read_merged(folder: Path) -> dict[str, dict[str, Any]]:
         If the file is damaged.
     """
     try:
-        found: dict[str, dict[str, dict[str, Any]]] = read_json(folder / MERGED_FILE, dict[str, dict[str, dict[str, Any]]])
+        return read_json(folder / MERGED_FILE, dict[str, dict[str, dict[str, Any]]]).get("runs", {})
     except FileNotFoundError:
         return {}
     except StateError as error:
-        raise ConfigError([f"{error}. Merge again, or delete it: who ran what is then not known."]) from error
-    return found.get("runs", {})
+        raise ConfigError(f"{error}. Merge again, or delete it: who ran what is then not known.") from error
 
 
 def find_run(run: Path) -> Path:
@@ -48,9 +47,9 @@ def find_run(run: Path) -> Path:
         return run
     found = sorted(path.parent for path in runs_dir().glob(f"*/*/{RECORD_FILE}") if path.parent.name == run.name)
     if not found:
-        raise ConfigError([f"{run}: no run folder, and no finished run of that name below {runs_dir()}."])
+        raise ConfigError(f"{run}: no run folder, and no finished run of that name below {runs_dir()}.")
     if len(found) > 1:
-        raise ConfigError([f"{run}: several runs have this name; give the folder of one: {', '.join(map(str, found))}."])
+        raise ConfigError(f"{run}: several runs have this name; give the folder of one: {', '.join(map(str, found))}.")
     return found[0]
 
 

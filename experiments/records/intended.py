@@ -16,7 +16,7 @@ from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
 from experiments.config.schema import Experiment, quoted
 from experiments.records.folder import without_path
-from experiments.records.record import RECORD_FILE, atomic_write
+from experiments.records.record import RECORD_FILE, write_whole
 from experiments.records.state import StateError, read_json
 
 PLAN_FILE, DECISION_FILE = "plan.json", "decision.json"
@@ -137,9 +137,7 @@ def keep_plan(plan: Plan, folder: Path) -> bool:
     path = folder / PLAN_FILE
     if path.is_file() and any(folder.glob(f"*/{RECORD_FILE}")):
         return False
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file:
-        file.write(plan.model_dump_json(indent=2) + "\n")
+    write_whole(path, f"{plan.model_dump_json(indent=2)}\n")
     return True
 
 
@@ -160,7 +158,7 @@ def _read(path: Path, shape: type[_Kept]) -> _Kept | None:
     except FileNotFoundError:
         return None
     except (StateError, ValueError) as error:
-        raise ConfigError([f"{path}: not a file of this version ({error}). Restore it, or delete it."]) from error
+        raise ConfigError(f"{path}: not a file of this version ({error}). Restore it, or delete it.") from error
 
 
 class Pair(_Values):
@@ -251,9 +249,7 @@ class Decision(_Asked):
 
     def keep(self, folder: Path) -> None:
         """Write ``decision.json``."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(folder / DECISION_FILE) as file:
-            file.write(self.model_dump_json(indent=2) + "\n")
+        write_whole(folder / DECISION_FILE, f"{self.model_dump_json(indent=2)}\n")
 
 
 def read_decision(folder: Path, args: str) -> Decision | None:

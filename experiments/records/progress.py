@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from experiments.config.errors import UserError
 from experiments.records.record import Attempt, Count, put_in_place
-from experiments.records.state import StateError, read_json
+from experiments.records.state import read_cache
 
 LOCK_FILE = "run.lock"
 PROGRESS_FILE = "progress.json"
@@ -67,7 +67,7 @@ def locked(folder: Path) -> Iterator[NoLocks | None]:
     """Hold a run's lock, which says who holds it. The kernel frees it when its owner dies, however it dies.
 
     A file system without locks holds nobody up: what the user must know about it is handed over. Raises Busy if another
-    process holds the lock, LockError if it cannot be had for another reason.
+    process holds the lock, LockError if it cannot be taken for another reason.
     """
     with _opened(folder, "a") as file:
         without = None
@@ -134,12 +134,9 @@ def _refusal(folder: Path, error: OSError) -> LockError:
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
-    """The last heartbeat of a run; empty where there is none, or a damaged one."""
-    try:
-        progress: Progress = read_json(folder / PROGRESS_FILE, Progress)
-    except (FileNotFoundError, StateError):
-        return {}
-    return progress.model_dump()
+    """The last heartbeat of a run; empty where the file is missing or damaged."""
+    progress = read_cache(folder / PROGRESS_FILE, Progress)
+    return progress.model_dump() if progress else {}
 
 
 def attempts_of(progress: Mapping[str, Any]) -> list[dict[str, Any]]:

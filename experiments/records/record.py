@@ -196,8 +196,20 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         raise
 
 
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write content that is known with `atomic_write`, into a folder that is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path, "w" if isinstance(content, str) else "wb") as file:
+        file.write(content)
+
+
+def write_json(path: Path, values: Any, *, indent: int = 1) -> None:
+    """Write values as JSON with `write_whole`."""
+    write_whole(path, json.dumps(values, indent=indent, ensure_ascii=False))
+
+
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Give a finished file its name. A folder that has this name is nothing of ours: it is kept under another one."""
+    """Give a finished file its name. A folder of this name is not this project's: it is moved aside."""
     if path.is_dir() and not path.is_symlink():
         set_aside(path)
     os.replace(temporary, path)
@@ -218,7 +230,7 @@ def unfinished(path: Path) -> Path:
 def write_record(folder: Path, record: Record) -> Path:
     """Write ``record.json`` into a run folder, atomically. The last thing that a run does."""
     path = folder / RECORD_FILE
-    with atomic_write(path) as file:
+    with atomic_write(path) as file:  # into the run's folder, which is not made again where it was lost
         file.write(record.to_json())
     return path
 
@@ -249,7 +261,7 @@ def read_record(path: Path) -> Record:
     """
     advice = "Delete its folder and run the experiment again, or restore the file."
     try:
-        values = state.read_json(path, Any, finite=False)
+        values = state.read_json(path, object, finite=False)
     except FileNotFoundError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror}).") from error
     except state.StateError as error:

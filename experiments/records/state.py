@@ -13,11 +13,13 @@ import stat
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from experiments.config.errors import UserError
+
+Shape = TypeVar("Shape")
 
 LARGEST_BYTES = 64 * 2**20
 DEEPEST = 64
@@ -57,7 +59,7 @@ def read_bytes(path: Path) -> bytes:
         raise StateError(path, f"cannot be read ({error.strerror})") from error
 
 
-def read_json(path: Path, shape: Any, *, finite: bool = True) -> Any:
+def read_json(path: Path, shape: type[Shape], *, finite: bool = True) -> Shape:
     """A JSON file as a value of a type that pydantic can check: ``dict[str, str]``, a dataclass, a model.
 
     `finite` refuses ``NaN`` and infinities; a reader that names the field of each may take them.
@@ -73,11 +75,20 @@ def read_json(path: Path, shape: Any, *, finite: bool = True) -> Any:
     except ValueError as error:
         raise StateError(path, f"truncated or foreign: not valid JSON ({error})") from error
     try:
-        return _adapter(shape).validate_json(content.removeprefix(b"\xef\xbb\xbf"))
+        found: Shape = _adapter(shape).validate_json(content.removeprefix(b"\xef\xbb\xbf"))  # type: ignore[arg-type]
+        return found
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise StateError(path, f"truncated or foreign ({f'`{where}`: ' if where else ''}{first['msg']})") from error
+
+
+def read_cache(path: Path, shape: type[Shape]) -> Shape | None:
+    """What a file that can be made again holds, as `read_json` gives it; None where it is missing or damaged."""
+    try:
+        return read_json(path, shape)
+    except (FileNotFoundError, StateError):
+        return None
 
 
 def read_evaluations(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:

@@ -45,6 +45,11 @@ MAX_MARKS = 10
 """Seeds that are shown one by one; more are counted."""
 
 
+def warn(sentence: str) -> None:
+    """A sentence that the user should read, in yellow."""
+    err.print(printable(sentence), style="yellow", markup=False, soft_wrap=True)
+
+
 def show_faults(console: Console, error: ConfigError) -> None:
     """All faults of bad input, one line each."""
     for fault in error.faults:
@@ -115,7 +120,7 @@ def other_settings(ledger: Mapping[str, Any], folder: Path | None) -> list[str]:
     others = ledger.get("other") or []
     if not others:
         return []
-    lines = [f"{len(others)} more runs here are of other settings; they are no part of this grid."]
+    lines = [f"{len(others)} more runs here are of other settings; they do not belong to this grid."]
     commands: dict[str, int] = {}
     for run_id in others if folder else []:
         command = command_of(Path(str(folder)) / run_id)

@@ -161,7 +161,7 @@ def require_login(experiment_folder: Path) -> None:
     Raises
     ------
     TrackingError
-        With the way out, where the user's own choice or the want of a login forbids it.
+        With the way out, where the user's own choice or a missing login forbids it.
     """
     point_client_at(experiment_folder)
     mode, reason = choose_mode()
@@ -286,7 +286,7 @@ class Session:
     def confirm(self, rows: Sequence[Mapping[str, Any]], *, tries: int = 1) -> bool:
         """Ask the service whether it holds a run's last row and its ending, and note it if so.
 
-        The end of a session does not tell: where the service refuses a row for good, the client gives up without an error.
+        The end of a session is no proof: where the service keeps refusing a row, the client gives up without an error.
         """
         entity, project, _ = self.run.path.split("/")
         for attempt in range(tries):

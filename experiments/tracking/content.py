@@ -22,11 +22,11 @@ from experiments.tracking.mirror import Mirror, weights_asked
 MAX_EXAMPLES = 64
 """Images of a run's predictions table."""
 EXAMPLE_BYTES = 2**18
-"""Bytes of images that are kept for the page of a report, where so many are more than `MAX_EXAMPLES`."""
+"""Images of so many bytes are kept for the page of a report, where these are more than `MAX_EXAMPLES`."""
 MAX_SIDE = 64
 """Pixels of an image's longer side in that table; larger images are shrunk."""
 MAX_CLASS_COLUMNS = 10
-"""Up to so many classes the table has a probability for each; above, the five largest as text."""
+"""Up to this number of classes the table has a probability for each; above it, the five largest as text."""
 
 
 class Rows(NamedTuple):

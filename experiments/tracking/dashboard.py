@@ -6,14 +6,13 @@ name and the report by its title.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.records.record import atomic_write
-from experiments.records.state import StateError, read_json
+from experiments.records.record import write_json
+from experiments.records.state import read_cache
 from experiments.tracking.client import destination, long_wait_said, one_line, require_login, wandb_module
 from experiments.tracking.mirror import TrackingError
 
@@ -64,7 +63,7 @@ def save(
         If W&B refuses or does not answer.
     """
     where = f"{report.entity}/{report.project}"
-    state = _read(experiment_folder)
+    state = read_cache(experiment_folder / STATE_FILE, dict[str, dict[str, str]]) or {}
     ids = state.get(where, {})
     urls: dict[str, str] = {}
     try:
@@ -77,7 +76,7 @@ def save(
     except Exception as error:
         raise TrackingError(f"W&B: the dashboard could not be saved in {where} ({one_line(error)}).") from error
     finally:
-        _write(experiment_folder, state | {where: ids})
+        write_json(experiment_folder / STATE_FILE, state | {where: ids})
     return Saved(urls, report.url)
 
 
@@ -108,18 +107,3 @@ def _id_of_report(report: Any) -> str:
     api = wandb_module().Api(timeout=TIMEOUT_SECONDS)
     found = [old for old in api.reports(f"{report.entity}/{report.project}") if old.display_name == report.title]
     return str(found[0].id) if found else ""
-
-
-def _read(experiment_folder: Path) -> dict[str, dict[str, str]]:
-    try:
-        known: dict[str, dict[str, str]] = read_json(experiment_folder / STATE_FILE, dict[str, dict[str, str]])
-        return known
-    except (FileNotFoundError, StateError):
-        return {}
-
-
-def _write(experiment_folder: Path, state: Mapping[str, Any]) -> None:
-    path = experiment_folder / STATE_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file:
-        json.dump(state, file, indent=1)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from experiments.config.errors import ConfigError
 from experiments.config.schema import Experiment
-from experiments.config.text import checked_name, printable
+from experiments.config.text import checked_name, listed, printable
 from experiments.records.dataset import DATA_FILE
 from experiments.records.digests import RUN_FILES, SUMS_FILE
 from experiments.records.intended import DECISION_FILE, PLAN_FILE
@@ -49,7 +49,7 @@ def parse_source(text: str) -> tuple[str, str]:
     """
     match = _SOURCE.fullmatch(text)
     if not match:
-        raise ConfigError([f"FROM: must be wandb:<entity>/<project>, got {text!r}, as in FROM=wandb:my-team/vit-bench."])
+        raise ConfigError(f"FROM: must be wandb:<entity>/<project>, got {text!r}, as in FROM=wandb:my-team/vit-bench.")
     return match[1], match[2]
 
 
@@ -155,7 +155,7 @@ def _not_there(error: Exception, entity: str, project: str, name: str) -> Tracki
 
 
 def _check_entries(entries: Mapping[str, Any]) -> None:
-    """Refuse an artifact before anything of it is written, if a file of it has a place or a source of its own choice."""
+    """Refuse an artifact before anything of it is written, if one of its files has a foreign place or source."""
     names = [name for name, entry in entries.items() if entry.ref is not None or (name != SUMS_FILE and not _is_ours(name))]
     _refuse("holds what no report of this project does", names)
 
@@ -175,8 +175,8 @@ def _is_ours(name: str) -> bool:
 
 def _refuse(reason: str, names: Collection[str]) -> None:
     if names:
-        shown = ", ".join(map(printable, sorted(names)[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        raise TrackingError(f"FROM: the download {reason}: {shown}. Try again, or send the report again.")
+        shown = [printable(name) for name in sorted(names)]
+        raise TrackingError(f"FROM: the download {reason}: {listed(shown, 3)}. Try again, or send the report again.")
 
 
 def verify(folder: Path) -> None:

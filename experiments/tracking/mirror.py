@@ -19,7 +19,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from experiments.config.errors import UserError
-from experiments.records.record import RECORD_FILE, RecordError, atomic_write, read_record
+from experiments.config.identity import flattened
+from experiments.records.record import RECORD_FILE, RecordError, read_record, write_whole
 from experiments.records.state import StateError, read_json
 
 MIRROR_FILE = "wandb/mirror.json"
@@ -80,10 +81,7 @@ class Mirror(About):
 
     def save(self, folder: Path) -> None:
         """Write it into a run folder, atomically."""
-        path = folder / MIRROR_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            json.dump(asdict(self), file, indent=1, default=str)
+        write_whole(folder / MIRROR_FILE, json.dumps(asdict(self), indent=1, default=str))
 
 
 def load_mirror(folder: Path) -> Mirror | None:
@@ -96,8 +94,7 @@ def load_mirror(folder: Path) -> Mirror | None:
     """
     path = folder / MIRROR_FILE
     try:
-        found: Mirror = read_json(path, Mirror)
-        return found
+        return read_json(path, Mirror)
     except FileNotFoundError:
         return None
     except StateError as error:
@@ -154,15 +151,9 @@ def ordered(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in by_step[step].items() if value is not None} for step in sorted(by_step)]
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Nested mappings as one level, for dashboards to group by: ``{"recipe": {"steps": 5}}`` → ``{"recipe/steps": 5}``."""
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            result |= flat(value, f"{prefix}{key}/")
-        else:
-            result[f"{prefix}{key}"] = value
-    return result
+    return flattened(values, "/")
 
 
 def summary_of(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,6 +175,12 @@ def page_of(folder: Path) -> str | None:
     """Where W&B shows a run, as its client named the place; ``None`` for a run that it never saw."""
     mirror = usable_mirror(folder)
     return mirror.url if mirror else None
+
+
+def pages_of(ledger: Mapping[str, Any], experiment_folder: Path) -> dict[str, str]:
+    """W&B pages of a ledger's runs, for those that have one."""
+    pages = {cell["run_id"]: page_of(experiment_folder / cell["run_id"]) for cell in ledger["cells"] if cell["run_id"]}
+    return {run_id: page for run_id, page in pages.items() if page}
 
 
 def unsent(experiment_folder: Path) -> int:

@@ -25,6 +25,7 @@ from experiments.records.record import (
     Failure,
     Record,
     atomic_write,
+    write_whole,
 )
 from experiments.training import cost, pretrained
 from experiments.training.fit import Training
@@ -235,5 +236,4 @@ def write_predictions(folder: Path, predictions: Predictions, class_names: tuple
 def write_weights(folder: Path, model: nn.Module) -> None:
     """``model.safetensors``: the final weights."""
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    with atomic_write(folder / WEIGHTS_FILE, "wb") as file:
-        file.write(safetensors_bytes(tensors))
+    write_whole(folder / WEIGHTS_FILE, safetensors_bytes(tensors))

@@ -140,7 +140,7 @@ class Attempt:
             if self._watch:
                 self._watch.failed(error)
             if isinstance(error, OSError):  # a full disk or a lost folder: the cell is run again next time
-                message = f"{_sentence(error)} Make space or mend the folder, then run the command again."
+                message = f"{_sentence(error)} Free space or repair the folder, then run the command again."
                 self.outcome = Outcome("failed", message)
                 return
             (self.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
@@ -162,7 +162,7 @@ def _sentence(error: BaseException) -> str:
 
 
 def _facts(cell: Cell) -> dict[str, Any]:
-    """The machine and the resolved settings, for the record of a failure; nothing where even they cannot be had."""
+    """The machine and the resolved settings, for the record of a failure; nothing where even these cannot be found."""
     with contextlib.suppress(Exception):
         return facts_of(cell, resolve_device())
     return {}

@@ -74,7 +74,7 @@ def _read(path: Path, device: torch.device) -> dict[str, Any]:
     """The state of one file. Raises ValueError where it is not a whole checkpoint of this schema."""
     try:
         with stdlib_warnings.catch_warnings():
-            stdlib_warnings.simplefilter("ignore")  # on the pickle protocol of files that are none of ours
+            stdlib_warnings.simplefilter("ignore")  # on the pickle protocol of files that this project did not write
             content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or hostile file
         raise ValueError(f"cannot be read ({type(error).__name__})") from error

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from experiments.config.errors import named
 from experiments.training.cost import synchronise
 from experiments.training.steps import autocast
 
@@ -84,10 +85,8 @@ def compiled(
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # compilers fail in many ways: no C++ compiler, an operation they do not know
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        result = Compiled(
-            model, "off", time.perf_counter() - start, f"torch.compile failed, the run goes on without: {reason}"
-        )
+        failure = f"torch.compile failed, the run goes on without: {named(error)}"
+        result = Compiled(model, "off", time.perf_counter() - start, failure)
     else:
         result = Compiled(forward, mode, time.perf_counter() - start, None)
     _restore(model, buffers)

@@ -26,7 +26,7 @@ def resolve_device() -> torch.device:
     count = torch.cuda.device_count()
     known = ["cpu", *(f"cuda:{index}" for index in range(count)), *(["cuda"] if count else [])]
     if name not in known:
-        raise ConfigError([f"DEVICE: {name!r} is not there. This machine has auto, {', '.join(known)}."])
+        raise ConfigError(f"DEVICE: {name!r} is not there. This machine has auto, {', '.join(known)}.")
     return torch.device(name)
 
 
@@ -40,7 +40,7 @@ def check_precision(precision: str, device: torch.device) -> None:
     """
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         name = cost.device_name(device)
-        raise ConfigError([f'`recipe.precision`: {name} has no bf16 units; use ARGS="recipe.precision=fp32".'])
+        raise ConfigError(f'`recipe.precision`: {name} has no bf16 units; use ARGS="recipe.precision=fp32".')
 
 
 def set_deterministic(wanted: bool) -> None:

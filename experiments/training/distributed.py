@@ -81,14 +81,9 @@ class Group:
         """The rows of all processes, in order of rank, in every process; the slices may differ in length."""
         if self.size == 1:
             return rows
-        lengths = [torch.zeros(1, dtype=torch.long) for _ in range(self.size)]
-        dist.all_gather(lengths, torch.tensor([len(rows)]))
-        longest = max(int(length) for length in lengths)
-        padded = torch.zeros(longest, rows.shape[1])
-        padded[: len(rows)] = torch.from_numpy(rows)
-        slices = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(slices, padded)
-        return torch.cat([piece[: int(length)] for piece, length in zip(slices, lengths, strict=True)]).numpy()
+        slices: list[Any] = [None] * self.size
+        dist.all_gather_object(slices, rows)  # by way of the CPU, where there are both
+        return np.concatenate(slices)
 
     def wrapped(self, forward: nn.Module, device: torch.device) -> nn.Module:
         """The model as the step calls it: its gradients are averaged over the processes."""
@@ -127,15 +122,11 @@ def local_device() -> torch.device:
     if wanted == "cpu" or (wanted == "auto" and count == 0):
         return torch.device("cpu")
     if wanted not in ("auto", "cuda"):
-        raise ConfigError(
-            [f"DEVICE: must be auto, cpu or cuda under torchrun, got {wanted!r}: each process has its own GPU."]
-        )
+        raise ConfigError(f"DEVICE: must be auto, cpu or cuda under torchrun, got {wanted!r}: each process has its own GPU.")
     if place.local_size > count:
         raise ConfigError(
-            [
-                f"torchrun: {place.local_size} processes were asked for and this machine has {count} GPUs; use "
-                f"--nproc-per-node {count or 1}, or DEVICE=cpu."
-            ]
+            f"torchrun: {place.local_size} processes were asked for and this machine has {count} GPUs; use "
+            f"--nproc-per-node {count or 1}, or DEVICE=cpu."
         )
     return torch.device("cuda", place.local_rank)
 

@@ -40,7 +40,7 @@ class Interrupted(Exception):
 
 
 class Diverged(UserError):
-    """The loss is no number any more.
+    """The training loss is not finite.
 
     Attributes
     ----------

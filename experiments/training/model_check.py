@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from experiments.config.errors import named
+from experiments.config.text import listed
+
 MOST_LOST = 0.1
 """Largest share of pixels without influence, or of parameters without gradient, that is declared rather than refused."""
 
@@ -62,7 +65,7 @@ def examine(model: nn.Module, *, image_size: int, in_channels: int, num_classes:
         reached, seen = reached | now, seen | visible
         _move(trained[name] for name in now)
     if unused := [name for name in trained if name not in used]:
-        raise ValueError(f"its forward pass never uses {_listed(unused)}, which could not learn; choose another model")
+        raise ValueError(f"its forward pass never uses {listed(unused, 4)}, which could not learn; choose another model")
     return _unreached(trained, reached, image_size) | _unseen(model, seen)
 
 
@@ -85,9 +88,8 @@ def _tried(step: Callable[[], Any], images: Tensor) -> Any:
     try:
         return step()
     except Exception as error:  # a model raises whatever its author's code does
-        reason = " ".join(str(error).split())[:300] or "no reason given"
         raise ValueError(
-            f"it fails on images of {images.shape[-2]}×{images.shape[-1]} pixels ({type(error).__name__}: {reason}); "
+            f"it fails on images of {images.shape[-2]}×{images.shape[-1]} pixels ({named(error)}); "
             f"use images of another size, or another model"
         ) from error
 
@@ -119,10 +121,10 @@ def _unreached(trained: dict[str, nn.Parameter], reached: set[str], image_size: 
     if share > MOST_LOST:
         raise ValueError(
             f"at {image_size}×{image_size} pixels no gradient reaches {len(left)} of {len(trained)} parameters "
-            f"({_listed(left)}), {100 * share:.1f}% of all values; they would stay as they are; use larger images, a "
+            f"({listed(left, 4)}), {100 * share:.1f}% of all values; they would stay as they are; use larger images, a "
             f"smaller `geometry.patch_size` or `stem: small` where the family has one, or another model"
         )
-    return {"parameters_without_gradient": _listed(left)}
+    return {"parameters_without_gradient": listed(left, 4)}
 
 
 def _unseen(model: nn.Module, seen: Tensor) -> dict[str, Any]:
@@ -140,7 +142,3 @@ def _unseen(model: nn.Module, seen: Tensor) -> dict[str, Any]:
     if lost > MOST_LOST:
         raise ValueError(f"{unread} at {size}×{size}; use images of another size, or another model")
     return {"pixels_without_influence": round(lost, 4)}
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

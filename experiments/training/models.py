@@ -20,51 +20,36 @@ from experiments.training import pretrained
 from experiments.training.memory import has_batch_statistics
 from experiments.training.model_check import examine
 
+Built = tuple[nn.Module, dict[str, Any]]
+"""A model, and the adaptations that its record declares."""
 
-def _scratch(
-    config: ModelConfig, *, image_size: int, in_channels: int, num_classes: int
-) -> tuple[nn.Module, dict[str, Any]]:
+
+def _scratch(config: ModelConfig, **sizes: int) -> Built:
     patch_size = config.geometry.patch_size
-    model = vit_scratch.build(
-        config.name,
-        image_size=image_size,
-        patch_size=patch_size,
-        in_channels=in_channels,
-        num_classes=num_classes,
-        **config.arguments,
-    )
+    model = vit_scratch.build(config.name, patch_size=patch_size, **sizes, **config.arguments)
     return model, {"patch_size": patch_size, **config.arguments}
 
 
-def _timm(config: ModelConfig, *, image_size: int, in_channels: int, num_classes: int) -> tuple[nn.Module, dict[str, Any]]:
-    return baselines.create(
-        config.name,
-        image_size=image_size,
-        in_channels=in_channels,
-        num_classes=num_classes,
-        patch_size=config.geometry.patch_size,
-        stem=config.geometry.stem,
-        **config.arguments,
-    )
+def _timm(config: ModelConfig, **sizes: int) -> Built:
+    geometry = config.geometry
+    return baselines.create(config.name, patch_size=geometry.patch_size, stem=geometry.stem, **sizes, **config.arguments)
 
 
-def _torchvision(
-    config: ModelConfig, *, image_size: int, in_channels: int, num_classes: int
-) -> tuple[nn.Module, dict[str, Any]]:
-    sizes = {"image_size": image_size, "in_channels": in_channels, "num_classes": num_classes}
+def _torchvision(config: ModelConfig, **sizes: int) -> Built:
     return torchvision_models.create(config.name, **sizes, **config.arguments)
 
 
-def _python(config: ModelConfig, *, image_size: int, in_channels: int, num_classes: int) -> tuple[nn.Module, dict[str, Any]]:
-    sizes = {"image_size": image_size, "img_size": image_size, "in_channels": in_channels, "in_chans": in_channels}
-    sizes["channels"] = in_channels
-    model = called(config.name, config.code, sizes | {"num_classes": num_classes}, config.arguments)
+def _python(config: ModelConfig, **sizes: int) -> Built:
+    """Sizes are offered under every name that libraries have for them."""
+    channels = dict.fromkeys(("in_chans", "channels"), sizes["in_channels"])
+    offered = sizes | channels | {"img_size": sizes["image_size"]}
+    model = called(config.name, config.code, offered, config.arguments)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{config.name} gives {type(model).__name__}, not a torch.nn.Module")
     return model, dict(config.arguments)
 
 
-BUILDERS: dict[str, Callable[..., tuple[nn.Module, dict[str, Any]]]] = {
+BUILDERS: dict[str, Callable[..., Built]] = {
     "scratch": _scratch,
     "timm": _timm,
     "torchvision": _torchvision,
@@ -72,9 +57,7 @@ BUILDERS: dict[str, Callable[..., tuple[nn.Module, dict[str, Any]]]] = {
 }
 
 
-def build(
-    name: str, config: ModelConfig, *, image_size: int, in_channels: int, num_classes: int
-) -> tuple[nn.Module, dict[str, Any]]:
+def build(name: str, config: ModelConfig, *, image_size: int, in_channels: int, num_classes: int) -> Built:
     """Build a model for images of a size. Initialisation draws from torch's global generator.
 
     Returns
@@ -93,7 +76,7 @@ def build(
     try:
         model, geometry = create(num_classes=num_classes)
     except (ValueError, TypeError) as error:
-        raise ConfigError([f"configs/models/{name}.yaml: {str(error).rstrip('.')}."]) from error
+        raise ConfigError(f"configs/models/{name}.yaml: {str(error).rstrip('.')}.") from error
     if config.init == "from_scratch" and config.train == "all":
         return model, geometry
     with torch.device("meta"):
@@ -118,7 +101,7 @@ def _global_state() -> dict[str, Any]:
     }
 
 
-def _unseeded(model: nn.Module, again: Callable[[], tuple[nn.Module, Any]]) -> str:
+def _unseeded(model: nn.Module, again: Callable[[], Built]) -> str:
     """What is wrong with a callable that does not build the same model from the same seed; empty where nothing is."""
     before = _global_state()
     torch.default_generator.manual_seed(0)
@@ -167,11 +150,11 @@ def check(name: str, config: ModelConfig, *, image_size: int, in_channels: int) 
         torch.default_generator.manual_seed(0)  # not torch.manual_seed, which reaches the GPUs' generators
         model, _ = build(name, config, **sizes)
         if config.source == "python" and (fault := _unseeded(model, partial(build, name, config, **sizes))):
-            raise ConfigError([f"configs/models/{name}.yaml: {config.name} {fault}."])
+            raise ConfigError(f"configs/models/{name}.yaml: {config.name} {fault}.")
         batch_statistics = has_batch_statistics(model)
         try:
             declared = examine(model, **sizes)
         except ValueError as error:
-            raise ConfigError([f"configs/models/{name}.yaml: {error}."]) from error
+            raise ConfigError(f"configs/models/{name}.yaml: {error}.") from error
     _checked[key] = Checked(declared, batch_statistics)
     return _checked[key]

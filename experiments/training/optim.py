@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from experiments.config.errors import reason
 from experiments.config.loading import nearest
 from experiments.config.schema import Recipe
 
@@ -178,6 +179,5 @@ def faults(name: str, recipe: Recipe) -> list[str]:
                 cross_entropy(model(torch.randn(3, 1, 4, 4)), torch.arange(3)).backward()
                 optimizer.step()
     except Exception as error:  # constructors and steps raise whatever their authors chose
-        reason = " ".join(str(error).split()) or type(error).__name__
-        found.append(f"`optimizer`: {reason.rstrip('.')}.")
+        found.append(f"`optimizer`: {reason(error).rstrip('.')}.")
     return [f"configs/recipes/{name}.yaml: {fault}" for fault in found]

@@ -18,21 +18,15 @@ from torch import Tensor, nn
 import baselines.pretrained
 import vit_scratch.weights
 from experiments.config.errors import ConfigError
-from experiments.config.paths import data_dir, runs_dir
+from experiments.config.paths import data_dir, in_data_dir, runs_dir
 from experiments.config.schema import DataConfig, ModelConfig
-from experiments.data.download import reason
-from experiments.records.record import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, atomic_write, read_record
+from experiments.data.download import innermost
+from experiments.records.record import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, read_record, write_whole
 
 HUB = "timm:"
 """What a name of timm's begins with, where a file could stand."""
 RUN = "run:"
 """What a run of this harness begins with there: ``run:<experiment>/<model>``, or its id in place of the model."""
-
-
-def weights_path(weights: str) -> Path:
-    """A file of weights as a config names it: below `DATA_DIR`, unless the path is absolute."""
-    path = Path(weights).expanduser()
-    return path if path.is_absolute() else data_dir() / path
 
 
 def run_folder(weights: str) -> Path:
@@ -117,14 +111,14 @@ def start(model: nn.Module, name: str, config: ModelConfig, head: Collection[str
         if weights.startswith(RUN):
             path = run_folder(weights) / WEIGHTS_FILE
         else:
-            path = published(weights.removeprefix(HUB)) if weights.startswith(HUB) else weights_path(weights)
+            path = published(weights.removeprefix(HUB)) if weights.startswith(HUB) else in_data_dir(weights)
         label = _label(path, path.parent.name if weights.startswith(RUN) else path.name, source)
         if config.source == "scratch" and not weights.startswith(RUN):
             vit_scratch.weights.load(model, path, config.layout or "timm", head="keep")  # type: ignore[arg-type]
         else:
             resampled = baselines.pretrained.load(model, baselines.pretrained.read(path), str(path), head=head)
     except ValueError as error:
-        raise ConfigError([f"{source}: {str(error).rstrip('.')}."]) from error
+        raise ConfigError(f"{source}: {str(error).rstrip('.')}.") from error
     with torch.no_grad():
         for parameter in head:
             model.get_parameter(parameter).zero_()
@@ -135,7 +129,7 @@ def start(model: nn.Module, name: str, config: ModelConfig, head: Collection[str
 def _label(path: Path, name: str, source: str) -> str:
     if not path.is_file():
         raise ConfigError(
-            [f"{source}: no file {path}. Put the weights there, or name another file below {data_dir()} or timm:<name>."]
+            f"{source}: no file {path}. Put the weights there, or name another file below {data_dir()} or timm:<name>."
         )
     with open(path, "rb") as file:
         return f"{name}, SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
@@ -161,11 +155,10 @@ def published(name: str) -> Path:
             found = baselines.pretrained.from_hub(name, Path(cache))
     except (requests.RequestException, ValueError) as error:
         raise ValueError(
-            f"the weights timm:{name} could not be downloaded ({reason(error)}). Without a network, save the state dict of "
-            f"timm's {name} as {path}; the same command then finds it"
+            f"the weights timm:{name} could not be downloaded ({innermost(error)}). Without a network, save the state dict "
+            f"of timm's {name} as {path}; the same command then finds it"
         ) from error
-    with atomic_write(path, "wb") as file:  # another command at the same time writes the same
-        file.write(safetensors_bytes({key: tensor.contiguous() for key, tensor in found.items()}))
+    write_whole(path, safetensors_bytes({key: tensor.contiguous() for key, tensor in found.items()}))
     return path
 
 

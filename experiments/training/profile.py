@@ -19,17 +19,27 @@ WARMUP_STEPS, TIMED_STEPS = 10, 50
 
 
 def bare_step(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, precision: str = "fp32"
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    precision: str = "fp32",
+    optimizer: torch.optim.Optimizer | None = None,
+    label_smoothing: float = 0.0,
+    clip_grad_norm: float | None = None,
 ) -> Callable[[], None]:
-    """One forward–backward–update step on a resident batch, with AdamW at rate 0."""
-    optimizer = adamw(model.train(), weight_decay=0.05, betas=(0.9, 0.999))
+    """One forward–backward–update step on a resident batch, written out; by default with AdamW at rate 0."""
+    used = optimizer or adamw(model, weight_decay=0.05, betas=(0.9, 0.999))
+    model.train()
 
     def step() -> None:
         with autocast(images.device, precision):
-            loss = cross_entropy(model(images), labels)
-        optimizer.zero_grad(set_to_none=True)
+            loss = cross_entropy(model(images), labels, label_smoothing=label_smoothing)
+        used.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
+        if clip_grad_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), clip_grad_norm)
+        used.step()
 
     return step
 

@@ -55,7 +55,7 @@ def load_splits(cell: Cell) -> Splits:
     subset = nested_subset(dataset.pool.labels, cell.train_fraction, cell.seed)
     train, val, test = dataset.pool.take(subset.train), dataset.pool.take(subset.val), dataset.seal()
     if split_hash(train.ids, val.ids, test.ids) != cell.split_hash:
-        raise ConfigError([f"{cell.data.title}: its files changed after this command began. Start the command again."])
+        raise ConfigError(f"{cell.data.title}: its files changed after this command began. Start the command again.")
     return Splits(train, val, test, dataset.class_names, dataset.test_split)
 
 

@@ -37,9 +37,7 @@ def place() -> Place:
     if wrong:
         said = ", ".join(f"{name}={given[name]!r}" if name in given else f"no {name}" for name in wrong)
         raise ConfigError(
-            [
-                f"WORLD_SIZE: {given['WORLD_SIZE']!r} belongs to torchrun, and this process was not started by it ({said}). "
-                f"Unset WORLD_SIZE, or start the command so: .venv/bin/torchrun --nproc-per-node 2 -m experiments run …"
-            ]
+            f"WORLD_SIZE: {given['WORLD_SIZE']!r} belongs to torchrun, and this process was not started by it ({said}). "
+            f"Unset WORLD_SIZE, or start the command so: .venv/bin/torchrun --nproc-per-node 2 -m experiments run …"
         )
     return Place(*(numbers[name] for name in names[:4]))

@@ -78,7 +78,7 @@ def chosen(cell: Cell, experiment_folder: Path) -> tuple[Cell, list[Record]]:
     done = {number: record for number, record in records.items() if record.status == "done"}
     if not done:
         fix = "run the experiment again with FLAGS=--retry-failed"
-        raise ConfigError([f"{cell.describe()}: none of its {len(trials)} tuning trials ended well; {fix}."])
+        raise ConfigError(f"{cell.describe()}: none of its {len(trials)} tuning trials ended well; {fix}.")
 
     def merit(number: int) -> tuple[float, float]:
         metrics = done[number].metrics

@@ -10,7 +10,7 @@ import pytest
 
 from analysis import figures, latex, report
 from experiments.config.loading import load_experiment
-from experiments.reporting import known_ledger
+from experiments.reporting.known import known_ledger
 from tests.analysis import conftest
 from tests.analysis.conftest import MODELS, make_experiment, write_experiment
 

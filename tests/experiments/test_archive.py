@@ -50,7 +50,7 @@ def test_unpacks_into_a_folder_that_appears_whole(tmp_path: Path) -> None:
     assert (tmp_path / "to" / "photos" / "read me.txt").read_text() == "mine"
 
 
-OUTSIDE, TWICE = "leads out of the folder, or is no plain file of it", "is there twice, or a file and a folder at once"
+OUTSIDE, TWICE = "leads out of the folder, or is not a plain file", "is there twice, or a file and a folder at once"
 
 
 @pytest.mark.parametrize(

@@ -497,7 +497,7 @@ def test_a_full_disk_leaves_no_half_record_and_the_cell_is_run_again(
 
     monkeypatch.setattr(artifacts, "write_predictions", full)
     outcome = worker.work(cells[0], folder)
-    assert outcome.status == "failed" and "No space left on device" in outcome.message and "Make space" in outcome.message
+    assert outcome.status == "failed" and "No space left on device" in outcome.message and "Free space" in outcome.message
     run_folder = folder / str(cells[0].run_id)
     assert not (run_folder / "record.json").exists() and not list(run_folder.glob("*.tmp"))
     monkeypatch.setattr(artifacts, "write_predictions", real)

@@ -114,7 +114,7 @@ def test_beside_test_the_validation_folder_is_passed_over_and_said(tmp_path: Pat
     assert dataset.listing is not None
     assert dataset.listing.notes == (
         "Val/ is passed over (6 images): test/ is the test split, and every run cuts its validation images from train/.",
-        "extra/ is passed over (1 image): it is no split that is read.",
+        "extra/ is passed over (1 image): this split is not read.",
     )
     assert {reason: count for reason, (count, _) in dataset.listing.passed_over.items()} == {
         "in Val/, beside train/": 6,

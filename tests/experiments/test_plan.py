@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from experiments import reporting
 from experiments.__main__ import main
 from experiments.bench import plan as bench_plan
 from experiments.config import loading
 from experiments.grid import driver
 from experiments.grid.driver import Observer
+from experiments.reporting import plans
 from experiments.training import cost
 
 TINY = ["recipe.steps=4", "recipe.evaluations=2", "seeds=[0,1,2]", "train_fractions=[0.1]"]
@@ -96,7 +96,7 @@ def test_bad_input_is_one_message(
 def test_without_any_record_the_costs_are_still_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(reporting, "ROOT", tmp_path)
+    monkeypatch.setattr(plans, "ROOT", tmp_path)
     assert call(monkeypatch, "plan", "smoke", *TINY) == 0
     told = capsys.readouterr()
     assert "device hours" in told.out and "to take variances from" in " ".join(told.err.split())

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import reporting
 from experiments.__main__ import main
 from experiments.config import paths
 from experiments.config.errors import ConfigError
@@ -20,6 +19,7 @@ from experiments.config.paths import ROOT
 from experiments.data import decoding, download
 from experiments.grid import local
 from experiments.records.record import atomic_write
+from experiments.reporting.reports import prepare
 from experiments.training import provenance, torchrun
 
 TINY = ["recipe.steps=2", "recipe.evaluations=1", "seeds=[0]", "train_fractions=[0.1]", "models=[resnet_micro]", "expect=[]"]
@@ -203,7 +203,7 @@ def test_a_folder_that_cannot_be_is_told_before_anything_runs(
 def test_a_folder_of_reports_that_may_not_be_written_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
     with pytest.raises(ConfigError, match=r"REPORTS_DIR: .* cannot be written \(Permission denied\)"):
-        reporting.prepare("smoke")
+        prepare("smoke")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

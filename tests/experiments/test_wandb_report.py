@@ -149,7 +149,7 @@ def _edit(path: Path, *keys: str | int) -> Callable[[Any], None]:
 @pytest.mark.parametrize(
     ("file", "keys", "value", "word"),
     [
-        ("experiment.json", ("name",), "../../../../PWN", "'../../../../PWN' is no name"),
+        ("experiment.json", ("name",), "../../../../PWN", "'../../../../PWN' is not a name"),
         ("experiment.json", ("name",), "other", "`name` is 'other', not 'smoke'"),
         ("experiment.json", ("reference",), "nobody", "`reference` must be one of `models`"),
         ("experiment.json", ("train_fractions",), [0.0], "train_fractions.0"),
@@ -248,7 +248,7 @@ def test_a_poisoned_artifact_writes_nothing_outside(
     before = {path for path in tmp_path.rglob("*") if tmp_path / "deep" not in path.parents}
     assert call(env, "report", "smoke", "--from", "wandb:standin/vit-bench") == 2
     told = " ".join(capsys.readouterr().err.split())
-    assert "FROM: " in told and "'../../PWN' is no name" in told and told.count("error:") == 1
+    assert "FROM: " in told and "'../../PWN' is not a name" in told and told.count("error:") == 1
     outside = {path for path in tmp_path.rglob("*") if tmp_path / "deep" not in path.parents} - before
     assert outside <= {tmp_path / "deep"}
     assert {path.name for path in (tmp_path / "deep" / "deeper").iterdir()} == {"runs_dir"}
