@@ -1,5 +1,5 @@
 """The columns of tables. A metric is a row of `COLUMNS`: from there it enters the tables, what is said under them, their
-``.csv`` files, the page, and the panels in Weights & Biases.
+``.csv`` files, the page, and the panels in Weights & Biases. Top-1 accuracy, its interval and differences are in `tables`.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def load_run(cell: Mapping[str, Any], folder: Path, experiment: Experiment, tria
     ----------
     cell, folder, experiment
     trials : sequence of Record
-        On track B all trials of the run's recipe, if all are there.
+        On the track `tuned` all trials of the run's recipe, if all are there.
 
     Raises
     ------

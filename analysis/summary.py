@@ -42,8 +42,9 @@ class Summary:
     interactions: pd.DataFrame
     """These three: see `analysis.efficiency`."""
     recipes: pd.DataFrame
-    """On track R one row per model, dataset and fraction: ``trials``, the ``best`` of k of them for some k, a list of (k,
-    mean, low, high), and how often the model is ``ahead`` of the reference under the same recipe, with interval and ties."""
+    """On the track `random` one row per model, dataset and fraction: ``trials``, the ``best`` of k of them for some
+    k, a list of (k, mean, low, high), and how often the model is ``ahead`` of the reference under the same recipe, with
+    interval and ties."""
     expectations: list[expectations.Expected]
     """The claims made before the run, and whether they held."""
     mixed_devices: Mapping[tuple[str, str], list[str]]
@@ -75,7 +76,7 @@ def summarise(results: Results, experiment: Experiment) -> Summary:
 
 
 def _recipes(groups: list[Group], experiment: Experiment) -> pd.DataFrame:
-    """What random recipes give, on track R."""
+    """What random recipes give, on the track `random`."""
     rows = []
     for group in groups if experiment.track == "random" else ():
         for fraction in group.fractions[::-1]:

@@ -79,12 +79,12 @@ def table_label(data: str, setting: str) -> str:
 def certify(results: Results, known: Sequence[Difference] = ()) -> Certificate:
     """Compare the settings of all runs of a report; `known` are differences that were found before.
 
-    Equal in each (data, setting) table: the settings' hash, precision, steps and images seen; on track C, where each model
-    has its own recipe, that and the steps are equal among a model's runs, and all else among all; under a budget of epochs
-    steps and images seen are equal at each fraction. Equal among models at one
-    (data, fraction, seed): the hash of the split and the numbers of images. Equal for each dataset: the test images and
-    their labels, and a model's geometry, parameters and forward pass. Equal over the report: the protocol. Different
-    devices, and batches trained in different numbers of parts, are listed but allowed.
+    Equal in each (data, setting) table: the settings' hash, precision, steps and images seen; on the track `own`, where
+    each model has its own recipe, that and the steps are equal among a model's runs, and all else among all; under a budget
+    of epochs steps and images seen are equal at each fraction. Equal among models at one (data, fraction, seed): the hash of
+    the split and the numbers of images. Equal for each dataset: the test images and their labels, and a model's geometry,
+    parameters and forward pass. Equal over the report: the protocol. Different devices, and batches trained in different
+    numbers of parts, are listed but allowed.
     """
     requested, faults = _requested(results)
     runs, records = results.runs, [results.records[run_id] for run_id in results.runs["run_id"]]
@@ -121,7 +121,7 @@ def certify(results: Results, known: Sequence[Difference] = ()) -> Certificate:
 
 
 def _settings(runs: pd.DataFrame, requested: Mapping[str, dict[str, Any]]) -> Any:
-    """The settings of a table, on track C by model."""
+    """The settings of a table, on the track `own` by model."""
     if (runs["track"] == "own").all():
         return {str(model): _settings(own.assign(track=""), requested) for model, own in runs.groupby("model", sort=False)}
     return next((requested[run_id] for run_id in runs["run_id"] if run_id in requested), None)
@@ -199,7 +199,7 @@ def _of_settings(table: str, runs: pd.DataFrame, requested: Mapping[str, dict[st
 
 
 def _parts(table: str, runs: pd.DataFrame, key: str) -> list[tuple[str, pd.DataFrame]]:
-    """The runs among which a key must be equal: those of a table or, for what track C lets differ, of each model."""
+    """The runs among which a key must be equal: those of a table or, for what the track `own` lets differ, of each model."""
     of_recipe = key.startswith("recipe.") and key != "recipe.precision"
     if (runs["track"] == "own").all() and (of_recipe or key in ("settings_hash", "steps", "samples_seen")):
         return [(f"{table}, model {model}", own) for model, own in runs.groupby("model", sort=False)]

@@ -1,7 +1,7 @@
 """What a random recipe gives: the best of k tries, and which of two models is ahead under the same one.
 
-The recipes of track R are drawn once from one space and are the same for all models, so that models are compared without
-anybody's choice of a recipe. Accuracies are of validation: no trial sees the test set.
+The recipes of the track `random` are drawn once from one space and are the same for all models, so that models are compared
+without anybody's choice of a recipe. Accuracies are of validation: no trial sees the test set.
 """
 
 from __future__ import annotations

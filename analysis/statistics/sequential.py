@@ -28,7 +28,7 @@ SPENDING = 1 / LOOKS[-1], 1.5
 """A look at S seeds may spend (S/30)^1.5 of a pair's error rate: little at the first, all of it at the last. Looks share
 their seeds and test images, so that all of them together spend little more. A budget may end the looks at any."""
 Outcome = Literal["first", "second", "equivalent", "open"]
-"""Which of two models is better."""
+"""Which of two models is better, that they are equivalent, or that it is not decided."""
 
 
 def outcomes(

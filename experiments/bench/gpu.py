@@ -20,7 +20,7 @@ KERNEL_CLASSES = (
     ("optimizer", r"adam|multi_tensor|foreach"),
     ("normalisation", r"norm|welford"),
     ("softmax and loss", r"softmax|nll|cross_entropy"),
-    ("copy", r"memcpy|memset|copy|cat"),
+    ("copy", r"memcpy|memset|copy|catarray|\bcat"),
     ("elementwise and reduction", r"elementwise|reduce|triton|vectorized|gelu|index|gather|scatter"),
 )
 """Classes of GPU kernels by their names; the first that matches counts."""

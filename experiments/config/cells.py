@@ -45,9 +45,9 @@ class Cell:
     split_hash: str | None
     """None where the split has never been computed: such a cell has not run."""
     tuning: Tuning | None = None
-    """On track B the space that the recipe is chosen from."""
+    """On the track `tuned` the space that the recipe is chosen from."""
     trial_split_hash: str | None = None
-    """Split of the tuning seed, on track B."""
+    """Split of the tuning seed, on the track `tuned`."""
     trial: int | None = None
     """Number of a tuning trial, which never sees the test set; None for a run that is reported."""
 

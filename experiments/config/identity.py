@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from experiments.config.schema import ADDED, DataConfig, Recipe, Tuning
 
 PROTOCOL = 1
-"""Raised when a change of the code changes results: runs made before it are then other runs."""
+"""One more wherever a change of the code changes results, so that older runs are not taken for the same."""
 
 
 def canonical_hash(value: Any) -> str:
@@ -23,7 +23,7 @@ def canonical_hash(value: Any) -> str:
 
 
 TUNED_FIELDS = {"learning_rate", "weight_decay", "augmentation"}
-"""Fields of a recipe that track B searches."""
+"""Fields of a recipe that the track `tuned` searches."""
 
 
 def flattened(values: Mapping[str, Any], joint: str = ".", prefix: str = "") -> dict[str, Any]:
@@ -41,7 +41,7 @@ def added_fields(kind: type[BaseModel]) -> list[str]:
 
 
 def hashed_values(part: BaseModel, exclude: Iterable[str] = ()) -> dict[str, Any]:
-    """A part of a configuration as it is hashed: every field but `exclude` and what was added later, at its default."""
+    """A part of a configuration as it is hashed: all fields but `exclude` and later ones still at their default."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, BaseModel):
@@ -65,8 +65,8 @@ def requested_settings(
 ) -> dict[str, Any]:
     """Everything but the model: what must be equal for all rows of a table.
 
-    Neither path, title, seed, fraction nor device is part of it. On track B the search space and its budget stand for the
-    values that were searched; on track C the recipe is the model's own.
+    Neither path, title, seed, fraction nor device is part of it. On the track `tuned` the search space and its budget
+    stand for the values that were searched; on `own` the recipe is the model's own.
     """
     settings = {
         "recipe": hashed_values(recipe, exclude=searched(tuning)),

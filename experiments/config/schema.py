@@ -490,7 +490,7 @@ class Experiment(Asked):
     recipe_name: str
     recipe: Recipe
     own: dict[str, Recipe] = {}
-    """Recipes of track C, by model."""
+    """Recipes of the track `own`, by model."""
     notes: list[str] = Field([], exclude=True)
     """What was changed to fit the overrides, as sentences for the screen."""
     args: str = ""

@@ -50,7 +50,7 @@ def load(config: DataConfig) -> Dataset:
     """
     name = str(config.name)
     if name not in SETS:
-        known = "has no one label an image" if hasattr(datasets, name) else "is not known to torchvision"
+        known = "is not supported here" if hasattr(datasets, name) else "is not known to torchvision"
         raise ConfigError(f"{config.title}: `data.name`: {name!r} {known}. {nearest(name, SETS)}")
     pool_parts, test_parts = SETS[name]
     opened = {repr(part): _opened(name, part, config) for part in (*pool_parts, *test_parts)}
@@ -73,7 +73,7 @@ def _opened(name: str, part: dict[str, Any], config: DataConfig) -> Any:
     try:
         return cls(str(root), **part)
     except (OSError, RuntimeError) as missing:
-        if config.path or name in ("ImageNet", "StanfordCars"):  # the latter are not for download any more
+        if config.path or name in ("ImageNet", "StanfordCars"):  # neither can be downloaded
             raise absent(name, root, files, missing) from missing
     try:
         return cls(str(root), download=True, **part)

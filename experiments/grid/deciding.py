@@ -19,7 +19,7 @@ from experiments.records.record import RECORD_FILE, read_record
 from experiments.training import stop
 
 CAN_CHANGE = {"made", "pairs", "history", "ended", "looks", "share_per_seed", "share_power"}
-"""Fields of a decision that were not asked for."""
+"""Fields of a decision that a later command may have otherwise; its pairs are compared apart."""
 
 
 def asked_for(experiment: Experiment, all_pairs: bool, **fixed: Any) -> Decision:

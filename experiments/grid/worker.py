@@ -78,7 +78,9 @@ def check(cells: list[Cell]) -> list[str]:
 
 
 def steps_per_second(cell: Cell, seconds: float = 2.0) -> float:
-    """Speed of a cell's training, not compiled, in this process for a short time. Nothing is written.
+    """Steps of AdamW on a cell's model per second, its batches made beside them, for a short time.
+
+    A proxy of its own speed, to compare numbers of processes: not compiled, without its optimiser. Nothing is written.
 
     Raises
     ------
@@ -107,7 +109,7 @@ def steps_per_second(cell: Cell, seconds: float = 2.0) -> float:
 
 
 def record_death(cell: Cell, folder: Path, message: str) -> Outcome:
-    """Mark a cell failed whose process died more than once."""
+    """Mark as failed a cell whose process died more than once."""
     from experiments.training.attempt import record_failure
 
     run_folder = folder / str(cell.run_id)

@@ -137,7 +137,7 @@ class Record(BaseModel):
     trial: int | None = None
     """Number of a tuning trial; such a run has no test metrics. ``null`` for a run that is reported."""
     tuned: dict[str, Any] | None = None
-    """On track B the values that validation chose."""
+    """On the track `tuned` the values that validation chose."""
     varied: dict[str, Any] = {}
     """Values of the experiment's ``vary`` keys in this run; empty for most experiments."""
     n_classes: int | None = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from experiments.records.progress import Busy, locked
+from experiments.records.progress import Busy, LockError, locked
 from experiments.records.record import METRICS_FILE, PREDICTIONS_FILE, WEIGHTS_FILE, RecordError, read_rows
 from experiments.tracking.client import (
     NO_ANSWER,
@@ -100,7 +100,7 @@ def sync(
             report.failed.append(f"{folder.name}: {NO_ANSWER}")
         except KeyRefused:
             raise
-        except TrackingError as error:
+        except (TrackingError, LockError) as error:
             report.failed.append(f"{folder.name}: {error}")
     return report
 

@@ -78,7 +78,7 @@ def make_record(
     rows : list of dict
         The rows of ``metrics.jsonl``.
     trials : list of Record
-        On track B all trials that ended, whose cost is charged to the run.
+        On the track `tuned` all trials that ended, whose cost is charged to the run.
     """
     test: dict[str, float | None] = {}
     if predictions.logits is not None and predictions.labels is not None:

@@ -11,16 +11,16 @@ from experiments.training import cost, distributed
 
 
 def resolve_device() -> torch.device:
-    """`DEVICE` = ``auto``, ``cpu`` or ``cuda:n`` → the device of a run.
+    """`DEVICE` = ``auto``, ``cpu``, ``cuda`` or ``cuda:n`` → the device of a run; under torchrun the process's own.
 
     Raises
     ------
     ConfigError
         If the device is not one of these or is not there.
     """
-    name = os.environ.get("DEVICE") or "auto"
     if distributed.asked_for():
         return distributed.local_device()
+    name = os.environ.get("DEVICE") or "auto"
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     count = torch.cuda.device_count()

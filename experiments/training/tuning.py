@@ -1,4 +1,4 @@
-"""Tracks B and R: trials, equal for all models; on track B the choice among a model's by validation alone."""
+"""Tracks `tuned` and `random`: trials, equal for all models; on the first the choice among a model's by validation alone."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def trials_of(cell: Cell) -> list[Cell]:
 
 
 def chosen(cell: Cell, experiment_folder: Path) -> tuple[Cell, list[Record]]:
-    """A cell of track B with the recipe of its best trial, and the records of all its trials that ended; others as they are.
+    """A cell of the track `tuned` with the recipe of its best trial, and its ended trials' records; others as they are.
 
     Best is the highest validation accuracy of the last checkpoint; among equals the lowest validation NLL, then the first.
 
