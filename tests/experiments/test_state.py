@@ -20,6 +20,7 @@ from experiments.records import state
 from experiments.records.dataset import DATA_FILE, read_descriptions
 from experiments.records.progress import PROGRESS_FILE, ended_attempts, read_progress
 from experiments.records.record import METRICS_FILE, RECORD_FILE, read_record, read_rows
+from experiments.records.state import read_cache
 from experiments.tracking import dashboard, mirror
 from experiments.training.fit import MetricsLog
 from tests.experiments.test_training import Bench, equal_weights, killed_after
@@ -46,7 +47,10 @@ WHOLE: dict[str, tuple[Any, Callable[[Path], Any]]] = {
         {"id": "r-00000000", "experiment": "e", "run_id": "r", "config": {}},
         lambda folder: (mirror.page_of(folder), mirror.unsent(folder.parent), mirror.load_mirror(folder)),
     ),
-    dashboard.STATE_FILE: ({"e/p": {"report": "x"}}, dashboard._read),
+    dashboard.STATE_FILE: (
+        {"e/p": {"report": "x"}},
+        lambda folder: read_cache(folder / dashboard.STATE_FILE, dict[str, dict[str, str]]),
+    ),
     RECORD_FILE: ({"schema": 1}, lambda folder: (mirror.ended_by_record(folder), read_record(folder / RECORD_FILE))),
 }
 NESTED = b"[" * 100_000
