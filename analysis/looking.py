@@ -18,7 +18,7 @@ from experiments.config.schema import Experiment
 from experiments.records.record import EXAMPLES_FILE
 
 MOST_ANSWERS = 60_000
-"""Answers of runs on images that the page holds, of some 9 characters each: fewer images where there are more runs."""
+"""Answers of all runs that a page holds, of some 9 characters each: fewer images of a dataset where runs are more."""
 MOST_BYTES = 700_000
 """Bytes of all thumbnails of a dataset."""
 MOST_MAPS = 100_000
@@ -51,7 +51,7 @@ def _group(results: Results, experiment: Experiment, runs: pd.DataFrame, embedde
     ids = results.predictions(first["run_id"])["sample_ids"]
     kept = filter(None, (_examples(results, run_id) for run_id in runs["run_id"]))
     examples = next(kept, embedded or {"sample_ids": ids})
-    most = max(1, MOST_ANSWERS // len(runs))
+    most = max(1, MOST_ANSWERS // len(results.runs))
     if "pixels" in examples:
         most = min(most, MOST_BYTES // examples["pixels"][0].nbytes)
     place = {str(sample): at for at, sample in enumerate(ids)}

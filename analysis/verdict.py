@@ -18,6 +18,7 @@ from analysis.statistics.learning_curves import ratio_text
 from analysis.summary import Summary
 from analysis.text import known, number, percent
 from experiments.config.schema import Experiment
+from experiments.config.text import listed
 
 EFFECT = 0.005
 """The difference of accuracies, half a point, of which the text says how many seeds it would take to see it."""
@@ -132,8 +133,8 @@ def _told(text: str, titles: list[str], of: int) -> str:
 
 
 def _several(names: Sequence[str]) -> str:
-    """Names in a row, the first four of many."""
-    return f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
+    """Names in a row, the first four of more than six."""
+    return listed(names, 4 if len(names) > 6 else 6)
 
 
 def _under_random_recipes(group: Group, recipes: pd.DataFrame, model: str) -> list[str]:
