@@ -74,7 +74,7 @@ def test_validation_images_stand_in_where_there_is_no_test_split(tmp_path: Path)
     ("name", "words"),
     [
         ("SVHM", "'SVHM' is not known to torchvision. Did you mean 'SVHN'?"),
-        ("CelebA", "'CelebA' has no one label an image."),
+        ("CelebA", "'CelebA' is not supported here."),
         ("DTD", "DTD is not in "),
     ],
 )
