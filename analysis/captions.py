@@ -228,9 +228,9 @@ def settings(choose: bool) -> tuple[str, str]:
         "would be chosen on the test set, and too high."
     )
     method = (
-        "Validation chooses by its mean over seeds, of the last checkpoints; equal ones are all bold. No test image is seen "
-        "in choosing, but the runs that are tested are those that chose, so that new seeds may do a little worse. With few "
-        "images for validation the choice is near to chance."
+        "Validation chooses by its mean over seeds, of the last checkpoints, among settings all of whose seeds ended. Equal "
+        "ones are all bold. No test image is seen in choosing, but the runs that are tested are those that chose, so that "
+        "new seeds may do a little worse. With few images for validation the choice is near to chance."
     )
     return caption, method
 

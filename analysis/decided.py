@@ -66,5 +66,5 @@ def caption(decision: Decision | None) -> str:
         f"Sequential: seeds were added in looks ({', '.join(map(str, decision.looks))}) for pairs that were open, at an "
         f"error rate of {decision.error_rate:g} fixed on {decision.made} with the effect, {100 * decision.effect:g} points, "
         f"the margin and the budget (decision.json). A look at S seeds spends ({decision.share_per_seed:.3g} S)"
-        f"^{decision.share_power:g} of the error rate: intervals and marks are adjusted, and hold at all looks together."
+        f"^{decision.share_power:g} of the error rate: intervals and marks of top-1 accuracy are widened for it."
     )

@@ -198,8 +198,10 @@ def settings(summary: Summary, facts: Facts) -> Table:
         name: ", ".join(f"{key.rpartition('.')[2]} = {value}" for key, value in own.items()) for name, own in varied.items()
     }
     notes, choose = Notes(), not any(key.startswith("data.") for own in varied.values() for key in own)
-    val = summary.cells["val_top1"].round(9)
-    highest = val == val.groupby([summary.cells[key] for key in ("data", "model", "train_fraction")]).transform("max")
+    whole = summary.cells["n_seeds"] == summary.cells["n_expected"]  # the mean of other seeds is no fair rival
+    val = summary.cells["val_top1"].round(9).where(whole)
+    rivals = val.groupby([summary.cells[key] for key in ("data", "model", "train_fraction")])
+    highest = (val == rivals.transform("max")) & (rivals.transform("count") > 1)
     cells = summary.cells.assign(chosen=highest & choose)
     in_rows = len(short) > max(MANY_SETTINGS, cells["model"].nunique())
     across, down = ("model", "setting") if in_rows else ("setting", "model")

@@ -255,7 +255,7 @@ def _changes(group: Group, interactions: pd.DataFrame, model: str) -> list[str]:
     """How the gap to the reference changes from the fewest to all images, and from the first setting to this one."""
     if interactions.empty:
         return []
-    ends = (group.fractions[0], group.fractions[-1])
+    ends, settings = (group.fractions[0], group.fractions[-1]), select(interactions, changed="setting")["after"].nunique()
     texts = []
     for row in select(group.here(interactions), model=model).itertuples():
         if row.changed == "train_fraction" and (row.before, row.after) == ends:
@@ -266,8 +266,9 @@ def _changes(group: Group, interactions: pd.DataFrame, model: str) -> list[str]:
             continue
         titles = f"{row.model_title} to {group.experiment.models[group.experiment.reference].title}"
         told = row.low > 0 or row.high < 0
-        if not told and row.changed == "setting" and interactions["after"].nunique() > MANY_CHANGES:  # one sentence for all
-            texts.append(f"That the difference of {titles} is another than under {row.before} is not shown.")
+        if not told and row.changed == "setting" and settings > MANY_CHANGES:  # one sentence for all
+            budget = f"{percent(ends[1])} of the data"
+            texts.append(f"That the difference of {titles} at {budget} is another than under {row.before} is not shown.")
             continue
         change = f"changes by {_points(row.change, row.low, row.high)}"
         doubt = "" if told else "; that it changes at all is not shown"
@@ -278,22 +279,23 @@ def _changes(group: Group, interactions: pd.DataFrame, model: str) -> list[str]:
 def _noise(groups: Sequence[Group], model: str) -> Iterator[tuple[str, list[str]]]:
     """What the seeds and test images at hand can tell between a model and the reference, and of which tables it is true."""
     experiment, names = groups[0].experiment, (model, groups[0].experiment.reference)
-    alike: dict[tuple[int, int, bool], list[tuple[str, float, float, float]]] = {}
+    alike: dict[tuple[int, int, int, bool], list[tuple[str, float, float, float]]] = {}
     for group in groups if model != experiment.reference else ():
         cells = [(group.setting, name, group.fractions[-1]) for name in names]
         if (comparisons := group.compared(*cells)) is None:
             continue
         n_seeds, n_images = min(map(comparisons.n_seeds, cells)), comparisons.layout.n_images
-        floor, low, high = math.nan, math.inf, math.inf
+        size, floor, low, high = 0, math.nan, math.inf, math.inf
         if n_seeds > 1:
             found = comparisons.gap(cells[0], cells[1])
             floor, (low, _, high) = (
                 100 * found.half_width[0],
                 Spread.of(found, n_seeds, n_images).seeds(EFFECT, n_images)[:, 0],
             )
-        alike.setdefault((n_seeds, n_images, math.isinf(low)), []).append((group.title, floor, low, high))
+            size = round(math.log(max(floor, 0.01), 1.2))  # one sentence for floors that differ by a fifth at most
+        alike.setdefault((n_seeds, n_images, size, math.isinf(low)), []).append((group.title, floor, low, high))
     titles = " and ".join(experiment.models[name].title for name in names)
-    for (n_seeds, n_images, never), rows in alike.items():
+    for (n_seeds, n_images, _, never), rows in alike.items():
         places, floors, lows, highs = zip(*rows, strict=True)
         least, most = (number(pick(floors), 1) for pick in (min, max))
         more = "no number of seeds is enough on this test set, it takes more test images" if never else (

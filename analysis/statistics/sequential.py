@@ -25,8 +25,10 @@ from analysis.statistics.intervals import MIN_SEEDS_FOR_MARKS
 LOOKS = (3, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 23, 26, 30)
 """Seeds at which pairs are looked at; after the last one a pair stays open."""
 SPENDING = 1 / LOOKS[-1], 1.5
-"""A look at S seeds may spend (S/30)^1.5 of a pair's error rate: little at the first, all of it at the last. Looks share
-their seeds and test images, so that all of them together spend little more. A budget may end the looks at any."""
+"""A look at S seeds tests at (S/30)^1.5 of a pair's error rate: little at the first, all of it at the last. Looks share
+seeds and test images, and yet add up: to 1.8 times that rate where seeds make all of the variance. A budget may end them."""
+LEAST_FAMILY = 4
+"""Pairs that at least share the error rate: fewer, whose looks add up with nothing beside them, spend as four do."""
 Outcome = Literal["first", "second", "equivalent", "open"]
 """Which of two models is better, that they are equivalent, or that it is not decided."""
 
@@ -47,7 +49,7 @@ def outcomes(
     error_rate : float
         Probability of one wrong decision or more, over all pairs and looks.
     family : int
-        Pairs that were open at first.
+        Pairs that were open at first; fewer than `LEAST_FAMILY` count as that.
 
     Returns
     -------
@@ -57,7 +59,7 @@ def outcomes(
     at = [comparisons.place(*pair) for pair in pairs]
     gaps = comparisons.differences(comparisons.of_pairs[at], *({first: 1.0, second: -1.0} for first, second in pairs))
     n_seeds = np.array([min(map(comparisons.n_seeds, pair)) for pair in pairs])
-    gaps = replace(gaps, share=gaps.share / family)
+    gaps = replace(gaps, share=gaps.share / max(family, LEAST_FAMILY))
     tested = (n_seeds >= MIN_SEEDS_FOR_MARKS) & comparisons.trusted[at]
     states = np.where(gaps.p < error_rate, np.where(gaps.centre > 0, "first", "second"), "open")
     states = np.where((states == "open") & (gaps.p_beyond(margin) < error_rate), "equivalent", states)

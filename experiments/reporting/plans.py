@@ -76,7 +76,7 @@ def begin_decision(experiment: Experiment, *, all_pairs: bool, **fixed: float) -
     ConfigError
         If something else was fixed before, the test images cannot show the effect, or the budget is below one look.
     """
-    from analysis.statistics.sequential import LOOKS, SPENDING
+    from analysis.statistics.sequential import LEAST_FAMILY, LOOKS, SPENDING
     from experiments.grid import deciding, driver
 
     folder = runs_dir() / experiment.name
@@ -93,7 +93,7 @@ def begin_decision(experiment: Experiment, *, all_pairs: bool, **fixed: float) -
         driver.trials_for(cells),
         effect=asked.effect,
         budget_hours=asked.budget_hours,
-        alpha=asked.error_rate / len(asked.pairs),  # the last look spends all of it
+        alpha=asked.error_rate / max(len(asked.pairs), LEAST_FAMILY),  # as the last look tests
     )
     if decision is None:
         for note in plan.notes:
