@@ -98,7 +98,7 @@ def test_what_is_true_of_several_settings_is_said_once(tmp_path, no_figures):
     assert full.startswith("With 100% of the training data") and noise.startswith("Noise: with 3 seeds and 400 test images")
     assert change == (
         "recipe.steps=200, recipe.steps=300, recipe.steps=400, recipe.steps=500: That the difference of ViT (ours) to "
-        "ResNet_18 & co is another than under recipe.steps=100 is not shown."
+        "ResNet_18 & co at 100% of the data is another than under recipe.steps=100 is not shown."
     )
     for cell in runs.ledger["cells"]:  # one setting has lost a seed of the ViT
         if cell["varied"]["recipe.steps"] == 500 and cell["model"] == "vit" and cell["seed"] == 2:

@@ -65,6 +65,14 @@ def test_the_level_is_shared_by_looks_and_pairs() -> None:
         assert outcomes(table, [(FIRST, SECOND)], 0.0001, rate, 12) == found
 
 
+@pytest.mark.parametrize("family", [1, 2, 3, 4])
+def test_few_pairs_take_their_share_as_of_four(family: int) -> None:
+    table = compared(0.9, 0.83, images=300, moved=0.004)
+    p = table.gap(FIRST, SECOND).p[0]
+    for rate, found in ((4.004 * p, ["first"]), (3.996 * p, ["open"])):
+        assert outcomes(table, [(FIRST, SECOND)], 0.0001, rate, family) == found
+
+
 def test_the_last_look_spends_all_and_no_look_more() -> None:
     for seeds in (30, 40):
         layout = replace(compared(0.9, 0.83, seeds=seeds, images=300).layout, spending=SPENDING)

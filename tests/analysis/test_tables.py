@@ -146,6 +146,18 @@ def test_settings_side_by_side_are_chosen_by_validation(tmp_path, rates, in_rows
     assert table.frame["chosen"].sum() == 3 and "chosen on the test set" in table.caption
 
 
+def test_a_setting_that_lost_a_seed_is_not_chosen(tmp_path):
+    vary = {"recipe.learning_rate": [0.001, 0.002]}
+    runs = write_experiment(tmp_path / "r", make_experiment(vary=vary, seeds=[0, 1], train_fractions=[1.0], expect=[]))
+    chosen = _tables(runs)["settings"].frame.groupby("model")["chosen"].any()
+    assert chosen.all()
+    for cell in runs.ledger["cells"]:
+        if cell["varied"]["recipe.learning_rate"] == 0.002 and cell["model"] == "vit" and cell["seed"] == 1:
+            runs.lose(cell["run_id"])
+    chosen = _tables(runs)["settings"].frame.groupby("model")["chosen"].any()
+    assert not chosen.pop("vit") and chosen.all()
+
+
 def test_of_settings_that_change_the_data_none_is_chosen(tmp_path):
     experiment = make_experiment(vary={"data.permute_pixels": [None, 0]}, seeds=[0], train_fractions=[1.0], expect=[])
     runs = write_experiment(tmp_path / "r", experiment)
