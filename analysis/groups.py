@@ -22,7 +22,7 @@ def scores(results: Results, runs: pd.DataFrame, what: str = "correct") -> np.nd
     """
     if runs.empty or runs["test_digest"].nunique() > 1:
         return None
-    return np.stack([getattr(results.outcomes[run_id], what) for run_id in runs["run_id"]]).astype(np.float64)
+    return np.stack([getattr(results.per_image[run_id], what) for run_id in runs["run_id"]]).astype(np.float64)
 
 
 def paired(results: Results, a: pd.DataFrame, b: pd.DataFrame, what: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -48,7 +48,7 @@ def compare(results: Results, data: str) -> Comparisons | None:
     answers = {}
     for (setting, model, fraction), own in runs.groupby(["setting", "model", "train_fraction"], sort=False):
         if (own["test_digest"] == usual).all():
-            correct = np.stack([results.outcomes[run_id].correct for run_id in own["run_id"]])
+            correct = np.stack([results.per_image[run_id].correct for run_id in own["run_id"]])
             answers[str(setting), str(model), float(str(fraction))] = (own["seed"].tolist(), correct)
     return Comparisons.of(replace(Layout.of(answers), spending=results.spending))
 

@@ -22,7 +22,7 @@ from analysis.run_folder import (
     COMPUTE_COLUMNS,
     Arrays,
     Loaded,
-    Outcome,
+    PerImage,
     Refused,
     load_run,
     read_predictions,
@@ -54,7 +54,7 @@ class Results:
     cells: pd.DataFrame
     """The ledger's cells, with ``setting`` as in `runs`; a done cell whose run is unusable has status ``unusable``."""
     records: Mapping[str, Record]
-    outcomes: Mapping[str, Outcome]
+    per_image: Mapping[str, PerImage]
     labels: Mapping[str, np.ndarray]
     """Per test set (a value of the column ``test_digest``): the labels in the order of the ids."""
     class_names: Mapping[str, tuple[str, ...]]
@@ -146,7 +146,7 @@ def load(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, known_
         runs=_frame([run.row for run in runs.values()], experiment),
         cells=cells,
         records=records,
-        outcomes={run_id: run.outcome for run_id, run in runs.items()},
+        per_image={run_id: run.per_image for run_id, run in runs.items()},
         labels={run.row["test_digest"]: run.labels for run in first_first},
         class_names={run.row["data"]: run.class_names for run in first_first},
         faults=[fault.replace(f"{folder.parent.parent}{os.sep}", "") for fault in faults],

@@ -13,7 +13,7 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from analysis import looking, planned
+from analysis import gallery, planned
 from analysis.captions import Facts
 from analysis.fairness.certificate import Certificate
 from analysis.figures import Figure
@@ -49,7 +49,7 @@ class Content:
     counts: dict[str, int]
     links: dict[str, str]
     runs_from_page: Path
-    embedded: Mapping[str, looking.Kept]
+    embedded: Mapping[str, gallery.Kept]
 
 
 def render(content: Content) -> str:
@@ -69,7 +69,7 @@ def render(content: Content) -> str:
         "hero": content.figures[0] if content.figures else None,
         "cost": cost(content.results.runs["device_hours"].sum()),
         "details": content.facts.details,
-        "looking": looking.gather(content.results, content.experiment, content.embedded),
+        "gallery": gallery.gather(content.results, content.experiment, content.embedded),
         "reference": content.facts.reference,
         "banner": content.facts.banner,
         "expectations": content.summary.expectations,

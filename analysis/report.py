@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from analysis import captions, figures, latex, looking, page, planned, render, tables, verdict
-from analysis.fairness.certificate import Unequal, certify
-from analysis.fairness.strangers import examine
-from analysis.load import load
+from analysis import captions, figures, gallery, latex, page, planned, render, tables, verdict
+from analysis.fairness.certificate import Certificate, Unequal, certify
+from analysis.fairness.strangers import Strangers, examine
+from analysis.load import Results, load
 from analysis.summary import summarise
 from experiments.config.schema import Experiment
 from experiments.records.intended import read_plan
@@ -36,15 +36,9 @@ class Report:
     verdict: list[str]
     """The result in sentences."""
     faults: list[str]
-    """Records that could not be used, or only in part."""
-    strangers: list[str]
-    """Run folders of other settings or other grids, which were left out."""
+    """Records that could not be used, or only in part; run folders of other settings are not among them."""
     equal: bool
     """Whether the certificate found all settings equal."""
-
-    @property
-    def html(self) -> Path:
-        return self.folder / "report.html"
 
 
 def build(
@@ -55,7 +49,7 @@ def build(
     *,
     allow_unequal: bool = False,
     links: Mapping[str, str] | None = None,
-    embedded: Mapping[str, looking.Kept] | None = None,
+    embedded: Mapping[str, gallery.Kept] | None = None,
 ) -> Report:
     """Turn an experiment's records, the run folders in `folder`, into its report in the folder `out`.
 
@@ -74,42 +68,51 @@ def build(
         If there is no usable run; if settings differ and `allow_unequal` is not given. Nothing is written then.
     """
     strangers = examine(ledger, folder, experiment)
-    if strangers.differences and not allow_unequal:
-        raise Unequal(strangers.differences, strangers.advice)
     ledger = strangers.adopt(ledger)
-    results = load(ledger, folder, experiment, strangers.sentences)
-    certificate = certify(results, strangers.differences)
-    if not certificate.equal and not allow_unequal:
-        raise Unequal(certificate.differences)
+    results, certificate = _certified(ledger, folder, experiment, strangers, allow_unequal)
     summary = summarise(results, experiment)
     facts = captions.gather(results, summary, experiment, certificate)
     made = tables.all_tables(summary, experiment, facts)
     words = verdict.sentences(summary)
     faults = [*results.faults, *certificate.faults]
-    texts = _table_texts(made, facts.details)
-    texts |= {"certificate.json": _json(certificate.content), "ledger.json": _json(_without_paths(ledger, folder))}
     drawn = figures.draw(results, summary, experiment)
-    texts["report.html"] = page.render(
-        page.Content(
-            experiment=experiment,
-            results=results,
-            summary=summary,
-            certificate=certificate,
-            facts=facts,
-            tables=made,
-            figures=drawn,
-            verdict=words,
-            faults=faults,
-            planned=planned.rows(read_plan(folder), results, summary.groups),
-            counts=dict(ledger["counts"]),
-            links=dict(links or {}),
-            runs_from_page=Path(os.path.relpath(folder, out)),
-            embedded=embedded or {},
-        )
+    content = page.Content(
+        experiment=experiment,
+        results=results,
+        summary=summary,
+        certificate=certificate,
+        facts=facts,
+        tables=made,
+        figures=drawn,
+        verdict=words,
+        faults=faults,
+        planned=planned.rows(read_plan(folder), results, summary.groups),
+        counts=dict(ledger["counts"]),
+        links=dict(links or {}),
+        runs_from_page=Path(os.path.relpath(folder, out)),
+        embedded=embedded or {},
     )
+    texts = _table_texts(made, facts.details) | {
+        "certificate.json": _json(certificate.content),
+        "ledger.json": _json(_without_paths(ledger, folder)),
+        "report.html": page.render(content),
+    }
     paths = _write(out, texts, drawn)
     overview = render.plain(tables.overview(summary, facts))
-    return Report(out, paths, overview, words, faults[len(strangers.sentences) :], strangers.sentences, certificate.equal)
+    return Report(out, paths, overview, words, faults[len(strangers.sentences) :], certificate.equal)
+
+
+def _certified(
+    ledger: Mapping[str, Any], folder: Path, experiment: Experiment, strangers: Strangers, allow_unequal: bool
+) -> tuple[Results, Certificate]:
+    """The records, and the proof that their settings are equal, or that unequal ones are wanted."""
+    if strangers.differences and not allow_unequal:
+        raise Unequal(strangers.differences, strangers.advice)
+    results = load(ledger, folder, experiment, strangers.sentences)
+    certificate = certify(results, strangers.differences)
+    if not certificate.equal and not allow_unequal:
+        raise Unequal(certificate.differences)
+    return results, certificate
 
 
 def _table_texts(made: list[render.Table], details: list[str]) -> dict[str, str]:

@@ -44,7 +44,7 @@ class Refused(UserError):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PerImage:
     """What one run answered per test image: arrays of shape (n_test,), small enough to keep for every run."""
 
     correct: np.ndarray
@@ -60,7 +60,7 @@ class Loaded:
     row: dict[str, Any]
     """One row of `analysis.load.Results.runs`."""
     record: Record
-    outcome: Outcome
+    per_image: PerImage
     labels: np.ndarray
     class_names: tuple[str, ...]
     curve: list[dict[str, Any]]
@@ -105,7 +105,7 @@ def load_run(cell: Mapping[str, Any], folder: Path, experiment: Experiment, tria
     for claim in checks.wrong_tuning(record, trials):
         raise Refused(path, f"does not match its trials: {claim}")
     predicted, faults = logits.argmax(axis=1), list[str]()
-    outcome = Outcome(predicted == labels, predicted.astype(np.uint16), nll_per_image(logits, labels).astype(np.float32))
+    per_image = PerImage(predicted == labels, predicted.astype(np.uint16), nll_per_image(logits, labels).astype(np.float32))
     row = _row(record, experiment) | calibration.summarise(predictions) | {"test_digest": _test_digest(predictions)}
     curve = read_curve(folder / METRICS_FILE, record.steps, faults)
     if fault := checks.wrong_best(record, curve):
@@ -118,7 +118,7 @@ def load_run(cell: Mapping[str, Any], folder: Path, experiment: Experiment, tria
     answers = hashlib.sha256(np.ascontiguousarray(logits).tobytes()).hexdigest()
     val_ids = hashlib.sha256(np.sort(predictions["val_sample_ids"]).tobytes()).hexdigest()
     names = tuple(str(name) for name in predictions["class_names"])
-    return Loaded(row, record, outcome, labels, names, curve, faults, answers, val_ids)
+    return Loaded(row, record, per_image, labels, names, curve, faults, answers, val_ids)
 
 
 def _check_record(record: Record, cell: Mapping[str, Any], path: Path, experiment: Experiment) -> None:

@@ -25,7 +25,7 @@ from experiments.config.schema import Experiment, join_words
 from experiments.config.text import checked_name, duration_in_seconds, printable
 from experiments.records.digests import SUMS_FILE, add_digests
 from experiments.records.intended import ERROR_RATE
-from experiments.reporting import BAD_INPUT, SOME_FAILED, STOPPED, endings, online, plans, reports
+from experiments.reporting import BAD_INPUT, SOME_FAILED, STOPPED, decisions, endings, online, plans, reports
 from experiments.reporting.known import as_decided, known_ledger, say_lost_caches
 from experiments.reporting.verification import say_verification
 from experiments.terminal import screens
@@ -159,7 +159,7 @@ def decide(
     folder = driver.experiment_folder(experiment)
     reports.prepare(name)
     with err.status("Loading the data, timing steps"):
-        decision, first_hours = plans.begin_decision(
+        decision, first_hours = decisions.begin(
             experiment, all_pairs=all_pairs, error_rate=error_rate, budget_hours=hours, **fixed
         )
 
@@ -168,7 +168,7 @@ def decide(
             with display.progress(experiment, batch, folder, [], False) as progress:
                 driver.launch(batch, folder, jobs=jobs, observer=progress, engine=engine)
 
-    if code := plans.decide(experiment, decision, first_hours, launch):
+    if code := decisions.decide(experiment, decision, first_hours, launch):
         raise typer.Exit(code)
 
 
@@ -265,7 +265,7 @@ def predict(
     images, trained = prediction.image_files(images), load_run(run)
     guesses = prediction.predict(trained, images, top)
     if attention:
-        prediction.draw_attention(trained, images, attention)
+        prediction.draw_attention(trained, images, [own[0] for own in guesses], attention)
     if as_json:
         typer.echo(json.dumps(prediction.as_json(images, guesses), indent=2, ensure_ascii=False))
         return

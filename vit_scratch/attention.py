@@ -7,6 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vit_scratch.vit import VisionTransformer
+
+MOST_WEIGHTS = 2**25
+"""Attention weights of all blocks and heads that are held at once: 128 MiB in single precision."""
+
 
 def rollout(maps: Sequence[Tensor]) -> Tensor:
     """Attention rollout: how much of every token's final state comes from each token of the input.
@@ -44,3 +49,12 @@ def class_token_map(maps: Sequence[Tensor], grid_size: tuple[int, int]) -> Tenso
     """
     patches = rollout(maps)[:, 0, 1:]  # B N N → B (N-1)
     return (patches / patches.sum(dim=1, keepdim=True)).unflatten(1, grid_size)
+
+
+@torch.inference_mode()
+def class_token_maps(model: VisionTransformer, images: Tensor) -> Tensor:
+    """`class_token_map` of images B × C × height × width, as many at once as `MOST_WEIGHTS` allows; call ``eval()`` first."""
+    grid_size = model.embedding.grid_size
+    of_an_image = len(model.blocks) * model.num_heads * (1 + grid_size[0] * grid_size[1]) ** 2
+    parts = images.split(max(1, MOST_WEIGHTS // of_an_image))
+    return torch.cat([class_token_map(model.attention_maps(part), grid_size) for part in parts])

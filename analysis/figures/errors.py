@@ -117,7 +117,7 @@ def _confusion(results: Results, cell: pd.Series) -> _Confusion:
     counts = np.zeros(len(names) ** 2, dtype=np.int64)
     for run_id in cell["run_ids"]:
         truth = results.labels[digests[run_id]].astype(np.int64)
-        counts += np.bincount(truth * len(names) + results.outcomes[run_id].predicted, minlength=counts.size)
+        counts += np.bincount(truth * len(names) + results.per_image[run_id].predicted, minlength=counts.size)
     return _Confusion(counts.reshape(len(names), len(names)), names, len(cell["run_ids"]))
 
 

@@ -197,5 +197,5 @@ function look(place, group) {
   show();
 }
 
-const looking = document.getElementById("looking-at");
-for (const group of JSON.parse(document.getElementById("looking-data").textContent)) look(looking, group);
+const gallery = document.getElementById("gallery-at");
+for (const group of JSON.parse(document.getElementById("gallery-data").textContent)) look(gallery, group);

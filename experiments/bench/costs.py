@@ -31,7 +31,7 @@ from experiments.data.decoding import Photos, decode
 from experiments.data.images import Images, Pixels, Rows
 from experiments.data.splits import nested_subset
 from experiments.grid import driver
-from experiments.grid.driver import Observer
+from experiments.grid.driver import GridObserver
 from experiments.records.record import Record, read_record
 from experiments.training import cost, stop
 from experiments.training.fit import Training
@@ -87,9 +87,9 @@ def cell_seconds(cells: int) -> dict[str, float]:
     Computation is the step, its evaluation, and the predictions of the validation and test sets.
     """
     with _planned("smoke", [*TRIVIAL, f"seeds={list(range(cells))}"]) as (planned, folder):
-        driver.launch(planned[:1], folder, jobs="1", observer=Observer())  # what a process does once
+        driver.launch(planned[:1], folder, jobs="1", observer=GridObserver())  # what a process does once
         start = time.perf_counter()
-        driver.launch(planned, folder, jobs="1", observer=Observer())
+        driver.launch(planned, folder, jobs="1", observer=GridObserver())
         each = (time.perf_counter() - start) / max(1, len(planned) - 1)
         records = _records(planned[1:], folder)
         stepping = float(np.mean([(r.compute.train_seconds or 0) + (r.compute.evaluation_seconds or 0) for r in records]))
@@ -226,7 +226,7 @@ def side_by_side(engine_name: str, steps: int = 600, jobs: int = 2) -> dict[str,
     def rates(workers: int) -> list[Record]:
         grid = ["train_fractions=[1.0]", f"recipe.steps={steps}", f"seeds={list(range(jobs))}"]
         with _planned("vit_small_data", [*ONE_MODEL, *grid]) as (planned, folder):
-            driver.launch(planned, folder, jobs=str(workers), observer=Observer(), engine=engine_name)
+            driver.launch(planned, folder, jobs=str(workers), observer=GridObserver(), engine=engine_name)
             return _records(planned, folder)
 
     alone = float(np.mean([record.compute.images_per_second or 0.0 for record in rates(1)]))

@@ -109,7 +109,7 @@ def forget_failures(failed: list[Cell], folder: Path) -> None:
             (run_folder / RECORD_FILE).unlink()  # last: killed before it, the cell is still known as failed
 
 
-class Observer:
+class GridObserver:
     """Who follows a grid. The base class says nothing."""
 
     def checked(self) -> None:
@@ -160,7 +160,7 @@ ENGINES: dict[str, Callable[[list[Cell], Path, str], Engine]] = {"local": local.
 
 
 def launch(
-    cells: list[Cell], folder: Path, *, jobs: str, observer: Observer, retry_failed: bool = False, engine: str = "local"
+    cells: list[Cell], folder: Path, *, jobs: str, observer: GridObserver, retry_failed: bool = False, engine: str = "local"
 ) -> None:
     """Run the cells that have no record; those that another process runs are waited for.
 
@@ -172,7 +172,7 @@ def launch(
         Folder of the experiment's runs.
     jobs : str
         ``auto`` or a number of cells at a time.
-    observer : Observer
+    observer : GridObserver
     retry_failed : bool
         Run failed cells again.
     engine : str
@@ -200,7 +200,7 @@ def launch(
 class _Queue:
     """Which cells are left, which wait for an engine, and which were settled here."""
 
-    def __init__(self, cells: list[Cell], folder: Path, observer: Observer, retry_failed: bool) -> None:
+    def __init__(self, cells: list[Cell], folder: Path, observer: GridObserver, retry_failed: bool) -> None:
         self.cells, self.folder, self.observer = cells, folder, observer
         self._again = {cell.run_id: cell for cell in cells if retry_failed and cell_status(cell, folder)[0] == "failed"}
         self._settled, self._waiting = set[str | None](), deque[Cell]()

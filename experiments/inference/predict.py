@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from experiments.config.errors import ConfigError
 from experiments.data.decoding import SUFFIXES, decode
 from experiments.inference.trained import Trained
 from experiments.records.record import atomic_write
 from vit_scratch import VisionTransformer
-from vit_scratch.attention import class_token_map
+from vit_scratch.attention import class_token_maps
 
 _SIDE, _STRIP = 336, 28
 """Pixels of a side of a photo in the picture of attention, and of the strip with its name and prediction above it."""
@@ -66,7 +65,7 @@ def predict(trained: Trained, paths: list[Path], top: int) -> list[list[Guess]]:
     ConfigError
         Naming every file that is missing or no image.
     """
-    probabilities = trained.model(trained.images(paths)).softmax(dim=1)  # B classes
+    probabilities = torch.cat([trained.model(images).softmax(dim=1) for images in trained.batches(paths)])  # B classes
     best = probabilities.topk(min(top, len(trained.class_names)), dim=1)
     return [
         [Guess(trained.class_names[index], value) for index, value in zip(indices, values, strict=True)]
@@ -81,7 +80,6 @@ def as_json(paths: list[Path], guesses: list[list[Guess]]) -> list[dict[str, Any
     ]
 
 
-@torch.inference_mode()
 def attention(trained: Trained, paths: list[Path]) -> NDArray[np.float32]:
     """Where the class token's state comes from, by attention rollout: (B, rows, columns) of patches, each summing to 1.
 
@@ -98,11 +96,10 @@ def attention(trained: Trained, paths: list[Path]) -> NDArray[np.float32]:
         )
     if trained.data.permute_pixels is not None:
         raise ConfigError(f"--attention: {trained.folder} saw permuted pixels, whose patches are no places; leave it out.")
-    maps: Tensor = class_token_map(model.attention_maps(trained.images(paths)), model.embedding.grid_size)
-    return maps.numpy()
+    return torch.cat([class_token_maps(model, images) for images in trained.batches(paths)]).numpy()
 
 
-def draw_attention(trained: Trained, paths: list[Path], target: Path) -> None:
+def draw_attention(trained: Trained, paths: list[Path], best: list[Guess], target: Path) -> None:
     """Write a picture with a row per photo: the photo, and a heat map of where the model looked with what it saw there.
 
     Under the heat map the photo is grey and of equal contrast, so that both can be read on dark and on bright photos. Heat
@@ -115,7 +112,7 @@ def draw_attention(trained: Trained, paths: list[Path], target: Path) -> None:
     """
     check_target(target, {".png", ".jpg", ".jpeg", ".webp"}, "--attention")
     rows = []
-    for path, patches, (guess,) in zip(paths, attention(trained, paths), predict(trained, paths, 1), strict=True):
+    for path, patches, guess in zip(paths, attention(trained, paths), best, strict=True):
         photo = np.broadcast_to(decode(path, _SIDE, trained.data.channels).transpose(1, 2, 0), (_SIDE, _SIDE, 3))
         row = Image.fromarray(np.concatenate([photo, heat_map(photo, patches)], axis=1))
         picture = Image.new("RGB", (2 * _SIDE, _SIDE + _STRIP), "white")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from experiments.records.record import (
 )
 from experiments.training import models, pretrained
 
+BATCH_SIZE = 64
+"""Photos that a model sees at once."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -51,8 +55,8 @@ class Trained:
     data: DataConfig
     class_names: tuple[str, ...]
 
-    def images(self, paths: list[Path]) -> Tensor:
-        """Read photos as the run's own images were read: B × C × size × size, normalised.
+    def batches(self, paths: list[Path]) -> Iterator[Tensor]:
+        """Read photos as the run's own images were read: B × C × size × size, normalised, `BATCH_SIZE` at a time.
 
         Raises
         ------
@@ -60,7 +64,9 @@ class Trained:
             Naming every file that is missing or no image.
         """
         pixels = in_threads(lambda at: decode(paths[at], self.data.stored_size, self.data.channels), len(paths))
-        return normalised(self.data, torch.device("cpu"))(torch.from_numpy(np.stack(pixels)))
+        normalise = normalised(self.data, torch.device("cpu"))
+        for start in range(0, len(paths), BATCH_SIZE):
+            yield normalise(torch.from_numpy(np.stack(pixels[start : start + BATCH_SIZE])))
 
 
 def load_run(run: Path) -> Trained:

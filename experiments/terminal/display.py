@@ -18,7 +18,7 @@ from rich.text import Text
 from experiments.config.cells import Cell, data_key
 from experiments.config.schema import Experiment
 from experiments.config.text import printable
-from experiments.grid.driver import Observer
+from experiments.grid.driver import GridObserver
 from experiments.grid.ledger import ledger, left_to_run
 from experiments.records.dataset import read_descriptions
 from experiments.records.paces import training_seconds
@@ -36,7 +36,7 @@ FEW_PHOTOS = 500
 PRETRAINED = 'ARGS="models=[vit_base_p16_probe,resnet50_probe] data.image_size=224"'
 
 
-class Progress(Observer):
+class Display(GridObserver):
     """Live progress on a terminal; one plain line for each cell that ends elsewhere.
 
     Parameters
@@ -73,7 +73,7 @@ class Progress(Observer):
         self._lock = threading.Lock()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Display:
         if self.console.is_terminal:
             self._live.start()
         threading.Thread(target=self._say_waits, daemon=True).start()
@@ -197,7 +197,7 @@ def headline(experiment: Experiment, cells: Sequence[Cell], folder: Path) -> lis
 
 def progress(
     experiment: Experiment, batch: list[Cell], folder: Path, headline: Sequence[str], retry_failed: bool
-) -> Progress:
+) -> Display:
     """The display of tuning trials or cells that are about to run."""
     counts = ledger(experiment, batch, folder)["counts"]
     ended = 0 if retry_failed else counts["failed"]
@@ -207,7 +207,7 @@ def progress(
     line = f"{len(batch)} {kind}, {counts['done']} done before, {len(batch) - counts['done'] - ended} to run."
     line += f" {begun} of them go on from a checkpoint." if begun else ""
     done = counts["done"] + ended
-    return Progress(out, folder, total=len(batch), done=done, headline=[*headline, line], left=left)
+    return Display(out, folder, total=len(batch), done=done, headline=[*headline, line], left=left)
 
 
 def progress_columns(beat: dict[str, Any], steps: int) -> tuple[RenderableType, str, str]:

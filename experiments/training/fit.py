@@ -211,7 +211,7 @@ class MetricsLog:
             file.write(self._line(row))
 
 
-class Observer:
+class TrainingObserver:
     """Who follows a training: told what happens, and asked whether to stop. This one listens to nothing and never stops."""
 
     def stop_requested(self) -> bool:
@@ -227,7 +227,7 @@ class Observer:
     def rests(self, step: int) -> None:
         """A stretch ended before `step`."""
 
-    def splits(self, sentence: str) -> None:
+    def out_of_memory(self, sentence: str) -> None:
         """Batches had no room and are trained in parts from now on."""
 
     def evaluated(self, row: dict[str, Any]) -> None:
@@ -241,7 +241,7 @@ class Observer:
 class _Checkpoints:
     """Writes checkpoints, and decides when one is due: by step where asked for, else by time and cost."""
 
-    def __init__(self, training: Training, folder: Path, every_steps: int | None, observer: Observer) -> None:
+    def __init__(self, training: Training, folder: Path, every_steps: int | None, observer: TrainingObserver) -> None:
         self.training, self.folder, self.every_steps, self.observer = training, folder, every_steps, observer
         self._last, self._cost = time.monotonic(), 0.0
 
@@ -270,7 +270,7 @@ def fit(
     seed: int,
     folder: Path,
     execution: Execution = Execution(),  # noqa: B008 - frozen
-    observer: Observer = Observer(),  # noqa: B008 - without state
+    observer: TrainingObserver = TrainingObserver(),  # noqa: B008 - without state
 ) -> None:
     """Train to the last step of the recipe. Test data is no argument of this function.
 
@@ -309,7 +309,7 @@ def fit(
             )
         observer.rests(training.step)
         if training.micro_batches != parts:
-            observer.splits(_split_sentence(recipe.batch_size, training.micro_batches))
+            observer.out_of_memory(_split_sentence(recipe.batch_size, training.micro_batches))
         if training.step == boundary:
             observer.evaluated(_evaluation_row(training, recipe, val, update.rate, execution.on_oom))
         if group.agree(observer.stop_requested()):

@@ -36,7 +36,7 @@ from experiments.training.outcome import Outcome
 from experiments.training.provenance import facts_of
 from experiments.training.tuning import chosen
 from vit_scratch import VisionTransformer
-from vit_scratch.attention import class_token_map
+from vit_scratch.attention import class_token_maps
 
 
 class Splits(NamedTuple):
@@ -248,9 +248,6 @@ def looked(
     model = getattr(model, "module", model).eval()
     if not isinstance(model, VisionTransformer):
         return None
-    found = []
-    for images in torch.from_numpy(np.ascontiguousarray(pixels)).split(8):  # the weights of all blocks are held at once
-        shown = normalise(images.to(device)).to(next(model.parameters()).dtype)
-        maps = class_token_map(model.attention_maps(shown), model.embedding.grid_size)
-        found.append((255 * maps / maps.amax(dim=(1, 2), keepdim=True)).round().to(torch.uint8).cpu().numpy())
-    return np.concatenate(found)
+    images = normalise(torch.from_numpy(np.ascontiguousarray(pixels)).to(device)).to(next(model.parameters()).dtype)
+    maps = class_token_maps(model, images)
+    return (255 * maps / maps.amax(dim=(1, 2), keepdim=True)).round().to(torch.uint8).cpu().numpy()

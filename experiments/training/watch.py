@@ -15,10 +15,10 @@ from experiments.records.record import Record
 from experiments.tracking.tracker import About, Tracker
 from experiments.training import artifacts, stop
 from experiments.training.artifacts import Facts, Predictions
-from experiments.training.fit import MetricsLog, Observer, Training
+from experiments.training.fit import MetricsLog, Training, TrainingObserver
 
 
-class Written(Observer):
+class Written(TrainingObserver):
     """What a run folder gets while a run trains: rows and heartbeat.
 
     Parameters
@@ -80,7 +80,7 @@ class Watch(Written):
         super().evaluated(row)
         self.tracker.log(row)
 
-    def splits(self, sentence: str) -> None:
+    def out_of_memory(self, sentence: str) -> None:
         self.says(f"{self.cell.model_name}: {sentence}")
 
     def interrupted(self) -> None:

@@ -37,13 +37,13 @@ def test_a_model_that_does_worse_in_one_lab_is_found(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["change"], found["gap_after"] - found["gap_before"])
     assert (found["changed"] == "lab").all() and found["p"].min() > 0.05 / len(found)
 
-    outcomes = dict(results.outcomes)
+    per_image = dict(results.per_image)
     for run_id, run in results.runs.set_index("run_id").iterrows():
         if run["model"] == others[0] and lab[run_id] == "b":
-            correct = outcomes[run_id].correct.copy()
+            correct = per_image[run_id].correct.copy()
             correct[::4] = False
-            outcomes[run_id] = replace(outcomes[run_id], correct=correct)
-    found = efficiency.labs(groups_of(replace(results, outcomes=outcomes), runs.experiment)).set_index("model")
+            per_image[run_id] = replace(per_image[run_id], correct=correct)
+    found = efficiency.labs(groups_of(replace(results, per_image=per_image), runs.experiment)).set_index("model")
     assert found.loc[others[0], "p"] < 0.05 / len(found) and found.loc[others[0], "change"] < -0.1
     assert (found.loc[others[1:], "p"] > 0.05 / len(found)).all()
 

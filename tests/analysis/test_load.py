@@ -50,7 +50,7 @@ def test_outcomes_are_the_runs_answers(synthetic_runs):
     run_id = synthetic_runs.run_id("vit", 0.1, 2)
     with np.load(synthetic_runs.folder / run_id / "predictions.npz") as stored:
         logits, labels = stored["logits"].astype(float), stored["labels"]
-    outcome = results.outcomes[run_id]
+    outcome = results.per_image[run_id]
     assert np.array_equal(outcome.predicted, logits.argmax(1))
     probability = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.testing.assert_allclose(outcome.nll, -np.log(probability[np.arange(400), labels]), rtol=1e-5)
@@ -63,7 +63,7 @@ def test_images_are_brought_into_the_order_of_their_ids(synthetic_runs):
     shuffle = np.random.default_rng(0).permutation(400)
     synthetic_runs.edit_predictions(run_id, **{name: arrays[name][shuffle] for name in ("logits", "labels", "sample_ids")})
     after = _load(synthetic_runs)
-    assert np.array_equal(after.outcomes[run_id].correct, before.outcomes[run_id].correct)
+    assert np.array_equal(after.per_image[run_id].correct, before.per_image[run_id].correct)
     assert after.runs["test_digest"].nunique() == 1
 
 

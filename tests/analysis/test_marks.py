@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from analysis import tables, verdict
 from analysis.load import Results
-from analysis.run_folder import Outcome
+from analysis.run_folder import PerImage
 from analysis.summary import summarise
 from experiments.records.record import Record
 from tests.analysis.conftest import MODELS, make_experiment
@@ -25,7 +25,7 @@ def results_of(accuracy, n_images, jitter, missing, seed):
     )
     generator = np.random.default_rng(seed)
     hardness = generator.random(n_images)
-    rows, cells, outcomes = [], [], {}
+    rows, cells, per_image = [], [], {}
     for model, curve in zip(models, accuracy, strict=True):
         for fraction, share in zip((0.1, 1.0), curve, strict=True):
             for run in range(3):
@@ -38,7 +38,7 @@ def results_of(accuracy, n_images, jitter, missing, seed):
                 correct = (
                     hardness + 0.05 * generator.standard_normal(n_images) < share + jitter * generator.standard_normal()
                 )
-                outcomes[run_id] = Outcome(correct, np.zeros(n_images, np.uint16), np.ones(n_images, np.float32))
+                per_image[run_id] = PerImage(correct, np.zeros(n_images, np.uint16), np.ones(n_images, np.float32))
                 rows.append({
                     **place, "run_id": run_id, "test/top1": correct.mean(), "test_digest": "one", "track": "identical",
                     "n": 1000 * fraction, "n_train": 900 * fraction, "n_test": n_images, "n_classes": 4,
@@ -47,7 +47,7 @@ def results_of(accuracy, n_images, jitter, missing, seed):
     records = {row["run_id"]: Record.model_construct(environment={"device": "cpu"}, attempts=[]) for row in rows}
     frames = pd.DataFrame(rows), pd.DataFrame(cells)
     nothing = MappingProxyType({})
-    return Results(Path("no folder"), *frames, records, outcomes, nothing, nothing, [], nothing), experiment
+    return Results(Path("no folder"), *frames, records, per_image, nothing, nothing, [], nothing), experiment
 
 
 SHARES = st.sampled_from([0.0, 0.3, 0.6, 0.8, 0.85, 0.99, 1.2])

@@ -120,7 +120,7 @@ def test_where_more_images_did_worse_the_verdict_says_what_was_measured(no_figur
 
 
 def test_the_page_stands_alone(whole):
-    text = whole.html.read_text()
+    text = (whole.folder / "report.html").read_text()
     parsed = _Page(text)
     assert parsed.external == []
     assert {
@@ -155,7 +155,7 @@ def test_the_page_escapes_what_it_shows(synthetic_runs, tmp_path, no_figures):
     run_id = synthetic_runs.run_id("vit")
     synthetic_runs.lose(run_id, "failed", evil)
     made = _build(synthetic_runs, tmp_path / "out", links={synthetic_runs.run_id("resnet"): "javascript:alert(1)"})
-    text = made.html.read_text()
+    text = (made.folder / "report.html").read_text()
     assert evil not in text and "&lt;/script&gt;" in text and "javascript:alert" not in text
     # The class of the fixture that is named like a tag.
     assert "&lt;b&gt;&amp;_%" in text
@@ -194,7 +194,7 @@ def test_unequal_settings_with_a_warning(synthetic_runs, tmp_path, no_figures):
     for table in ("accuracy", "data_efficiency", "compute"):
         for suffix in (".md", ".tex", ".csv"):
             assert "UNEQUAL SETTINGS" in (tmp_path / "out" / f"{table}{suffix}").read_text()
-    assert made.html.read_text().count('class="banner"') == 7
+    assert (made.folder / "report.html").read_text().count('class="banner"') == 7
     assert json.loads((tmp_path / "out" / "certificate.json").read_text())["differences"][0]["key"] == "precision"
 
 
@@ -206,7 +206,7 @@ def test_bad_records_are_named_and_the_rest_reported(synthetic_runs, tmp_path, n
     assert (
         len(made.faults) == 2 and broken in made.faults[1] + made.faults[0] and any(lying in fault for fault in made.faults)
     )
-    text = made.html.read_text()
+    text = (made.folder / "report.html").read_text()
     assert "2 remarks on records" in text and "does not match its record" in text
     markdown = (tmp_path / "out" / "accuracy.md").read_text()
     assert "2 of 3 seeds: seed 1 unusable (predictions.npz: does not match its record" in markdown
@@ -295,9 +295,9 @@ window.addEventListener("load", () => setTimeout(() => {
   const budget = document.querySelector(".asked input[type=range]");
   budget.value = 0;
   budget.dispatchEvent(new Event("input"));
-  const looking = [differing, tiles(), document.querySelector(".asked output").textContent];
+  const gallery = [differing, tiles(), document.querySelector(".asked output").textContent];
   const unnamed = document.querySelectorAll(".plot:not([aria-label]), .scroll:not([aria-label])").length;
-  const result = {looking, before, ascending, descending, shown, drawn, plots, unnamed,
+  const result = {gallery, before, ascending, descending, shown, drawn, plots, unnamed,
     heading: document.querySelector("h1").textContent, hero: hero.bottom + window.scrollY,
     filled: hero.width / document.querySelector(".top .plot").clientWidth,
     overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth};
@@ -329,7 +329,7 @@ def _browse(path: Path, profile: Path, width: int, *options: str) -> tuple[str, 
 @pytest.mark.parametrize(("width", "screens"), [(500, 1688), (1280, 800)])
 def test_the_page_in_a_browser(whole, tmp_path, width, screens):
     # A neighbour of the page with a script that uses it and writes down what it saw.
-    text = whole.html.read_text()
+    text = (whole.folder / "report.html").read_text()
     probed = tmp_path / "probed.html"
     head, _, tail = text.rpartition("</body>")
     probed.write_text(head + PROBE + tail)
@@ -341,7 +341,7 @@ def test_the_page_in_a_browser(whole, tmp_path, width, screens):
         "ResNet_18 & co",
         "ConvNeXt",
     ]
-    assert 0 < seen["looking"][0] <= 60 and seen["looking"][1:] == [60, "10% (n = 100)"]
+    assert 0 < seen["gallery"][0] <= 60 and seen["gallery"][1:] == [60, "10% (n = 100)"]
     assert seen["shown"] == 3 and seen["unnamed"] == 0
     assert seen["heading"] == whole.verdict[0] and seen["hero"] < screens and seen["filled"] > 0.85
     assert seen["drawn"] == seen["plots"] >= 5
@@ -359,7 +359,7 @@ window.addEventListener("load", () => setTimeout(done, 3000));
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium installed")
 def test_no_page_is_wider_than_a_small_phone(whole, tmp_path):
-    (tmp_path / "narrow.html").write_text(NARROW.format(address=whole.html.as_uri()))
+    (tmp_path / "narrow.html").write_text(NARROW.format(address=(whole.folder / "report.html").as_uri()))
     document, _ = _browse(tmp_path / "narrow.html", tmp_path / "profile", 500, "--allow-file-access-from-files")
     assert re.search(r'<pre id="probe">(.*?)</pre>', document)[1] == "0"
 

@@ -136,7 +136,7 @@ def test_a_look_decides_by_the_comparisons_of_the_report_and_the_report_adjusts(
     made = report.build(runs.ledger, runs.folder, runs.experiment, runs.folder.parent / "report")
     assert made.verdict[1:5] == sentences(decided, runs.experiment)
     assert "ResNet_18 & co is better than ViT (ours)" in made.verdict[1] and "adjusted for all looks" in made.verdict[1]
-    page = made.html.read_text(encoding="utf-8")
+    page = (made.folder / "report.html").read_text(encoding="utf-8")
     assert "Sequential: seeds were added in looks (3)" in page and "fixed on 2026-01-01" in page
     other = runs.experiment.model_copy(update={"args": "recipe.steps=9"})
     assert load(runs.ledger, runs.folder, other).decision is None  # it is of other settings

@@ -61,7 +61,8 @@ def test_where_the_grid_is_whole_other_settings_are_left_out_and_named(synthetic
     names = [_other(synthetic_runs, seed=seed, steps=50) for seed in (0, 1)]
     made = _build(synthetic_runs, tmp_path / "out")
     assert made.equal
-    (sentence,) = made.strangers
+    (sentence,) = _examine(synthetic_runs).sentences
+    assert "2 run folders of other settings" in (made.folder / "report.html").read_text()
     assert not made.faults
     assert "2 run folders of other settings (recipe.steps 50 instead of 100), left out" in sentence
     assert all(name in sentence for name in names)

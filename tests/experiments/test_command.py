@@ -25,7 +25,7 @@ from experiments.config.errors import ConfigError
 from experiments.config.paths import ROOT
 from experiments.config.text import duration_in_seconds
 from experiments.grid import driver, local, worker
-from experiments.grid.driver import Observer
+from experiments.grid.driver import GridObserver
 from experiments.grid.ledger import ledger
 from experiments.records.progress import locked, read_progress
 from experiments.records.record import RecordError, read_record
@@ -40,7 +40,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return main()
 
 
-class Seen(Observer):
+class Seen(GridObserver):
     def __init__(self) -> None:
         self.outcomes: list[tuple[Cell, Outcome]] = []
 
@@ -508,9 +508,9 @@ def test_a_full_disk_leaves_no_half_record_and_the_cell_is_run_again(
 def test_two_commands_on_one_grid_run_every_cell_once(tmp_path: Path) -> None:
     code = (
         "from experiments.config import loading\nfrom experiments.grid import driver\n"
-        "from experiments.grid.driver import Observer\n"
+        "from experiments.grid.driver import GridObserver\n"
         f"e = loading.load_experiment('smoke', loading.parse_overrides({[*TINY, 'recipe.steps=60']!r}))\n"
-        "class Say(Observer):\n"
+        "class Say(GridObserver):\n"
         "    def ended(self, cell, outcome): print(outcome.status, cell.run_id, outcome.seconds)\n"
         "driver.launch(driver.plan(e), driver.experiment_folder(e), jobs='1', observer=Say())\n"
     )

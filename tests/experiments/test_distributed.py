@@ -56,7 +56,7 @@ from experiments.grid import driver
 from experiments.config import loading
 from experiments.training import stop
 from experiments.training import run
-from experiments.grid.driver import Observer
+from experiments.grid.driver import GridObserver
 from tests.experiments.test_distributed import doubled
 
 run.build_model = doubled(run.build_model)
@@ -64,7 +64,7 @@ run.build_model = doubled(run.build_model)
 with driver.leading() as leads:
     if leads:
         experiment = loading.load_experiment("smoke", loading.parse_overrides(sys.argv[1:]))
-        driver.launch(driver.plan(experiment), driver.experiment_folder(experiment), jobs="auto", observer=Observer())
+        driver.launch(driver.plan(experiment), driver.experiment_folder(experiment), jobs="auto", observer=GridObserver())
 """
 
 

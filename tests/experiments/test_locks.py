@@ -16,7 +16,7 @@ from experiments.__main__ import main
 from experiments.config.cells import Cell
 from experiments.config.paths import ROOT
 from experiments.grid import driver, local, worker
-from experiments.grid.driver import Observer
+from experiments.grid.driver import GridObserver
 from experiments.grid.ledger import cell_status
 from experiments.records.progress import Busy, LockError, NoLocks, is_running, locked, owner
 from experiments.records.record import atomic_write
@@ -103,7 +103,7 @@ def test_a_broken_lock_fails_its_cell_with_its_path_and_nobody_waits(
     assert status == "unknown" and str(reason).startswith(f"{path}: the run's lock cannot be used (")
     ended = list[Outcome]()
 
-    class Seen(Observer):
+    class Seen(GridObserver):
         def ended(self, cell: Cell, outcome: Outcome) -> None:
             ended.append(outcome)
 
@@ -118,7 +118,7 @@ def test_what_is_waited_for_is_said(tmp_path: Path, cell: Cell, no_training: Non
     (tmp_path / str(cell.run_id)).mkdir()
     held.enter_context(locked(tmp_path / str(cell.run_id)))
 
-    class Seen(Observer):
+    class Seen(GridObserver):
         def says(self, sentence: str) -> None:
             said.append(sentence)
             if len(said) == 2:

@@ -131,7 +131,7 @@ def test_a_cell_that_waits_for_wandb_is_said_once(tmp_path: Path, monkeypatch: p
     printed, cell = io.StringIO(), cells_of(tmp_path)[0]
     folder = tmp_path / str(cell.run_id)
     folder.mkdir()
-    with display.Progress(Console(file=printed, width=200), tmp_path, total=1, done=0) as progress:
+    with display.Display(Console(file=printed, width=200), tmp_path, total=1, done=0) as progress:
         progress.started(cell)
         assert LONG_WAIT not in printed.getvalue(), "a cell without a record trains"
         (folder / "record.json").touch()

@@ -12,7 +12,7 @@ from experiments.__main__ import main
 from experiments.bench import plan as bench_plan
 from experiments.config import loading
 from experiments.grid import driver
-from experiments.grid.driver import Observer
+from experiments.grid.driver import GridObserver
 from experiments.reporting import plans
 from experiments.training import cost
 
@@ -55,7 +55,7 @@ def test_what_was_planned_before_the_first_run_stays_and_runs_tell_the_pace(
     path = tmp_path / "runs_dir" / "smoke" / "plan.json"
     first = path.read_bytes()
     experiment = loading.load_experiment("smoke", loading.parse_overrides(TINY))
-    driver.launch(driver.plan(experiment), path.parent, jobs="1", observer=Observer())
+    driver.launch(driver.plan(experiment), path.parent, jobs="1", observer=GridObserver())
     capsys.readouterr()
     assert call(monkeypatch, "plan", "smoke", *TINY, "--effect", "0.2", "--json") == 0
     told = capsys.readouterr()

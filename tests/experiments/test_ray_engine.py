@@ -16,7 +16,7 @@ from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
 from experiments.grid import driver, local
 from experiments.grid import ray as engine
-from experiments.grid.driver import Observer
+from experiments.grid.driver import GridObserver
 from experiments.records.progress import read_progress
 from experiments.records.record import read_record
 from experiments.training.outcome import Outcome
@@ -24,7 +24,7 @@ from experiments.training.outcome import Outcome
 TINY = ["recipe.steps=4", "recipe.evaluations=2", "seeds=[0]", "train_fractions=[0.1]"]
 
 
-class Seen(Observer):
+class Seen(GridObserver):
     def __init__(self) -> None:
         self.outcomes: list[tuple[Cell, Outcome]] = []
 

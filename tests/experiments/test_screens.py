@@ -97,7 +97,7 @@ def test_a_list_in_a_pipe_is_whole(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 def test_time_left_is_hidden_until_it_can_be_known(tmp_path: Path) -> None:
     cells, folder = tiny_cells()
-    progress = display.Progress(Console(file=io.StringIO()), folder, total=10, done=2)
+    progress = display.Display(Console(file=io.StringIO()), folder, total=10, done=2)
     assert progress._left() == ""
     progress.started(cells[0])
     run_folder = folder / str(cells[0].run_id)
@@ -126,7 +126,7 @@ def test_the_first_estimate_is_from_earlier_runs_of_the_device(tmp_path: Path, d
     experiment, earlier = load_experiment("vit_small_data"), ROOT / "results" / "vit_small_data"
     (tmp_path / "earlier").symlink_to(earlier)
     cells = expand(experiment, known_splits(experiment, earlier))
-    progress = display.Progress(Console(file=io.StringIO()), tmp_path / "now", total=48, done=0, left=cells)
+    progress = display.Display(Console(file=io.StringIO()), tmp_path / "now", total=48, done=0, left=cells)
     for cell in cells[:2]:
         progress.started(cell)
         attempt = {"start_step": 0, "end_step": 1, "device": device, "seconds": 1.0, "reason": "running"}
@@ -144,7 +144,7 @@ def test_the_first_estimate_is_from_earlier_runs_of_the_device(tmp_path: Path, d
 def test_a_pipe_is_told_the_time_left_with_the_first_cell(tmp_path: Path) -> None:
     cells, folder = tiny_cells()
     printed = io.StringIO()
-    progress = display.Progress(Console(file=printed, width=200), folder, total=8, done=0)
+    progress = display.Display(Console(file=printed, width=200), folder, total=8, done=0)
     progress.started(cells[0])
     assert progress._begun is not None
     progress._begun -= 60
@@ -155,7 +155,7 @@ def test_a_pipe_is_told_the_time_left_with_the_first_cell(tmp_path: Path) -> Non
 def test_what_is_unknown_of_a_cell_is_a_dash(tmp_path: Path) -> None:
     cells, folder = tiny_cells()
     printed = io.StringIO()
-    display.Progress(Console(file=printed, width=200), folder, total=8, done=0).ended(cells[0], Outcome("done"))
+    display.Display(Console(file=printed, width=200), folder, total=8, done=0).ended(cells[0], Outcome("done"))
     assert printed.getvalue().rstrip().endswith("  val –  – images/s  –")
 
 
@@ -186,7 +186,7 @@ def test_progress_says_what_a_cell_is_doing() -> None:
 def test_a_resumed_cell_is_announced_when_it_ends(tmp_path: Path) -> None:
     cells, folder = tiny_cells()
     console = Console(file=io.StringIO(), width=80)
-    progress = display.Progress(console, folder, total=2, done=0)
+    progress = display.Display(console, folder, total=2, done=0)
     run_folder = folder / str(cells[0].run_id)
     run_folder.mkdir(parents=True)
     attempt = {"start_step": 2, "end_step": 4, "device": "cpu", "devices": 1, "seconds": 1.0, "reason": "completed"}

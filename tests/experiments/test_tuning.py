@@ -15,7 +15,7 @@ from experiments.config.cells import Cell, expand
 from experiments.config.errors import ConfigError
 from experiments.config.schema import Tuning
 from experiments.grid import driver
-from experiments.grid.driver import Observer
+from experiments.grid.driver import GridObserver
 from experiments.grid.ledger import compute_splits
 from experiments.records.record import read_record
 from experiments.training.artifacts import seconds_to_target
@@ -70,7 +70,7 @@ def test_the_space_is_part_of_the_settings(tmp_path: Path) -> None:
 def test_run_chooses_on_validation_charges_trials_and_keeps_the_test_from_them(tmp_path: Path) -> None:
     cells = tuned_cells(tmp_path)
     trials = driver.trials_for(cells)
-    driver.launch(trials, tmp_path, jobs="1", observer=Observer())
+    driver.launch(trials, tmp_path, jobs="1", observer=GridObserver())
     for trial in trials:
         record = read_record(tmp_path / str(trial.run_id) / "record.json")
         assert record.trial == trial.trial
@@ -82,7 +82,7 @@ def test_run_chooses_on_validation_charges_trials_and_keeps_the_test_from_them(t
         values = json.loads(path.read_text(encoding="utf-8"))
         values["metrics"]["val/top1"] = top1
         path.write_text(json.dumps(values), encoding="utf-8")
-    driver.launch(cells, tmp_path, jobs="1", observer=Observer())
+    driver.launch(cells, tmp_path, jobs="1", observer=GridObserver())
     tuned = read_record(tmp_path / str(cells[1].run_id) / "record.json")
     assert tuned.tuned is not None and tuned.tuned["learning_rate"] == trials[1].recipe.learning_rate
     spent = [read_record(tmp_path / str(trial.run_id) / "record.json").compute for trial in trials]

@@ -23,7 +23,7 @@ from experiments.config import loading
 from experiments.config.errors import ConfigError
 from experiments.grid import driver
 from experiments.inference.export import ABOUT
-from experiments.inference.predict import attention, heat_map
+from experiments.inference.predict import attention, heat_map, predict
 from experiments.inference.trained import Trained, load_run
 from experiments.records.record import read_record
 from experiments.training.run import run
@@ -136,6 +136,21 @@ def test_attention_is_drawn_for_every_photo(
     assert str(target) in capsys.readouterr().out
 
 
+def test_a_folder_of_photos_goes_through_the_model_in_batches(
+    vit: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many, trained, sizes = [*photos, *photos[::-1], photos[0]], load_run(vit), list[int]()
+    trained.model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    together, maps = predict(trained, many, 10), attention(trained, many)
+    monkeypatch.setattr("experiments.inference.trained.BATCH_SIZE", 2)
+    in_batches, same_maps = predict(trained, many, 10), attention(trained, many)
+    assert sizes[0] == 5 and [size for size in sizes if size != 5][:3] == [2, 2, 1]
+    for alone, other in zip(in_batches, together, strict=True):
+        values = {guess.name: guess.probability for guess in other}
+        assert {guess.name: guess.probability for guess in alone} == pytest.approx(values, abs=1e-5)
+    assert maps.shape == (5, 4, 4) and np.abs(maps - same_maps).max() < 1e-5
+
+
 @pytest.mark.parametrize("photo", [np.zeros(3), np.full(3, 30), np.full(3, 255)])
 def test_heat_is_read_alike_on_dark_and_on_bright_photos(photo: NDArray[np.float64]) -> None:
     patches = np.zeros((4, 4), np.float32)
@@ -148,7 +163,7 @@ def test_heat_is_read_alike_on_dark_and_on_bright_photos(photo: NDArray[np.float
 def test_attention_to_permuted_pixels_is_refused(vit: Path, photos: list[Path]) -> None:
     trained = load_run(vit)
     permuted = replace(trained, data=trained.data.model_copy(update={"permute_pixels": 0}))
-    plain, moved = (run.images(photos).flatten(2) for run in (trained, permuted))
+    plain, moved = (next(run.batches(photos)).flatten(2) for run in (trained, permuted))
     assert not torch.equal(plain, moved) and torch.equal(plain.sort().values, moved.sort().values)  # as it was trained
     with pytest.raises(ConfigError, match="saw permuted pixels, whose patches are no places; leave it out"):
         attention(permuted, photos)

@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 from scipy.special import softmax
 
-from analysis import looking, page, verdict
+from analysis import gallery, page, verdict
 from analysis.load import load
 from analysis.summary import summarise
 
 
 def _gathered(runs, embedded=None):
-    (group,) = looking.gather(load(runs.ledger, runs.folder, runs.experiment), runs.experiment, embedded or {})
+    (group,) = gallery.gather(load(runs.ledger, runs.folder, runs.experiment), runs.experiment, embedded or {})
     return group
 
 
@@ -58,10 +58,10 @@ def test_embedded_images_stand_in_where_no_run_kept_any(synthetic_runs):
 
 
 def test_many_runs_and_large_images_leave_fewer_of_them(synthetic_runs, monkeypatch):
-    monkeypatch.setattr(looking, "MOST_ANSWERS", 36 * 50)
+    monkeypatch.setattr(gallery, "MOST_ANSWERS", 36 * 50)
     assert len(_gathered(synthetic_runs)["ids"]) == 50
     _keep(synthetic_runs, synthetic_runs.run_id("vit"))
-    monkeypatch.setattr(looking, "MOST_BYTES", 5 * 3 * 4 * 6)
+    monkeypatch.setattr(gallery, "MOST_BYTES", 5 * 3 * 4 * 6)
     assert len(_gathered(synthetic_runs)["ids"]) == 5
 
 
