@@ -53,7 +53,7 @@ def class_token_map(maps: Sequence[Tensor], grid_size: tuple[int, int]) -> Tenso
 
 @torch.inference_mode()
 def class_token_maps(model: VisionTransformer, images: Tensor) -> Tensor:
-    """`class_token_map` of images B × C × height × width, as many at once as `MOST_WEIGHTS` allows; call ``eval()`` first."""
+    """`class_token_map` of images B × C × height × width, in parts for which there is room. Call ``eval()`` first."""
     grid_size = model.embedding.grid_size
     of_an_image = len(model.blocks) * model.num_heads * (1 + grid_size[0] * grid_size[1]) ** 2
     parts = images.split(max(1, MOST_WEIGHTS // of_an_image))
