@@ -34,8 +34,12 @@ CELL = (
 DUMP = """
 import os, runpy, sys, traceback
 import torch
-def step(*_, **__):
-    for frame in traceback.extract_stack()[:-1]:
+take = torch.optim.AdamW.step
+def step(*given, **named):
+    stack = traceback.extract_stack()[:-1]
+    if not any(frame.filename.endswith("training/steps.py") for frame in stack):  # a recipe that is only tried
+        return take(*given, **named)
+    for frame in stack:
         print("frame", frame.filename, frame.name, file=sys.__stderr__)
     sys.__stderr__.flush()
     os._exit(0)

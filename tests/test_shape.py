@@ -41,7 +41,8 @@ def test_the_report_names_all_that_was_asked() -> None:
 
 
 @pytest.mark.slow
-def test_the_path_to_the_step_begins_at_the_command() -> None:
+def test_the_path_to_the_step_goes_from_the_command_to_the_training() -> None:
     found = shape.frames()
     assert found[:2] == ["experiments/__main__.py:<module>", "experiments/__main__.py:main"]
     assert all(frame.startswith("experiments/") for frame in found)
+    assert found[-1].startswith("experiments/training/steps.py:")
