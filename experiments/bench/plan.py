@@ -56,6 +56,7 @@ def estimate(cells: Sequence[Cell], trials: Sequence[Cell], jobs: str, earlier: 
         Folder of the runs, or where it will be.
     """
     every, device, threads = [*trials, *cells], resolve_device(), cells[0].execution.threads
+    at_once = local.resolve_jobs(jobs, len(every), threads)
     torch.set_num_threads(threads)
     kinds, name = {_kind(cell): cell for cell in every}, cost.device_name(device)
     known = recorded(earlier, name)
@@ -75,7 +76,6 @@ def estimate(cells: Sequence[Cell], trials: Sequence[Cell], jobs: str, earlier: 
         images += seen
         pflops += cost.train_pflops(rate.gmacs, seen, passes)
         disk += 8 * rate.parameters + 4 * (n_test + n_val) * n_classes + SMALL_FILES_BYTES  # weights, checkpoint, logits
-    at_once = local.resolve_jobs(jobs, len(every), threads)
     peaks = [rate.peak_memory_bytes for rate in rates.values()]
     return Costs(
         cells=len(cells),

@@ -439,8 +439,9 @@ def _fit_to_args(values: dict[str, Any], changes: dict[str, tuple[Any, str]], ar
     left_out = {}
     for key in ("models", "train_fractions"):
         asked = args.get(key)
-        if isinstance(asked, list) and isinstance(values.get(key), list):
-            left_out[key] = [entry for entry in values[key] if entry not in asked]
+        listed = values.get(key, ExperimentFile.model_fields[key].default)
+        if isinstance(asked, list) and isinstance(listed, list):
+            left_out[key] = [entry for entry in listed if entry not in asked]
     kept = []
     for entry in values["expect"]:
         missing = _names_of(entry, left_out) if isinstance(entry, dict) else []

@@ -190,7 +190,11 @@ class Processes:
         checked = self._pool.submit(worker.check, self.cells)
         for _ in range(0 if self.measure else self.jobs - 1):
             self._pool.submit(worker.warm_up)
-        if not (faults := checked.result()) and self.measure:
+        try:
+            faults = checked.result()
+        except BrokenProcessPool:
+            return ["JOBS: a worker process died before any cell ran, most likely killed for memory. Use fewer JOBS."]
+        if self.measure and not faults:
             rates = self._rates()
             self.jobs = fastest(rates)
             shown = ", ".join(f"{jobs}: {rate:.3g}" for jobs, rate in rates.items())

@@ -6,6 +6,7 @@ import hashlib
 import multiprocessing
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -195,7 +196,7 @@ def verify(folder: Path) -> None:
         raise TrackingError(f"FROM: the artifact is not a report of this project ({one_line(error)}).") from error
     entries = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     there = {name for name, path in entries.items() if path.is_symlink() or not path.is_dir()}
-    odd = [name for name in names if not _is_ours(name) or names.count(name) > 1]
+    odd = [name for name, times in Counter(names).items() if not _is_ours(name) or times > 1]
     odd += [name for name, path in entries.items() if path.is_symlink()]
     _refuse("holds what no report of this project does", [*odd, *(there - {SUMS_FILE, *names})])
     wrong = [name for name in (f"report/{LEDGER_FILE}", f"report/{EXPERIMENT_FILE}") if name not in names]

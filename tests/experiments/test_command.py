@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -23,6 +24,7 @@ from experiments.config import loading
 from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
 from experiments.config.paths import ROOT
+from experiments.config.schema import Execution
 from experiments.config.text import duration_in_seconds
 from experiments.grid import driver, local, worker
 from experiments.grid.driver import GridObserver
@@ -400,6 +402,22 @@ def test_a_dead_worker_is_replaced_and_its_cell_goes_on(tmp_path: Path) -> None:
     resumed = [record for record in records if len(record.attempts) > 1]
     assert any(record.attempts[-1].start_step > 0 for record in resumed)
     assert resumed[0].attempts[0].reason in ("killed", "interrupted")
+
+
+class Deadly(NamedTuple):
+    """A cell that kills the process that it is given to."""
+
+    execution: Execution
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (1,)
+
+
+def test_a_worker_that_dies_before_any_cell_is_a_fault(tmp_path: Path) -> None:
+    with contextlib.closing(local.Processes([Deadly(Execution())], tmp_path, 1)) as engine:  # type: ignore[list-item]
+        assert engine.check() == [
+            "JOBS: a worker process died before any cell ran, most likely killed for memory. Use fewer JOBS."
+        ]
 
 
 def test_jobs_auto_is_one_process_per_core(monkeypatch: pytest.MonkeyPatch) -> None:

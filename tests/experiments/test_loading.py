@@ -155,6 +155,9 @@ expect:
     claims, notes = kept("train_fractions=[1.0]")
     assert claims == ["ViT learns", "ResNet leads"]
     assert "'half is enough' is passed over: ARGS leaves out the fraction 0.5." in notes
+    path = configs / "experiments" / "smoke.yaml"
+    path.write_text(path.read_text().replace("train_fractions: [0.5, 1.0]\n", ""))  # by default all images
+    assert kept("train_fractions=[0.5]")[0] == ["half is enough"]
     assert "'nobody'" in "".join(faults_of("smoke", "expect=[{claim: c, models: [nobody], at_least: 0}]"))
 
 
