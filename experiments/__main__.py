@@ -88,7 +88,7 @@ def run(
         if not leads:
             return
         experiment = _load(name, overrides)
-        folder = driver.experiment_folder(experiment)
+        folder = runs_dir() / name
         say_lost_caches(folder)
         with err.status("Loading the data"):
             cells = driver.plan(experiment)
@@ -120,7 +120,7 @@ def plan(
     hours = duration_in_seconds(budget, "BUDGET") / 3600 if budget else None
     experiment = _load(name, overrides)
     effect = plans.checked_effect(experiment.equivalence_margin if effect is None else effect)
-    say_lost_caches(driver.experiment_folder(experiment))
+    say_lost_caches(runs_dir() / name)
     with err.status("Loading the data, timing steps"):
         cells = driver.plan(experiment)
         trials = driver.trials_for(cells)
@@ -164,7 +164,7 @@ def decide(
     fixed["margin"] = effect if margin is None else plans.checked_effect(margin, "--margin")
     hours = duration_in_seconds(budget, "BUDGET") / 3600
     experiment = _load(name, overrides)
-    folder = driver.experiment_folder(experiment)
+    folder = runs_dir() / name
     reports.prepare(name)
     with err.status("Loading the data, timing steps"):
         decision, first_hours = decisions.begin(

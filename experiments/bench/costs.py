@@ -25,7 +25,7 @@ from torchvision.transforms import v2
 from experiments.bench.steps import Task, median_seconds
 from experiments.config import loading
 from experiments.config.cells import Cell
-from experiments.config.paths import ROOT
+from experiments.config.paths import ROOT, runs_dir
 from experiments.config.schema import Augmentation
 from experiments.data import datasets
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches, normalised
@@ -55,7 +55,7 @@ def _planned(name: str, overrides: list[str]) -> Iterator[tuple[list[Cell], Path
     """Cells of an experiment and their folder, which is thrown away; without W&B."""
     with tempfile.TemporaryDirectory() as runs, mock.patch.dict(os.environ, {"RUNS_DIR": runs, "WANDB_MODE": "disabled"}):
         experiment = loading.load_experiment(name, loading.parse_overrides(overrides))
-        yield driver.plan(experiment), driver.experiment_folder(experiment)
+        yield driver.plan(experiment), runs_dir() / experiment.name
 
 
 def _records(cells: list[Cell], folder: Path) -> list[Record]:

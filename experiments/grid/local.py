@@ -17,12 +17,6 @@ from experiments.grid import worker
 from experiments.training import torchrun
 from experiments.training.outcome import Outcome
 
-DIED = (
-    "its worker process died twice, most likely killed for memory; "
-    "use fewer JOBS or a smaller recipe.batch_size, then run with FLAGS=--retry-failed"
-)
-
-
 WORKER_BYTES = 750 * 2**20
 """Resident memory of a worker process with torch, torchvision and timm imported, before it loads any data (measured)."""
 
@@ -228,7 +222,7 @@ class Processes:
                 ended.append((cell, future.result()))
             except BrokenProcessPool:
                 if alone:
-                    ended.append((cell, worker.record_death(cell, self.folder, DIED)))
+                    ended.append((cell, worker.record_death(cell, self.folder, "worker process")))
                 else:
                     self._suspects.append(cell)
         if not self._running and (self._suspects or self._alone):

@@ -108,10 +108,14 @@ def steps_per_second(cell: Cell, seconds: float = 2.0) -> float:
     return done / (time.perf_counter() - begun)
 
 
-def record_death(cell: Cell, folder: Path, message: str) -> Outcome:
-    """Mark as failed a cell whose process died more than once."""
+def record_death(cell: Cell, folder: Path, process: str) -> Outcome:
+    """Mark as failed a cell whose process, a kind in words, died more than once."""
     from experiments.training.attempt import record_failure
 
+    message = (
+        f"its {process} died twice, most likely killed for memory; "
+        "use fewer JOBS or a smaller recipe.batch_size, then run with FLAGS=--retry-failed"
+    )
     run_folder = folder / str(cell.run_id)
     run_folder.mkdir(exist_ok=True)
     record_failure(cell, run_folder, RuntimeError(message))

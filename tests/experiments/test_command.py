@@ -23,7 +23,7 @@ from experiments.__main__ import main
 from experiments.config import loading
 from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
-from experiments.config.paths import ROOT
+from experiments.config.paths import ROOT, runs_dir
 from experiments.config.schema import Execution
 from experiments.config.text import duration_in_seconds
 from experiments.grid import driver, local, worker
@@ -52,7 +52,7 @@ class Seen(GridObserver):
 
 def tiny_cells(*more: str) -> tuple[list[Cell], Path]:
     experiment = loading.load_experiment("smoke", loading.parse_overrides([*TINY, *more]))
-    return driver.plan(experiment), driver.experiment_folder(experiment)
+    return driver.plan(experiment), runs_dir() / experiment.name
 
 
 def test_run_makes_records_and_a_report_and_then_does_nothing(
@@ -525,12 +525,13 @@ def test_a_full_disk_leaves_no_half_record_and_the_cell_is_run_again(
 
 def test_two_commands_on_one_grid_run_every_cell_once(tmp_path: Path) -> None:
     code = (
-        "from experiments.config import loading\nfrom experiments.grid import driver\n"
+        "from experiments.config import loading\nfrom experiments.config.paths import runs_dir\n"
+        "from experiments.grid import driver\n"
         "from experiments.grid.driver import GridObserver\n"
         f"e = loading.load_experiment('smoke', loading.parse_overrides({[*TINY, 'recipe.steps=60']!r}))\n"
         "class Say(GridObserver):\n"
         "    def ended(self, cell, outcome): print(outcome.status, cell.run_id, outcome.seconds)\n"
-        "driver.launch(driver.plan(e), driver.experiment_folder(e), jobs='1', observer=Say())\n"
+        "driver.launch(driver.plan(e), runs_dir() / e.name, jobs='1', observer=Say())\n"
     )
     both = [
         subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
