@@ -215,16 +215,11 @@ def _set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
 
 def _field_names(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
     """Names that are known where an unknown key was found."""
-    current: Any = model
     for part in location[:-1]:
-        field = getattr(current, "model_fields", {}).get(part)
-        annotation = field.annotation if field else None
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            current = annotation
-        else:
-            arguments = [a for a in getattr(annotation, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)]
-            current = arguments[0] if arguments else current
-    return list(getattr(current, "model_fields", {}))
+        field = model.model_fields.get(part)  # none at a place in a list
+        kinds = [field.annotation, *get_args(field.annotation)] if field else []
+        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
+    return list(model.model_fields)
 
 
 def _sentences(
@@ -314,14 +309,9 @@ def checked_settings(recipe: str, **changes: Any) -> dict[str, Any]:
 
 
 def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
-    """Load, override and validate an experiment with everything it refers to.
+    """Load the experiment ``configs/experiments/<name>.yaml``, override it and validate it with everything it refers to.
 
-    Parameters
-    ----------
-    name : str
-        Stem of a file in ``configs/experiments``.
-    overrides : mapping of str to object, optional
-        Dotted keys, as `parse_overrides` gives them: ``{"recipe.steps": 50, "seeds": [0]}``.
+    `overrides` are dotted keys, as `parse_overrides` gives them: ``{"recipe.steps": 50, "seeds": [0]}``.
 
     Raises
     ------
