@@ -286,13 +286,17 @@ def load_part(
     model = types[kind]
     prefix = {"recipes": "recipe.", "data": "data.", "models": ""}[kind] if overrides else ""
     values, source = read_file(kind, name, asked_by)
-    part = _validated(model, values, source, overrides or {}, prefix)
+    return _identified(_validated(model, values, source, overrides or {}, prefix), f"{source}: `{prefix}name`")
+
+
+def _identified(part: Any, where: str) -> Any:
+    """The part with the identity of the user's own code, where it names some."""
     if getattr(part, "source", "") != "python":
         return part
     try:
         return part.model_copy(update={"code": identity_of(part.name)})
     except (ValueError, OSError) as error:
-        raise ConfigError(f"{source}: `{prefix}name`: {error}.") from error
+        raise ConfigError(f"{where}: {error}.") from error
 
 
 def checked_settings(recipe: str, **changes: Any) -> dict[str, Any]:
@@ -492,6 +496,8 @@ def with_settings(
         name: _validated(DataConfig, entry.model_dump(), source, changes["data"], "data.")
         for name, entry in experiment.data.items()
     }
+    if "data.name" in setting:
+        data = {name: _identified(entry, f"{source} vary: `data.name`") for name, entry in data.items()}
     if "data.image_size" in setting and any(entry.permute_pixels is not None for entry in data.values()):
         raise ConfigError(
             f"{source}: `vary` takes several `data.image_size` under `data.permute_pixels`, but a permutation is of one "
