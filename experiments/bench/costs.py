@@ -219,15 +219,17 @@ def costs_table(costs: dict[str, Any]) -> str:
     """What is around the steps, for the terminal."""
     start, cell = costs["startup_seconds"], (1000 * costs["cell_seconds"], 1000 * costs["cell_overhead_seconds"])
     rates = ", ".join(f"{kind} {rate:,.0f}" for kind, rate in costs["data_images_per_second"].items())
-    augmented = costs["augmentation_images_per_second"]
     lines = [
         f"start: a light command {start['list']:.2f} s, a worker {start['worker']:.2f} s; "
         f"first batch {costs['first_batch_seconds']:.2f} s",
         f"trivial cell {cell[0]:.0f} ms, of it {cell[1]:.0f} ms not computing",
         f"batches of 224 × 224 pixels, images/s: {rates}",
-        f"resized crop, flip and RandAugment at 32 × 32, images/s: {augmented['batched']:,.0f} as batches, "
-        f"{augmented['per_image']:,.0f} by torchvision image by image",
     ]
+    if augmented := costs.get("augmentation_images_per_second"):  # which older files have not
+        lines.append(
+            f"resized crop, flip and RandAugment at 32 × 32, images/s: {augmented['batched']:,.0f} as batches, "
+            f"{augmented['per_image']:,.0f} by torchvision image by image"
+        )
     for name, both in costs.get("side_by_side", {}).items():
         lines.append(f"{both['workers']} single-threaded workers over one, engine {name}: {both['ratio']:.2f}")
     if "vit_base_p16" in costs:
