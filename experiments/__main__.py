@@ -43,6 +43,15 @@ def _stop_after(text: str | None) -> None:
         stop.after(duration_in_seconds(text, "--stop-after"))
 
 
+def _engine(name: str) -> str:
+    from experiments.grid import driver
+
+    if name not in driver.ENGINES:
+        raise ConfigError(f"ENGINE: must be {' or '.join(f'`{known}`' for known in driver.ENGINES)}, got {name!r}.")
+    return name
+
+
+Engine = Annotated[str, typer.Option(callback=_engine, help="Where cells run.")]
 StopAfter = Annotated[
     str | None,
     typer.Option(callback=_stop_after, help="End after 30m, 90s or 1h30m as Ctrl-C does: with checkpoints, to go on later."),
@@ -66,7 +75,7 @@ def _load(name: str, overrides: list[str] | None) -> Experiment:
 def run(
     name: Name,
     overrides: Overrides = None,
-    engine: Annotated[str, typer.Option(help="Where cells run.")] = "local",
+    engine: Engine = "local",
     jobs: Annotated[str, typer.Option(help="Worker processes: a number, or auto.")] = "auto",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells again.")] = False,
     stop_after: StopAfter = None,
@@ -75,13 +84,11 @@ def run(
     from experiments.grid import driver
     from experiments.terminal import display
 
-    if engine not in driver.ENGINES:
-        raise ConfigError(f"ENGINE: must be {' or '.join(f'`{known}`' for known in driver.ENGINES)}, got {engine!r}.")
     with driver.leading() as leads:
         if not leads:
             return
         experiment = _load(name, overrides)
-        folder = driver.experiment_folder(experiment)
+        folder = runs_dir() / name
         say_lost_caches(folder)
         with err.status("Loading the data"):
             cells = driver.plan(experiment)
@@ -113,7 +120,7 @@ def plan(
     hours = duration_in_seconds(budget, "BUDGET") / 3600 if budget else None
     experiment = _load(name, overrides)
     effect = plans.checked_effect(experiment.equivalence_margin if effect is None else effect)
-    say_lost_caches(driver.experiment_folder(experiment))
+    say_lost_caches(runs_dir() / name)
     with err.status("Loading the data, timing steps"):
         cells = driver.plan(experiment)
         trials = driver.trials_for(cells)
@@ -142,7 +149,7 @@ def decide(
     error_rate: Annotated[float, typer.Option(help="Of one wrong decision or more.", min=0.0001, max=0.2)] = ERROR_RATE,
     all_pairs: Annotated[bool, typer.Option("--all-pairs", help="Every two models, not each with the reference.")] = False,
     jobs: Annotated[str, typer.Option(help="Worker processes: a number, or auto.")] = "auto",
-    engine: Annotated[str, typer.Option(help="Where cells run.")] = "local",
+    engine: Engine = "local",
     stop_after: StopAfter = None,
 ) -> None:
     """Add seeds, look by look, until every pair of models is decided or the budget is spent."""
@@ -153,10 +160,11 @@ def decide(
         raise ConfigError(
             "decide: EFFECT and BUDGET are fixed before the first run: make decide NAME=… EFFECT=0.01 BUDGET=8h"
         )
-    fixed = {"effect": plans.checked_effect(effect), "margin": plans.checked_effect(margin or effect)}
+    fixed = {"effect": plans.checked_effect(effect)}
+    fixed["margin"] = effect if margin is None else plans.checked_effect(margin, "--margin")
     hours = duration_in_seconds(budget, "BUDGET") / 3600
     experiment = _load(name, overrides)
-    folder = driver.experiment_folder(experiment)
+    folder = runs_dir() / name
     reports.prepare(name)
     with err.status("Loading the data, timing steps"):
         decision, first_hours = decisions.begin(
@@ -347,6 +355,7 @@ def bench(
     from experiments.bench.everything import table, write_bench
 
     names = models or ["vit_micro_p2", "timm_vit_micro_p2", "resnet_micro"]
+    reports.prepare("bench")
     target = reports_dir() / "bench"
     with out.status("Measuring") as line:
         rows, costs = write_bench(

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from experiments.bench.steps import Task, median_seconds
 from experiments.config import loading
 from experiments.config.cells import Cell
-from experiments.config.paths import ROOT
-from experiments.config.schema import Augmentation, DataConfig, Recipe
+from experiments.config.paths import ROOT, runs_dir
+from experiments.config.schema import Augmentation
 from experiments.data import datasets
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches, normalised
 from experiments.data.decoding import Photos, decode
@@ -34,7 +36,6 @@ from experiments.grid import driver
 from experiments.grid.driver import GridObserver
 from experiments.records.record import Record, read_record
 from experiments.training import cost, stop
-from experiments.training.fit import Training
 from experiments.training.run import build_model
 from experiments.training.steps import evaluate
 
@@ -49,16 +50,12 @@ SIZE, STORED_SIZE = 224, 320
 """Pixels of a side: as batches have it, and as the files do."""
 
 
-def _median(work: Callable[[], Any], repeats: int) -> float:
-    return float(np.median([cost.seconds(work, torch.device("cpu")) for _ in range(repeats)]))
-
-
 @contextmanager
 def _planned(name: str, overrides: list[str]) -> Iterator[tuple[list[Cell], Path]]:
     """Cells of an experiment and their folder, which is thrown away; without W&B."""
     with tempfile.TemporaryDirectory() as runs, mock.patch.dict(os.environ, {"RUNS_DIR": runs, "WANDB_MODE": "disabled"}):
         experiment = loading.load_experiment(name, loading.parse_overrides(overrides))
-        yield driver.plan(experiment), driver.experiment_folder(experiment)
+        yield driver.plan(experiment), runs_dir() / experiment.name
 
 
 def _records(cells: list[Cell], folder: Path) -> list[Record]:
@@ -78,7 +75,7 @@ def startup_seconds(repeats: int = 3) -> dict[str, float]:
     def start(arguments: list[str]) -> None:
         subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)  # noqa: S603
 
-    return {name: _median(partial(start, arguments), repeats) for name, arguments in commands.items()}
+    return {name: median_seconds(partial(start, arguments), repeats) for name, arguments in commands.items()}
 
 
 def cell_seconds(cells: int) -> dict[str, float]:
@@ -103,42 +100,18 @@ def _predicting(cell: Cell) -> float:
     normalise = normalised(cell.data, device)
     subset = nested_subset(dataset.pool.labels, cell.train_fraction, cell.seed)
     sets = [EvaluationBatches(i, normalise, device=device) for i in (dataset.pool.take(subset.val), dataset.seal().open())]
-    return _median(lambda: [evaluate(model, images, device=device) for images in sets], 5)
+    return median_seconds(lambda: [evaluate(model, images, device=device) for images in sets], 5)
 
 
-def checkpoint_seconds(training: Training, repeats: int = 5) -> float:
-    """Seconds to write a checkpoint of a model and its optimiser, to the disk of temporary files."""
-    with tempfile.TemporaryDirectory() as name:
-        return _median(lambda: training.save(Path(name), {"started": "", "attempts": []}, []), repeats)
-
-
-def first_batch_seconds(data: DataConfig, recipe: Recipe, device: torch.device) -> float:
+def first_batch_seconds(task: Task) -> float:
     """Seconds from nothing in memory to the first augmented batch on the device; the data lie on the disk."""
 
     def first_batch() -> None:
-        dataset = datasets.load(data)
-        train = dataset.pool.take(nested_subset(dataset.pool.labels, 1.0, seed=0).train)
-        TrainBatches(
-            train, normalised(data, device), batch_size=recipe.batch_size, seed=0,
-            augmentation=recipe.augmentation, device=device, n_classes=len(dataset.class_names),
-        )(0)  # fmt: skip
+        pool = datasets.load(task.data).pool
+        replace(task, train=pool.take(nested_subset(pool.labels, 1.0, seed=0).train)).batches()(0)
 
     datasets.forget()
-    return cost.seconds(first_batch, device)
-
-
-class _Files:
-    """A conventional map-style dataset of JPEG files: one image decoded and transformed at a time."""
-
-    def __init__(self, files: list[Path], transform: Callable[[Any], Any]) -> None:
-        self.files, self.transform = files, transform
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> Tensor:
-        with Image.open(self.files[index]) as image:
-            return self.transform(image.convert("RGB"))
+    return cost.seconds(first_batch, task.device)
 
 
 def _images_per_second(batches: Callable[[int], Any], steps: int, batch_size: int, device: torch.device) -> float:
@@ -189,14 +162,17 @@ def data_images_per_second(device: torch.device, *, n: int = 256, batch_size: in
 
 
 def _conventional(files: list[Path], batch_size: int) -> DataLoader[Tensor]:
-    """What a training script usually has: torchvision's transforms image by image in two worker processes."""
+    """What a training script usually has: files decoded and transformed one by one in two worker processes."""
     transform = v2.Compose([
         v2.Resize(SIZE, antialias=True), v2.CenterCrop(SIZE), v2.RandomCrop(SIZE, padding=4), v2.RandomHorizontalFlip(),
         v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3),
     ])  # fmt: skip
-    return DataLoader(
-        _Files(files, transform), batch_size, shuffle=True, drop_last=True, num_workers=2, timeout=WAIT_SECONDS  # type: ignore[arg-type]
-    )  # fmt: skip
+
+    def read(chosen: list[Path]) -> Tensor:
+        return torch.stack([transform(Image.open(file).convert("RGB")) for file in chosen])
+
+    options = {"shuffle": True, "drop_last": True, "num_workers": 2, "timeout": WAIT_SECONDS}
+    return DataLoader(files, batch_size, collate_fn=read, **options)  # type: ignore[arg-type]
 
 
 def augmentation_images_per_second(device: torch.device, *, batch_size: int = 256, steps: int = 8) -> dict[str, float]:
@@ -242,16 +218,14 @@ def side_by_side(engine_name: str, steps: int = 600, jobs: int = 2) -> dict[str,
 def costs_table(costs: dict[str, Any]) -> str:
     """What is around the steps, for the terminal."""
     start, cell = costs["startup_seconds"], (1000 * costs["cell_seconds"], 1000 * costs["cell_overhead_seconds"])
+    rates = ", ".join(f"{kind} {rate:,.0f}" for kind, rate in costs["data_images_per_second"].items())
     lines = [
         f"start: a light command {start['list']:.2f} s, a worker {start['worker']:.2f} s; "
         f"first batch {costs['first_batch_seconds']:.2f} s",
         f"trivial cell {cell[0]:.0f} ms, of it {cell[1]:.0f} ms not computing",
+        f"batches of 224 × 224 pixels, images/s: {rates}",
     ]
-    if "data_images_per_second" in costs:
-        rates = ", ".join(f"{kind} {rate:,.0f}" for kind, rate in costs["data_images_per_second"].items())
-        lines.append(f"batches of 224 × 224 pixels, images/s: {rates}")
-    if "augmentation_images_per_second" in costs:
-        augmented = costs["augmentation_images_per_second"]
+    if augmented := costs.get("augmentation_images_per_second"):  # which older files have not
         lines.append(
             f"resized crop, flip and RandAugment at 32 × 32, images/s: {augmented['batched']:,.0f} as batches, "
             f"{augmented['per_image']:,.0f} by torchvision image by image"
@@ -260,7 +234,7 @@ def costs_table(costs: dict[str, Any]) -> str:
         lines.append(f"{both['workers']} single-threaded workers over one, engine {name}: {both['ratio']:.2f}")
     if "vit_base_p16" in costs:
         base = costs["vit_base_p16"]
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in (base["kernel_shares"] or {}).items())
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in base["kernel_shares"].items())
         mfu = "unknown" if base["mfu"] is None else f"{base['mfu']:.2f}"
         lines.append(f"ViT-B/16 at 224: {base['images_per_second']:,.0f} images/s, MFU {mfu}; {shares}")
     return "\n".join(lines)

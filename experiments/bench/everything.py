@@ -102,7 +102,7 @@ def _around(task: Task, grid_cells: int) -> dict[str, Any]:
     """What the harness costs around the steps, whatever the model, and one GPU model at its full size."""
     around: dict[str, Any] = {
         "startup_seconds": costs.startup_seconds(),
-        "first_batch_seconds": costs.first_batch_seconds(task.data, task.recipe, task.device),
+        "first_batch_seconds": costs.first_batch_seconds(task),
         "data_images_per_second": costs.data_images_per_second(task.device),
         "augmentation_images_per_second": costs.augmentation_images_per_second(task.device),
         **costs.cell_seconds(grid_cells),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from experiments.config.loading import load_part
 from experiments.training import compilation, cost, models
@@ -31,23 +33,16 @@ def kernel_class(name: str) -> str:
     return next((label for label, pattern in KERNEL_CLASSES if re.search(pattern, name, re.I)), "other")
 
 
-def kernel_shares(step: Callable[[], None], device: torch.device, steps: int = 10) -> dict[str, float] | None:
-    """Share of GPU time by class of kernel over some steps; None on a CPU."""
-    if device.type != "cuda":
-        return None
-    from torch.profiler import ProfilerActivity, profile
-
+def _kernel_shares(step: Callable[[], None], device: torch.device) -> dict[str, float]:
+    """Share of GPU time by class of kernel over ten steps, the largest first."""
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
-        for _ in range(steps):
+        for _ in range(10):
             step()
         cost.synchronise(device)
-    seconds: dict[str, float] = {}
+    seconds = Counter[str]()
     for event in seen.key_averages():
-        if event.self_device_time_total > 0:
-            label = kernel_class(event.key)
-            seconds[label] = seconds.get(label, 0.0) + event.self_device_time_total
-    total = sum(seconds.values())
-    return {label: value / total for label, value in sorted(seconds.items(), key=lambda item: -item[1])} if total else None
+        seconds[kernel_class(event.key)] += event.self_device_time_total
+    return {label: value / seconds.total() for label, value in seconds.most_common() if value}
 
 
 def vit_base(device: torch.device) -> dict[str, Any]:
@@ -66,5 +61,5 @@ def vit_base(device: torch.device) -> dict[str, Any]:
         "images_per_second": rate,
         "mfu": cost.mfu(gmacs, rate, cost.device_name(device)),
         "compile": forward.mode,
-        "kernel_shares": kernel_shares(step, device),
+        "kernel_shares": _kernel_shares(step, device),
     }

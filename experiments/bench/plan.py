@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from experiments.bench.steps import Task, take_steps
 from experiments.config.cells import Cell
@@ -21,7 +20,6 @@ from experiments.config.errors import ConfigError
 from experiments.config.identity import canonical_hash, fraction_label
 from experiments.config.machine import free_memory
 from experiments.data import datasets
-from experiments.data.batches import TrainBatches
 from experiments.data.splits import nested_subset
 from experiments.grid import local
 from experiments.records.intended import Costs, Range, Rate
@@ -44,18 +42,11 @@ SMALL_FILES_BYTES = 200_000
 def estimate(cells: Sequence[Cell], trials: Sequence[Cell], jobs: str, earlier: Iterable[Path], target: Path) -> Costs:
     """Cost of a grid on this device.
 
-    Parameters
-    ----------
-    cells, trials : sequences of Cell
-        As `experiments.grid.driver.plan` and `trials_for` give them.
-    jobs : str
-        ``auto`` or a number of cells at a time.
-    earlier : iterable of Path
-        Folders of experiments whose records tell a pace; only those of this device count.
-    target : Path
-        Folder of the runs, or where it will be.
+    `earlier` are folders of experiments whose records tell a pace, where they are of this device; `target` is the folder of
+    the runs, or where it will be.
     """
     every, device, threads = [*trials, *cells], resolve_device(), cells[0].execution.threads
+    at_once = local.resolve_jobs(jobs, len(every), threads)
     torch.set_num_threads(threads)
     kinds, name = {_kind(cell): cell for cell in every}, cost.device_name(device)
     known = recorded(earlier, name)
@@ -75,7 +66,6 @@ def estimate(cells: Sequence[Cell], trials: Sequence[Cell], jobs: str, earlier: 
         images += seen
         pflops += cost.train_pflops(rate.gmacs, seen, passes)
         disk += 8 * rate.parameters + 4 * (n_test + n_val) * n_classes + SMALL_FILES_BYTES  # weights, checkpoint, logits
-    at_once = local.resolve_jobs(jobs, len(every), threads)
     peaks = [rate.peak_memory_bytes for rate in rates.values()]
     return Costs(
         cells=len(cells),
@@ -162,15 +152,9 @@ def _timed(task: Task, seconds: float, threads: int) -> tuple[list[float], float
     training, batches, times = task.training(), task.batches(), list[tuple[float, float]]()
     with training.meter.training():
         while len(times) < 5 or (times[-1][0] - times[0][0] < seconds and len(times) < 200):
-            step = len(times)
-            take_steps(one, training, partial(_batch, batches, step))
+            take_steps(one, training, lambda _: batches(len(times)))
             cost.synchronise(task.device)
             times.append((time.perf_counter(), time.process_time() / threads))
     wall, own = np.diff(times[1:], axis=0).T  # the first two steps warm up
     chosen = own if task.device.type == "cpu" else wall
     return chosen.tolist(), float(wall.sum() / chosen.sum()), training.meter.peak_bytes
-
-
-def _batch(batches: TrainBatches, step: int, _: int) -> tuple[Tensor, Tensor]:
-    """The batch of a step, whatever step is asked for."""
-    return batches(step)

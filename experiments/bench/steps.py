@@ -13,18 +13,18 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from experiments.bench import costs
 from experiments.config.schema import DataConfig, Recipe
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches, normalised
 from experiments.data.images import Images
@@ -48,11 +48,6 @@ class Task:
     """Its `steps` and `evaluations` are those of one timed stretch."""
     device: torch.device
     n_classes: int
-
-    @property
-    def images(self) -> int:
-        """Images of one timed stretch."""
-        return self.recipe.steps * self.recipe.batch_size
 
     def normalise(self) -> Normalise:
         """The data's normalisation on the device."""
@@ -128,54 +123,38 @@ def harness(task: Task) -> Callable[[], float]:
     return stretch
 
 
-class _PerSample(Dataset[tuple[Tensor, int]]):
-    """Images with per-sample transforms, as the references of torchvision have it."""
-
-    def __init__(self, task: Task) -> None:
-        options = task.recipe.augmentation
-        chosen: list[Any] = [transforms.ToPILImage()]
-        if options.crop_padding:
-            chosen.append(transforms.RandomCrop(task.data.image_size, padding=options.crop_padding))
-        if options.horizontal_flip:
-            chosen.append(transforms.RandomHorizontalFlip())
-        chosen += [transforms.ToTensor(), transforms.Normalize(task.data.mean, task.data.std)]
-        self.images, self.transform = task.train, transforms.Compose(chosen)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(torch.from_numpy(self.images.pixels[index].copy())), int(self.images.labels[index])
-
-
 def dataloader(task: Task) -> Callable[[], float]:
-    """A conventional loop: a DataLoader that shuffles and transforms samples, and the same step."""
-    training = task.training()
-    loader = DataLoader(_PerSample(task), batch_size=task.recipe.batch_size, shuffle=True, drop_last=True, num_workers=0)
+    """A conventional loop: a DataLoader that shuffles and transforms samples one by one, and the same step."""
+    training, options = task.training(), task.recipe.augmentation
+    chosen: list[Any] = [transforms.ToPILImage()]
+    if options.crop_padding:
+        chosen.append(transforms.RandomCrop(task.data.image_size, padding=options.crop_padding))
+    if options.horizontal_flip:
+        chosen.append(transforms.RandomHorizontalFlip())
+    transform = transforms.Compose([*chosen, transforms.ToTensor(), transforms.Normalize(task.data.mean, task.data.std)])
 
-    def endless() -> Iterator[tuple[Tensor, Tensor]]:
-        while True:
-            for images, labels in loader:
-                yield images.to(task.device), labels.to(task.device)
+    def read(indices: list[int]) -> tuple[Tensor, Tensor]:
+        samples = [transform(torch.from_numpy(task.train.pixels[index].copy())) for index in indices]
+        return torch.stack(samples), torch.from_numpy(task.train.labels[indices])
 
-    stream = endless()
-    return lambda: cost.seconds(lambda: take_steps(task, training, lambda step: next(stream)), task.device)
+    every: Any = range(len(task.train))
+    loader = DataLoader[Any](every, task.recipe.batch_size, shuffle=True, drop_last=True, collate_fn=read)
+    stream = chain.from_iterable(repeat(loader))
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        images, labels = next(stream)
+        return images.to(task.device), labels.to(task.device)
+
+    return lambda: cost.seconds(lambda: take_steps(task, training, batch), task.device)
 
 
 WAYS = {"bare": bare, "end_to_end": harness, "dataloader": dataloader}
 
 
-def measure(tasks: dict[str, Task], repeats: int, on_turn: Callable[[int], None] = lambda turn: None) -> dict[str, Any]:
+def measure(tasks: dict[str, Task], repeats: int, on_turn: Callable[[int], None]) -> dict[str, Any]:
     """Time all ways of all models in turn, every second turn in the opposite order.
 
-    Parameters
-    ----------
-    tasks : dict of str to Task
-        By name of the model.
-    repeats : int
-        Timed stretches of each way, after one that is not counted.
-    on_turn : callable
-        Told the number of each turn before it; 0 is not counted.
+    `tasks` are by name of the model. Turn 0 is not counted; `on_turn` is told the number of each before it.
 
     Returns
     -------
@@ -185,10 +164,11 @@ def measure(tasks: dict[str, Task], repeats: int, on_turn: Callable[[int], None]
     """
     stretches = {(model, name): way(task) for model, task in tasks.items() for name, way in WAYS.items()}
     rates: dict[tuple[str, str], list[float]] = {key: [] for key in stretches}
+    images = {model: task.recipe.steps * task.recipe.batch_size for model, task in tasks.items()}
     for turn in range(repeats + 1):
         on_turn(turn)
         for key in list(stretches)[:: 1 if turn % 2 else -1]:
-            rate = tasks[key[0]].images / stretches[key]()
+            rate = images[key[0]] / stretches[key]()
             if turn:
                 rates[key].append(rate)
     first, rows = next(iter(tasks)), {}
@@ -205,6 +185,11 @@ def measure(tasks: dict[str, Task], repeats: int, on_turn: Callable[[int], None]
     return rows
 
 
+def median_seconds(work: Callable[[], Any], repeats: int) -> float:
+    """Median seconds of some work that is not done on a GPU."""
+    return float(np.median([cost.seconds(work, torch.device("cpu")) for _ in range(repeats)]))
+
+
 def costs_of(task: Task) -> dict[str, Any]:
     """A model's costs around the steps: seconds of a checkpoint and of compiling, bytes of memory at the peak of a step."""
     start = time.perf_counter()
@@ -212,8 +197,10 @@ def costs_of(task: Task) -> dict[str, Any]:
     compiling = time.perf_counter() - start if task.recipe.compile != "off" else None
     with training.meter.training():
         take_steps(replace(task, recipe=task.recipe.model_copy(update={"steps": 3})), training, task.batches())
+    with tempfile.TemporaryDirectory() as name:
+        saving = median_seconds(lambda: training.save(Path(name), {"started": "", "attempts": []}, []), 5)
     return {
-        "checkpoint_seconds": costs.checkpoint_seconds(training),
+        "checkpoint_seconds": saving,
         "compile_seconds": compiling,
         "peak_memory_bytes": training.meter.peak_bytes,
     }

@@ -127,16 +127,22 @@ class Cell:
 
     def describe(self) -> str:
         """How progress lines call the cell."""
-        varied = "".join(f" {key.rpartition('.')[2]}={value}" for key, value in self.varied.items())
-        turn = f"seed {self.seed}" if self.trial is None else f"trial {self.trial}"
-        return f"{self.model_name} {self.data_name} {100 * self.train_fraction:.4g}% {turn}{varied}"
+        return " ".join([self.model_name, self.data_name, *self._where()])
 
     @property
     def title(self) -> str:
         """The run's name for people: ``ResNet-micro · digits · 10% · seed 0``."""
+        return " · ".join([self.model.title, self.data.title, *self._where()])
+
+    def _where(self) -> list[str]:
+        """Budget, turn and setting, in words."""
         turn = f"seed {self.seed}" if self.trial is None else f"trial {self.trial}"
-        varied = [f"{key.rpartition('.')[2]}={value}" for key, value in self.varied.items()]
-        return " · ".join([self.model.title, self.data.title, f"{100 * self.train_fraction:.4g}%", turn, *varied])
+        return [f"{100 * self.train_fraction:.4g}%", turn, *short_settings(self.varied)]
+
+
+def short_settings(varied: Mapping[str, Any]) -> list[str]:
+    """Values of an experiment's ``vary`` keys, without the room of each key: ``learning_rate=0.001``."""
+    return [f"{key.rpartition('.')[2]}={value}" for key, value in varied.items()]
 
 
 def setting_label(varied: Mapping[str, Any] | None) -> str:
@@ -157,13 +163,8 @@ def split_key(data: DataConfig, train_fraction: float, seed: int) -> str:
 def expand(experiment: Experiment, splits: Mapping[str, str]) -> list[Cell]:
     """All cells that are reported, in the order in which they run: seeds outermost, so that an early stop leaves whole rows.
 
-    On tracks B and C the identical recipe comes first, as the block that the other one is read against.
-
-    Parameters
-    ----------
-    experiment : Experiment
-    splits : mapping
-        Split hashes by `split_key`; those absent leave the cell without a run id.
+    On the tracks `tuned` and `own` the identical recipe comes first, as the block that the other one is read against.
+    `splits` are split hashes by `split_key`; those absent leave the cell without a run id.
     """
     tracks: list[tuple[dict[str, Any], Tuning | None]] = [(setting, None) for setting in varied_settings(experiment)]
     if experiment.track in ("tuned", "own"):

@@ -18,13 +18,7 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """Bad input, found before anything ran.
-
-    Attributes
-    ----------
-    faults : list of str
-        One sentence per fault: file, key, value, fix.
-    """
+    """Bad input, found before anything ran: a sentence for each fault, with file, key, value and fix."""
 
     def __init__(self, *faults: str) -> None:
         self.faults = list(faults)

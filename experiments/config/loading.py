@@ -215,16 +215,11 @@ def _set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
 
 def _field_names(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
     """Names that are known where an unknown key was found."""
-    current: Any = model
     for part in location[:-1]:
-        field = getattr(current, "model_fields", {}).get(part)
-        annotation = field.annotation if field else None
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            current = annotation
-        else:
-            arguments = [a for a in getattr(annotation, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)]
-            current = arguments[0] if arguments else current
-    return list(getattr(current, "model_fields", {}))
+        field = model.model_fields.get(part)  # none at a place in a list
+        kinds = [field.annotation, *get_args(field.annotation)] if field else []
+        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
+    return list(model.model_fields)
 
 
 def _sentences(
@@ -291,13 +286,17 @@ def load_part(
     model = types[kind]
     prefix = {"recipes": "recipe.", "data": "data.", "models": ""}[kind] if overrides else ""
     values, source = read_file(kind, name, asked_by)
-    part = _validated(model, values, source, overrides or {}, prefix)
+    return _identified(_validated(model, values, source, overrides or {}, prefix), f"{source}: `{prefix}name`")
+
+
+def _identified(part: Any, where: str) -> Any:
+    """The part with the identity of the user's own code, where it names some."""
     if getattr(part, "source", "") != "python":
         return part
     try:
         return part.model_copy(update={"code": identity_of(part.name)})
     except (ValueError, OSError) as error:
-        raise ConfigError(f"{source}: `{prefix}name`: {error}.") from error
+        raise ConfigError(f"{where}: {error}.") from error
 
 
 def checked_settings(recipe: str, **changes: Any) -> dict[str, Any]:
@@ -314,14 +313,9 @@ def checked_settings(recipe: str, **changes: Any) -> dict[str, Any]:
 
 
 def load_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
-    """Load, override and validate an experiment with everything it refers to.
+    """Load the experiment ``configs/experiments/<name>.yaml``, override it and validate it with everything it refers to.
 
-    Parameters
-    ----------
-    name : str
-        Stem of a file in ``configs/experiments``.
-    overrides : mapping of str to object, optional
-        Dotted keys, as `parse_overrides` gives them: ``{"recipe.steps": 50, "seeds": [0]}``.
+    `overrides` are dotted keys, as `parse_overrides` gives them: ``{"recipe.steps": 50, "seeds": [0]}``.
 
     Raises
     ------
@@ -439,8 +433,9 @@ def _fit_to_args(values: dict[str, Any], changes: dict[str, tuple[Any, str]], ar
     left_out = {}
     for key in ("models", "train_fractions"):
         asked = args.get(key)
-        if isinstance(asked, list) and isinstance(values.get(key), list):
-            left_out[key] = [entry for entry in values[key] if entry not in asked]
+        listed = values.get(key, ExperimentFile.model_fields[key].default)
+        if isinstance(asked, list) and isinstance(listed, list):
+            left_out[key] = [entry for entry in listed if entry not in asked]
     kept = []
     for entry in values["expect"]:
         missing = _names_of(entry, left_out) if isinstance(entry, dict) else []
@@ -501,6 +496,8 @@ def with_settings(
         name: _validated(DataConfig, entry.model_dump(), source, changes["data"], "data.")
         for name, entry in experiment.data.items()
     }
+    if "data.name" in setting:
+        data = {name: _identified(entry, f"{source} vary: `data.name`") for name, entry in data.items()}
     if "data.image_size" in setting and any(entry.permute_pixels is not None for entry in data.values()):
         raise ConfigError(
             f"{source}: `vary` takes several `data.image_size` under `data.permute_pixels`, but a permutation is of one "

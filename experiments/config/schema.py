@@ -355,6 +355,8 @@ class Expectation(_Strict):
     def _bounded(self) -> Expectation:
         if self.at_least is None and self.at_most is None:
             raise ValueError("an expectation needs `at_least` or `at_most`")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(f"`at_least` must not exceed `at_most`, got {self.at_least} > {self.at_most}")
         if self.metric not in known_metrics():
             raise ValueError(f"`metric` must be one of {', '.join(known_metrics())}, got {self.metric!r}")
         if self.minus and (set(self.minus) != set(self.where) - {"data"} or "data" in self.minus):

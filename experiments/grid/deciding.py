@@ -43,14 +43,7 @@ def asked_for(experiment: Experiment, all_pairs: bool, **fixed: Any) -> Decision
 
 
 def begun(asked: Decision, cells: Sequence[Cell], folder: Path) -> Decision | None:
-    """What was fixed before; None where nothing was.
-
-    Parameters
-    ----------
-    asked : Decision
-    cells : sequence of Cell
-        Those of the first look.
-    folder : Path
+    """What was fixed before; None where nothing was. `cells` are those of the first look.
 
     Raises
     ------
@@ -92,18 +85,8 @@ def go_on(
 ) -> Decision:
     """Look after look, until every pair is decided, the budget is spent, or a stop; ``decision.json`` follows each step.
 
-    Parameters
-    ----------
-    decision : Decision
-    experiment : Experiment
-    folder : Path
-        Folder of the experiment's runs.
-    first_hours : float
-        Device hours that the first look is expected to take.
-    launch : callable
-        Runs the cells that have no record.
-    judge : callable
-        The pairs, with what these cells say of those that are open.
+    `first_hours` are the device hours that the first look is expected to take. `launch` runs the cells that have no record;
+    `judge` gives the pairs, with what these cells say of those that are open.
     """
     for seeds in decision.looks[len(decision.history) :]:
         if not decision.open:

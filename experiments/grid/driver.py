@@ -14,8 +14,9 @@ from experiments.config.cells import Cell, expand
 from experiments.config.errors import ConfigError
 from experiments.config.paths import runs_dir
 from experiments.config.schema import Experiment
+from experiments.config.text import listed
 from experiments.grid import local, ray
-from experiments.grid.ledger import cell_status, compute_splits, lost_caches, read_splits
+from experiments.grid.ledger import cell_status, compute_splits, left_to_run, lost_caches, read_splits
 from experiments.records.progress import LOCK_FILE, Busy, locked, owner
 from experiments.records.record import RECORD_FILE
 from experiments.training import stop, torchrun
@@ -31,11 +32,6 @@ MAX_NAMED = 3
 """Cells that are named of those."""
 
 
-def experiment_folder(experiment: Experiment) -> Path:
-    """Folder of the experiment's runs."""
-    return runs_dir() / experiment.name
-
-
 def plan(experiment: Experiment) -> list[Cell]:
     """All cells with their run ids; loads the data, and finds what is wrong with it.
 
@@ -44,7 +40,7 @@ def plan(experiment: Experiment) -> list[Cell]:
     """
     from experiments.data.datasets import is_published
 
-    folder = experiment_folder(experiment)
+    folder = runs_dir() / experiment.name
     known = expand(experiment, read_splits(folder))
     fixed = all(is_published(cell.data) for cell in known) and not lost_caches(folder)
     if fixed and all(cell_status(cell, folder)[0] in ("done", "failed") for cell in known):
@@ -164,19 +160,7 @@ def launch(
 ) -> None:
     """Run the cells that have no record; those that another process runs are waited for.
 
-    Parameters
-    ----------
-    cells : list of Cell
-        As `plan` gives them.
-    folder : Path
-        Folder of the experiment's runs.
-    jobs : str
-        ``auto`` or a number of cells at a time.
-    observer : GridObserver
-    retry_failed : bool
-        Run failed cells again.
-    engine : str
-        One of `ENGINES`.
+    `folder` is that of the experiment's runs, `jobs` is ``auto`` or a number of cells at a time, `engine` one of `ENGINES`.
 
     Raises
     ------
@@ -206,13 +190,11 @@ class _Queue:
         self._settled, self._waiting = set[str | None](), deque[Cell]()
         self._begun, self._say_at = False, 0.0
 
-    def _is_missing(self, cell: Cell) -> bool:
-        return cell.run_id in self._again or not (self.folder / str(cell.run_id) / RECORD_FILE).exists()
-
     def free(self) -> list[Cell]:
         """The cells that nobody runs; waits where others run all that are left. None where all ended, or at a stop."""
         while not stop.requested():
-            missing = [cell for cell in self.cells if cell.run_id not in self._settled and self._is_missing(cell)]
+            left = {*self._again, *(cell.run_id for cell in left_to_run(self.cells, self.folder))} - self._settled
+            missing = [cell for cell in self.cells if cell.run_id in left]
             free = [cell for cell in missing if cell_status(cell, self.folder)[0] != "running"]
             if free:
                 self._waiting = deque(free)
@@ -251,7 +233,6 @@ class _Queue:
 
 def _waiting(cells: list[Cell], folder: Path) -> str:
     """What is waited for, and whose it is."""
-    named = [f"{cell.run_id} ({owner(folder / str(cell.run_id)) or 'process unknown'})" for cell in cells[:MAX_NAMED]]
-    more = f" and {len(cells) - MAX_NAMED} more" if len(cells) > MAX_NAMED else ""
+    named = listed([f"{cell.run_id} ({owner(folder / str(cell.run_id)) or 'process unknown'})" for cell in cells], MAX_NAMED)
     kind = "a cell" if len(cells) == 1 else f"{len(cells)} cells"
-    return f"Waiting for {kind} that another command runs: {', '.join(named)}{more}. Ctrl-C stops this command alone."
+    return f"Waiting for {kind} that another command runs: {named}. Ctrl-C stops this command alone."

@@ -1,4 +1,4 @@
-"""An experiment → its cells, their names, and the ledger of what became of them."""
+"""What became of an experiment's cells, and the splits that their names need."""
 
 from __future__ import annotations
 
@@ -85,15 +85,14 @@ def compute_splits(experiment: Experiment, folder: Path) -> dict[str, str]:
                 dataset = datasets.load(data)
                 described[key] = describe(dataset, data.title, known.get(key))
             except ConfigError as error:
-                faults += [fault for fault in error.faults if fault not in faults]
+                faults += error.faults
                 continue
             own, small = _cut(experiment, data, dataset)
-            told = [f"experiment {experiment.name} with data {name}: {fault}" for fault in small]
-            faults += [fault for fault in told if fault not in faults]
+            faults += [f"experiment {experiment.name} with data {name}: {fault}" for fault in small]
             splits |= own
             described[key].split_hashes = sorted(own.values())
     if faults:
-        raise ConfigError(*faults)
+        raise ConfigError(*dict.fromkeys(faults))
     try:
         keep_splits(splits, folder)
         keep_descriptions(described, folder)
@@ -103,12 +102,12 @@ def compute_splits(experiment: Experiment, folder: Path) -> dict[str, str]:
 
 
 def _cut(experiment: Experiment, data: DataConfig, dataset: Dataset) -> tuple[dict[str, str], list[str]]:
-    """Hashes of all splits of a dataset by their keys, and the classes that a fraction leaves too small."""
+    """Hashes of all splits of a dataset by their keys, and the classes that a fraction leaves too small, for every seed."""
     from experiments.data.images import CUT
     from experiments.data.splits import nested_subset, ranked, split_hash
 
     pool, test, splits = dataset.pool, dataset.test, {}
-    faults: dict[str, None] = {}
+    faults: list[str] = []
     cut = test.labels if dataset.test_split == CUT else None
     seeds = [*experiment.seeds, *([experiment.tuning.seed] if experiment.track in ("tuned", "random") else [])]
     for seed in seeds:
@@ -116,19 +115,19 @@ def _cut(experiment: Experiment, data: DataConfig, dataset: Dataset) -> tuple[di
         for fraction in experiment.train_fractions:
             try:
                 train, val = nested_subset(pool.labels, fraction, seed, dataset.class_names, cut, order)
-            except ConfigError as error:  # the same for every seed
-                faults |= dict.fromkeys(error.faults)
+            except ConfigError as error:
+                faults += error.faults
                 continue
             splits[split_key(data, fraction, seed)] = split_hash(pool.ids[train], pool.ids[val], test.ids)
-    return splits, list(faults)
+    return splits, faults
 
 
 def keep_splits(splits: Mapping[str, str], folder: Path) -> None:
     """Add split hashes to the cache of an experiment's folder."""
     folder.mkdir(parents=True, exist_ok=True)
     before = read_splits(folder)
-    if {**before, **splits} != before:
-        write_json(folder / SPLITS_FILE, dict(sorted({**before, **splits}.items())), indent=0)
+    if (after := {**before, **splits}) != before:
+        write_json(folder / SPLITS_FILE, dict(sorted(after.items())), indent=0)
 
 
 def cell_status(cell: Cell, folder: Path) -> tuple[str, str | None]:

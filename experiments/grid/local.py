@@ -17,12 +17,6 @@ from experiments.grid import worker
 from experiments.training import torchrun
 from experiments.training.outcome import Outcome
 
-DIED = (
-    "its worker process died twice, most likely killed for memory; "
-    "use fewer JOBS or a smaller recipe.batch_size, then run with FLAGS=--retry-failed"
-)
-
-
 WORKER_BYTES = 750 * 2**20
 """Resident memory of a worker process with torch, torchvision and timm imported, before it loads any data (measured)."""
 
@@ -190,7 +184,11 @@ class Processes:
         checked = self._pool.submit(worker.check, self.cells)
         for _ in range(0 if self.measure else self.jobs - 1):
             self._pool.submit(worker.warm_up)
-        if not (faults := checked.result()) and self.measure:
+        try:
+            faults = checked.result()
+        except BrokenProcessPool:
+            return ["JOBS: a worker process died before any cell ran, most likely killed for memory. Use fewer JOBS."]
+        if self.measure and not faults:
             rates = self._rates()
             self.jobs = fastest(rates)
             shown = ", ".join(f"{jobs}: {rate:.3g}" for jobs, rate in rates.items())
@@ -224,7 +222,7 @@ class Processes:
                 ended.append((cell, future.result()))
             except BrokenProcessPool:
                 if alone:
-                    ended.append((cell, worker.record_death(cell, self.folder, DIED)))
+                    ended.append((cell, worker.record_death(cell, self.folder, "worker process")))
                 else:
                     self._suspects.append(cell)
         if not self._running and (self._suspects or self._alone):

@@ -104,6 +104,7 @@ def _experiment(name: str, places: list[tuple[Source, Path]], target: Path) -> M
     runs = [run for source, folder in places for run in _readable(source, folder, left_out)]
     runs = _of_one_dataset(runs, left_out)
     kept, also = _each_once(runs, left_out)
+    before = {folder: read_merged(folder) for _, folder in places}
     target.mkdir(parents=True)
     splits = {run.record.split_hash for run in kept.values()}
     for _, folder in places:
@@ -114,8 +115,8 @@ def _experiment(name: str, places: list[tuple[Source, Path]], target: Path) -> M
     for run_id, run in sorted(kept.items()):
         skip = shutil.ignore_patterns(LOCK_FILE, CHECKPOINT_FILE, "previous.pt", ".*.tmp")
         shutil.copytree(run.folder, target / run_id, ignore=skip)
-        before = read_merged(run.folder.parent).get(run_id, {})
-        about[run_id] = {"source": run.source.folder.resolve().name, "lab": run.source.lab} | before
+        about[run_id] = {"source": run.source.folder.resolve().name, "lab": run.source.lab}
+        about[run_id] |= before[run.folder.parent].get(run_id, {})
         about[run_id] |= {"also": also[run_id]} if run_id in also else {}
     with atomic_write(target / MERGED_FILE) as file:
         json.dump({"runs": about}, file, indent=1, ensure_ascii=False)

@@ -36,12 +36,8 @@ def publish(ledger: Mapping[str, Any], folder: Path, target: Path) -> Published:
     Half precision changes no recorded metric, since records are copied as they are, and no predicted class; the analysis
     allows for its rounding when it computes likelihoods again. Logits too large for it stay as they are.
 
-    Parameters
-    ----------
-    ledger : mapping
-        What became of the cells and their trials, as `experiments.grid.ledger.ledger` gives it.
-    folder, target : Path
-        Folder of the experiment's runs, and the folder that shall hold ``<experiment>/<run_id>/``.
+    `ledger` is as `experiments.grid.ledger.ledger` gives it, `folder` that of the experiment's runs; `target` shall hold
+    ``<experiment>/<run_id>/``.
 
     Raises
     ------

@@ -40,14 +40,6 @@ CONNECT_SECONDS = 15.0
 STOP_POLL_SECONDS = 1.0
 """How often a task asks whether it should stop."""
 
-MAX_DEATHS = 2
-"""Deaths of its worker after which a cell counts as failed."""
-
-DIED = (
-    "its Ray worker died twice, most likely killed for memory; "
-    "use fewer JOBS or a smaller recipe.batch_size, then run with FLAGS=--retry-failed"
-)
-
 PASSED_ON = ("DEVICE", "CONFIGS_DIR", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_BASE_URL")
 """Environment variables that tasks get from the driver. A W&B key is not among them, since Ray shows what it passes on."""
 
@@ -176,8 +168,7 @@ def gpu_share(jobs: int, gpus: int) -> float:
 class _Stop:
     """An actor: whether the driver was asked to stop."""
 
-    def __init__(self) -> None:
-        self.asked = False
+    asked = False
 
     def ask(self) -> None:
         self.asked = True
@@ -206,19 +197,19 @@ def _sees(token: str) -> bool:
 
 def _check(cells: list[Cell]) -> list[str]:
     """In a task: faults that only a worker can tell."""
-    return worker.check(_placed(cells))
+    _take_gpu()
+    return worker.check(cells)
 
 
-def _placed(cells: list[Cell]) -> list[Cell]:
+def _take_gpu() -> None:
     """On a worker Ray alone chooses the GPU: it is the only one that is visible there."""
     if os.environ.get("DEVICE", "auto").startswith("cuda"):
         os.environ["DEVICE"] = "auto"
-    return cells
 
 
 def _work(cell: Cell, folder: Path, shared: bool, files: bytes | None, flag: Any) -> tuple[Outcome, bytes | None]:
     """In a task: run a cell. Returns its outcome, and its run folder where the driver cannot see it."""
-    _placed([cell])
+    _take_gpu()
     worker.initialise(_Polled(flag).is_set, cell.execution.threads)
     if shared:
         return worker.work(cell, folder), None
@@ -299,8 +290,8 @@ class Cluster:
             return Outcome("failed", f"{type(error.cause).__name__}: {error.cause}")
         except ray.exceptions.RayError:  # the worker or its node died
             self._deaths[cell.run_id] += 1
-            if self._deaths[cell.run_id] == MAX_DEATHS:
-                return worker.record_death(cell, self.folder, DIED)
+            if self._deaths[cell.run_id] == 2:
+                return worker.record_death(cell, self.folder, "Ray worker")
             if stop.requested():
                 return Outcome("interrupted")
             self.submit(cell)
@@ -343,10 +334,3 @@ def _is_shared(folder: Path) -> bool:
         return all(_answer(reference) for reference in asked)
     finally:
         token.unlink(missing_ok=True)
-
-
-def close() -> None:
-    """Leave the cluster; a Ray that was started on this machine ends."""
-    ray = _ray()
-    if ray.is_initialized():
-        ray.shutdown()

@@ -112,17 +112,9 @@ def cell_of(folder: Path, record: Record, records: Sequence[Record], images: str
 
 
 def repeat(folder: Path, number: int, images: str | None, scratch: Path, launch: Launch) -> dict[str, Any]:
-    """Train cells of a published experiment again and compare them: the content of ``verification.json``.
+    """Train `number` cells of a published experiment again and compare them: the content of ``verification.json``.
 
-    Parameters
-    ----------
-    folder, scratch : Path
-        The published experiment, and a folder for the runs, which is removed in the end.
-    number : int
-        Cells; there may be fewer.
-    images : str or None
-        The folder of images, where the data are one.
-    launch : callable
+    `images` is the folder of images, where the data are one; `scratch` takes the runs and is removed in the end.
 
     Raises
     ------

@@ -56,7 +56,7 @@ def check(cells: list[Cell]) -> list[str]:
     except ConfigError as error:
         faults += error.faults
     for cell in {id(cell.recipe): cell for cell in cells}.values():
-        faults += [fault for fault in recipe_faults(cell.recipe_name, cell.recipe) if fault not in faults]
+        faults += recipe_faults(cell.recipe_name, cell.recipe)
     for cell in {(cell.model_name, id(cell.data)): cell for cell in cells}.values():
         with contextlib.suppress(ValueError):  # no such run: the check of the model says it
             faults += other_pixels(cell.model_name, cell.model, cell.data)
@@ -66,7 +66,7 @@ def check(cells: list[Cell]) -> list[str]:
             sizes = {"image_size": cell.data.image_size, "in_channels": cell.data.channels}
             checked = check_model(cell.model_name, cell.model, **sizes)
         except ConfigError as error:
-            faults += [fault for fault in error.faults if fault not in faults]
+            faults += error.faults
             continue
         largest = max(other.recipe.batch_size for other in cells if other.model_name == cell.model_name)
         if parts_for(largest, cell.execution.micro_batch_size) > 1 and checked.batch_statistics:
@@ -74,7 +74,7 @@ def check(cells: list[Cell]) -> list[str]:
                 f"`micro_batch_size`: {cell.model_name} normalises by the statistics of its batch (BatchNorm), which "
                 f"parts of {cell.execution.micro_batch_size} images would change. Leave it out, or choose other models."
             )
-    return faults
+    return list(dict.fromkeys(faults))
 
 
 def steps_per_second(cell: Cell, seconds: float = 2.0) -> float:
@@ -108,10 +108,14 @@ def steps_per_second(cell: Cell, seconds: float = 2.0) -> float:
     return done / (time.perf_counter() - begun)
 
 
-def record_death(cell: Cell, folder: Path, message: str) -> Outcome:
-    """Mark as failed a cell whose process died more than once."""
+def record_death(cell: Cell, folder: Path, process: str) -> Outcome:
+    """Mark as failed a cell whose process, a kind in words, died more than once."""
     from experiments.training.attempt import record_failure
 
+    message = (
+        f"its {process} died twice, most likely killed for memory; "
+        "use fewer JOBS or a smaller recipe.batch_size, then run with FLAGS=--retry-failed"
+    )
     run_folder = folder / str(cell.run_id)
     run_folder.mkdir(exist_ok=True)
     record_failure(cell, run_folder, RuntimeError(message))

@@ -164,8 +164,7 @@ def keep_descriptions(descriptions: Mapping[str, DataDescription], folder: Path)
     kept = dict(before)
     for key, new in descriptions.items():
         old = before.get(key)
-        same = old is not None and old.samples == new.samples
-        hashes = {*new.split_hashes, *(old.split_hashes if same and old else [])}
-        kept[key] = new.model_copy(update={"split_hashes": sorted(hashes)})
+        known = old.split_hashes if old and old.samples == new.samples else []
+        kept[key] = new.model_copy(update={"split_hashes": sorted({*new.split_hashes, *known})})
     if kept != before:
         write_json(folder / DATA_FILE, {key: value.model_dump() for key, value in kept.items()})

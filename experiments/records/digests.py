@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, RecordError, write_whole
@@ -57,10 +57,18 @@ def changed_files(folder: Path) -> dict[str, str]:
     return found
 
 
-def add_digests(folder: Path, runs: Iterable[str] | None = None) -> int:
-    """List the files of these runs anew, or without `runs` those that are not listed yet. Returns how many are listed."""
+def add_digests(folder: Path, runs: Collection[str] | None = None) -> int:
+    """List the files of these runs anew, or without `runs` those that are not listed yet. Returns how many are listed.
+
+    Raises
+    ------
+    RecordError
+        If there is no run to list; as `read_digests`.
+    """
     known = read_digests(folder)
     there = [path.parent.name for path in folder.glob(f"*/{RECORD_FILE}")] if runs is None else runs
+    if runs is None and not (known or there):
+        raise RecordError(f"FROM: {folder} holds no finished run. Give the folder that holds {folder.name}/<run_id>/.")
     for name in (f"{run}/{file}" for run in there for file in RUN_FILES):
         if (folder / name).is_file() and (runs is not None or name not in known):
             known[name] = file_digest(folder / name)

@@ -225,10 +225,10 @@ class Decision(_Asked):
         """What to type to go on; `reference` is that of the experiment."""
         seconds = round(3600 * self.budget_hours)
         budget = next(f"{seconds // unit}{name}" for unit, name in ((3600, "h"), (60, "m"), (1, "s")) if seconds % unit == 0)
-        flags = [f"--margin {self.margin:g}"] * (self.margin != self.effect)
-        flags += [f"--error-rate {self.error_rate:g}"] * (self.error_rate != ERROR_RATE)
+        flags = [f"--margin {self.margin}"] * (self.margin != self.effect)
+        flags += [f"--error-rate {self.error_rate}"] * (self.error_rate != ERROR_RATE)
         flags += ["--all-pairs"] * any(pair.second != reference for pair in self.pairs)
-        words = [f"make decide NAME={self.experiment} EFFECT={self.effect:g} BUDGET={budget}"]
+        words = [f"make decide NAME={self.experiment} EFFECT={self.effect} BUDGET={budget}"]
         words += [f"ARGS={quoted(self.args)}"] * bool(self.args) + [f'FLAGS="{" ".join(flags)}"'] * bool(flags)
         return " ".join(words)
 

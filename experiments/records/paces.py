@@ -18,16 +18,9 @@ Paces = dict[tuple[Any, ...], list[Record]]
 
 
 def recorded(folders: Iterable[Path], device: str, runs: str = "*") -> Paces:
-    """Finished runs of this device by what decides their pace; those that cannot be read are for the report to name.
+    """Finished runs of a device in experiments' folders by what decides their pace; `runs` is a pattern of their ids.
 
-    Parameters
-    ----------
-    folders : iterable of Path
-        Folders of experiments.
-    device : str
-        Its name, as records have it.
-    runs : str
-        Pattern of run ids.
+    The device has its name of records. Those that cannot be read are for the report to name.
     """
     found: Paces = {}
     for path in (path for folder in folders for path in sorted(folder.glob(f"{runs}/{RECORD_FILE}"))):

@@ -139,18 +139,14 @@ def read_progress(folder: Path) -> dict[str, Any]:
     return progress.model_dump() if progress else {}
 
 
-def attempts_of(progress: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All attempts that a progress file tells of, the last one as it stood at its last beat."""
-    return [*progress["earlier"], progress["attempt"]] if progress else []
-
-
 def ended_attempts(progress: Mapping[str, Any], kept: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
     """All attempts of a run that nobody works on; one that never said how it ended was killed.
 
     A progress file is newer than the checkpoint by up to the time between checkpoints, but may have been lost: of each
     attempt the account counts that saw more of it.
     """
-    both = zip_longest(attempts_of(progress), kept or [])
+    told = [*progress["earlier"], progress["attempt"]] if progress else []  # the last one as it stood at its last beat
+    both = zip_longest(told, kept or [])
     attempts = [max((seen for seen in same if seen), key=lambda seen: seen["seconds"]) for same in both]
     return [{**attempt, "reason": "killed"} if attempt["reason"] == "running" else attempt for attempt in attempts]
 

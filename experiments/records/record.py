@@ -274,9 +274,7 @@ def read_record(path: Path) -> Record:
     if schema != SCHEMA:
         raise RecordError(f"{path}: has record schema {schema!r}, this version reads schema {SCHEMA}. {advice}")
     try:
-        return Record(schema_=schema, **values)
+        return Record.model_validate({**values, "schema_": schema})
     except ValidationError as error:
         faults = "; ".join(f"`{'.'.join(map(str, e['loc']))}`: {e['msg']}" for e in error.errors())
         raise RecordError(f"{path}: {faults}. {advice}") from error
-    except TypeError as error:
-        raise RecordError(f"{path}: {error}. {advice}") from error

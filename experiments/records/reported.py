@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,7 +106,9 @@ def _foreign(ledger: dict[str, Any], experiment: Experiment, grid: list[tuple[st
         yield f"`experiment` is {ledger['experiment']!r}, not {experiment.name!r}"
     if found := control_character(ledger, but=("reason",)):
         yield found
-    yield from (f"`other` names {name!r}, which does not name a folder" for name in ledger["other"] if _leads_away(name))
+    for name in ledger["other"]:
+        if name in ("", ".", "..") or "/" in name or "\\" in name:
+            yield f"`other` names {name!r}, which does not name a folder"
     places = [_place(cell, cell["model"], cell["data"]) for cell in ledger["cells"]]
     missing, more = set(grid) - set(places), set(places) - set(grid)
     if missing or more or len(places) != len(set(places)):
@@ -121,14 +124,9 @@ def _foreign(ledger: dict[str, Any], experiment: Experiment, grid: list[tuple[st
         turn = f"-trial{cell['trial']}" if "trial" in cell else ""
         stem = f"{cell['model']}-{cell['data']}-f{fraction_label(cell['train_fraction'])}-s{cell['seed']}{turn}-"
         run_id = cell["run_id"]
-        hexadecimal = run_id is not None and len(run_id) == len(stem) + 8 and set(run_id[-8:]) <= set("0123456789abcdef")
         if run_id is None and cell["status"] == "missing":
             continue
-        if not hexadecimal or not run_id.startswith(stem):
+        if not re.fullmatch(re.escape(stem) + "[0-9a-f]{8}", run_id or ""):
             yield f"`run_id` is {run_id!r}, this cell's begins with {stem!r} and ends in 8 digits of a hash"
     run_ids = Counter(cell["run_id"] for cell in [*ledger["cells"], *trials] if cell["run_id"])
     yield from (f"`run_id` {run_id!r} stands in {number} cells" for run_id, number in run_ids.items() if number > 1)
-
-
-def _leads_away(name: str) -> bool:
-    return name in ("", ".", "..") or "/" in name or "\\" in name

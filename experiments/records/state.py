@@ -27,13 +27,7 @@ DEEPEST = 64
 
 
 class StateError(UserError):
-    """A state file that is there and cannot be used.
-
-    Attributes
-    ----------
-    reason : str
-        What is wrong with it, without the file's name.
-    """
+    """A state file that is there and cannot be used; `reason` says what is wrong with it, without the file's name."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason)

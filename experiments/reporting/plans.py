@@ -11,8 +11,8 @@ from experiments.config.schema import Experiment
 from experiments.records.intended import Plan, keep_plan
 
 
-def checked_effect(effect: float) -> float:
-    """A difference of accuracies that can be asked for.
+def checked_effect(effect: float, what: str = "EFFECT") -> float:
+    """A difference of accuracies that can be asked for; `what` names the option that it was given for.
 
     Raises
     ------
@@ -20,7 +20,7 @@ def checked_effect(effect: float) -> float:
         If it does not lie between 0 and 1.
     """
     if not 0 < effect < 1:
-        raise ConfigError(f"EFFECT: must be a difference of accuracies between 0 and 1, such as 0.01, got {effect:g}.")
+        raise ConfigError(f"{what}: must be a difference of accuracies between 0 and 1, such as 0.01, got {effect:g}.")
     return effect
 
 

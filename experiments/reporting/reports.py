@@ -11,7 +11,7 @@ from rich.markup import escape
 from experiments.config.errors import ConfigError
 from experiments.config.paths import reports_dir, runs_dir
 from experiments.config.schema import Experiment
-from experiments.config.text import checked_name, printable
+from experiments.config.text import printable
 from experiments.records.record import EXAMPLES_FILE, write_whole
 from experiments.terminal.screens import err, other_settings, out, warn
 
@@ -99,10 +99,8 @@ def say_report(
 
 def report_from(source: str, name: str, *, allow_unequal: bool) -> None:
     """Report from the artifact that another machine sent."""
-    from experiments.tracking.fetch import fetch, parse_source
+    from experiments.tracking.fetch import fetch
 
-    checked_name(name)
-    parse_source(source)
     with err.status(f"Downloading the records of {name}"):
         fetched = fetch(source, name, runs_dir(), warn)
     out.print(f"{len(fetched.ledger['cells'])} cells from {source}", markup=False, soft_wrap=True)

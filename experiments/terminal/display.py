@@ -39,17 +39,8 @@ PRETRAINED = 'ARGS="models=[vit_base_p16_probe,resnet50_probe] data.image_size=2
 class Display(GridObserver):
     """Live progress on a terminal; one plain line for each cell that ends elsewhere.
 
-    Parameters
-    ----------
-    console : Console
-    folder : Path
-        Folder of the experiment's runs, where heartbeats are read.
-    total, done : int
-        Cells of the grid, and those that had ended before.
-    headline : sequence of str
-        Lines for the moment when everything was found fit to run.
-    left : sequence of Cell
-        Those that are to run, for a first estimate from earlier runs of the device.
+    Heartbeats are read in `folder`, that of the experiment's runs. Of `total` cells `done` had ended before; those `left`
+    give a first estimate from earlier runs of the device. The `headline` is for when everything was found fit to run.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from experiments.config.cells import short_settings
 from experiments.config.errors import ConfigError
 from experiments.config.text import printable
 from experiments.records.dataset import DataDescription, test_split_title
@@ -63,14 +65,10 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def ledger_table(ledger: dict[str, Any], folder: Path | None = None) -> RenderableType:
+def ledger_table(ledger: dict[str, Any], folder: Path) -> RenderableType:
     """The grid as a heat map: settings and models down, data and fractions across, a mark per seed on the worst colour.
 
-    Parameters
-    ----------
-    ledger : dict
-    folder : Path, optional
-        Folder of the runs, to say which commands made those of other settings.
+    Below it is said which commands made the runs of other settings in `folder`.
     """
     cells = ledger["cells"]
     columns = sorted({(cell["data"], cell["train_fraction"]): None for cell in cells}, key=lambda column: column[1])
@@ -102,7 +100,7 @@ def ledger_table(ledger: dict[str, Any], folder: Path | None = None) -> Renderab
 
 
 def _setting(cell: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in (cell["varied"] or {}).items())
+    return ", ".join(short_settings(cell["varied"]))
 
 
 def _heat(statuses: list[str]) -> Text:
@@ -115,19 +113,16 @@ def _heat(statuses: list[str]) -> Text:
     return shown
 
 
-def other_settings(ledger: Mapping[str, Any], folder: Path | None) -> list[str]:
-    """What else lies in the folder, and the commands that made it, newest last."""
-    others = ledger.get("other") or []
+def other_settings(ledger: Mapping[str, Any], folder: Path) -> list[str]:
+    """What else lies in the folder, and three of the commands that made it."""
+    others = ledger["other"]
     if not others:
         return []
-    lines = [f"{len(others)} more runs here are of other settings; they do not belong to this grid."]
-    commands: dict[str, int] = {}
-    for run_id in others if folder else []:
-        command = command_of(Path(str(folder)) / run_id)
-        if command:
-            commands[command] = commands.get(command, 0) + 1
-    lines += [f"  {number} by: {command}" for command, number in list(commands.items())[-3:]]
-    return lines
+    commands = Counter(filter(None, (command_of(folder / run_id) for run_id in others)))
+    return [
+        f"{len(others)} more runs here are of other settings; they do not belong to this grid.",
+        *(f"  {number} by: {command}" for command, number in list(commands.items())[-3:]),
+    ]
 
 
 def command_of(run_folder: Path) -> str | None:

@@ -141,18 +141,13 @@ def open_to_send(folder: Path, mirror: Mirror, *, finish_timeout: float) -> Sess
     try:
         return Session(folder, mirror, "online", init_timeout=SEND_INIT_TIMEOUT_SECONDS, finish_timeout=finish_timeout)
     except Exception as error:
-        raise session_refused(error) from error
-
-
-def session_refused(error: Exception) -> TrackingError:
-    """Why a session could not be opened, as an error for the user; the client forgets the attempt."""
-    wandb_module().teardown()
-    reason = why(error)
-    if reason == KEY_REFUSED:
-        return KeyRefused(
-            f"W&B: {KEY_REFUSED}. Log in again with `wandb login --relogin`, or correct WANDB_API_KEY, then try again."
-        )
-    return Unreachable(NO_ANSWER) if reason == NO_ANSWER else TrackingError(reason)
+        wandb_module().teardown()  # the client forgets the attempt
+        reason = why(error)
+        if reason == KEY_REFUSED:
+            raise KeyRefused(
+                f"W&B: {KEY_REFUSED}. Log in again with `wandb login --relogin`, or correct WANDB_API_KEY, then try again."
+            ) from error
+        raise (Unreachable if reason == NO_ANSWER else TrackingError)(reason) from error
 
 
 def require_login(experiment_folder: Path) -> None:

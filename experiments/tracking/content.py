@@ -114,12 +114,8 @@ def confusion_table(folder: Path) -> Rows | None:
     except (OSError, KeyError, ValueError):
         return None
     counts = confusion_matrix(logits, labels)
-    rows = [
-        [str(names[actual]), str(names[predicted]), int(counts[actual, predicted])]
-        for actual in range(len(names))
-        for predicted in range(len(names))
-        if len(names) <= 20 or counts[actual, predicted]
-    ]
+    shown = np.ndindex(counts.shape) if len(names) <= 20 else np.argwhere(counts)
+    rows = [[str(names[actual]), str(names[answer]), int(counts[actual, answer])] for actual, answer in shown]
     return Rows(["Actual", "Predicted", "nPredictions"], rows)
 
 

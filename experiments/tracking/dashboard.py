@@ -49,13 +49,9 @@ def place(experiment_folder: Path, say: Callable[[str], None] = lambda sentence:
 def save(
     experiment_folder: Path, views: Mapping[str, Any], report: Any, say: Callable[[str], None] = lambda sentence: None
 ) -> Saved:
-    """Save views and report, each where it was saved before. `say` is told where the wait is long.
+    """Save views, ``wandb_workspaces.workspaces.Workspace`` by question, and a ``wandb_workspaces.reports.v2.Report``.
 
-    Parameters
-    ----------
-    experiment_folder : Path
-    views : mapping of str to wandb_workspaces.workspaces.Workspace
-    report : wandb_workspaces.reports.v2.Report
+    Each goes where it was saved before. `say` is told where the wait is long.
 
     Raises
     ------

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,7 +15,7 @@ from experiments.config.errors import ConfigError
 from experiments.config.schema import Experiment
 from experiments.config.text import checked_name, listed, printable
 from experiments.records.dataset import DATA_FILE
-from experiments.records.digests import RUN_FILES, SUMS_FILE
+from experiments.records.digests import RUN_FILES, SUMS_FILE, file_digest
 from experiments.records.intended import DECISION_FILE, PLAN_FILE
 from experiments.records.record import RecordError
 from experiments.records.reported import EXPERIMENT_FILE, LEDGER_FILE, read_report
@@ -62,18 +62,9 @@ class Fetched(NamedTuple):
 
 
 def fetch(source: str, name: str, runs_folder: Path, say: Callable[[str], None] = lambda sentence: None) -> Fetched:
-    """Download the newest version of an experiment's report artifact, and verify it.
+    """Download the newest version of an experiment's report artifact from ``wandb:entity/project``, and verify it.
 
-    Parameters
-    ----------
-    source : str
-        ``wandb:entity/project``.
-    name : str
-        The experiment.
-    runs_folder : Path
-        Folder of all runs; the download lies below it, in a hidden folder of its own.
-    say : callable, optional
-        Told where the wait is long.
+    The download lies in a hidden folder of `runs_folder`, that of all runs. `say` is told where the wait is long.
 
     Raises
     ------
@@ -163,14 +154,9 @@ def _check_entries(entries: Mapping[str, Any]) -> None:
 def _is_ours(name: str) -> bool:
     """Whether a report of this project has files of this name: below ``report`` and ``runs``, and nowhere else."""
     place, *inner = name.split("/")
-    if (
-        place == "runs"
-        and inner not in ([DATA_FILE], [PLAN_FILE], [DECISION_FILE])
-        and (len(inner) != 2 or inner[1] not in RUN_FILES)
-    ):
-        return False
+    known = inner in ([DATA_FILE], [PLAN_FILE], [DECISION_FILE]) or (len(inner) == 2 and inner[1] in RUN_FILES)
     plain = not any(part in ("", ".", "..") for part in inner) and "\\" not in name and printable(name) == name
-    return place in ("report", "runs") and bool(inner) and plain
+    return plain and (known if place == "runs" else place == "report" and bool(inner))
 
 
 def _refuse(reason: str, names: Collection[str]) -> None:
@@ -195,12 +181,11 @@ def verify(folder: Path) -> None:
         raise TrackingError(f"FROM: the artifact is not a report of this project ({one_line(error)}).") from error
     entries = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     there = {name for name, path in entries.items() if path.is_symlink() or not path.is_dir()}
-    odd = [name for name in names if not _is_ours(name) or names.count(name) > 1]
+    odd = [name for name, times in Counter(names).items() if not _is_ours(name) or times > 1]
     odd += [name for name, path in entries.items() if path.is_symlink()]
     _refuse("holds what no report of this project does", [*odd, *(there - {SUMS_FILE, *names})])
     wrong = [name for name in (f"report/{LEDGER_FILE}", f"report/{EXPERIMENT_FILE}") if name not in names]
     for digest, name in lines:
-        path = folder / name
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        if not (folder / name).is_file() or file_digest(folder / name) != digest:
             wrong.append(name)
     _refuse("is not what was sent", wrong)

@@ -133,7 +133,7 @@ def mirror_again(folder: Path) -> Mirror:
     about = About(
         experiment=record.experiment,
         run_id=record.run_id,
-        config=flat(record.model_dump(mode="json", exclude=results)),
+        config=flattened(record.model_dump(mode="json", exclude=results), "/"),
         tags=[record.data, record.family, record.track],
         job_type="train" if record.trial is None else "trial",
     )
@@ -151,16 +151,11 @@ def ordered(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in by_step[step].items() if value is not None} for step in sorted(by_step)]
 
 
-def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings as one level, for dashboards to group by: ``{"recipe": {"steps": 5}}`` → ``{"recipe/steps": 5}``."""
-    return flattened(values, "/")
-
-
 def summary_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """The summary of a run, from the values of its ``record.json``: one level, metrics under their own names."""
     values = dict(record)
     metrics = values.pop("metrics", {})
-    return flat(values) | dict(metrics)
+    return flattened(values, "/") | dict(metrics)
 
 
 def usable_mirror(folder: Path) -> Mirror | None:

@@ -60,14 +60,8 @@ def sync(
 ) -> SyncReport:
     """Send every run of an experiment that W&B has not seen in full. Doing it again sends nothing again.
 
-    Parameters
-    ----------
-    experiment_folder : Path
-        ``runs/<experiment>``.
-    on_progress : callable, optional
-        Called with the number of runs looked at, the number of all, and the run's id, before each run.
-    say : callable, optional
-        Takes sentences for the user: that a wait is long, and what was damaged and made again.
+    `on_progress` is called before each run with the number of those looked at, that of all, and its id. `say` takes
+    sentences for the user: that a wait is long, and what was damaged and made again.
 
     Raises
     ------

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.config.identity import flattened
 from experiments.tracking import client
 from experiments.tracking.client import Mode, Session, choose_mode, one_line
 from experiments.tracking.mirror import (
@@ -22,7 +23,6 @@ from experiments.tracking.mirror import (
     Ending,
     Mirror,
     TrackingError,
-    flat,
     load_mirror,
     ordered,
     renewed,
@@ -61,16 +61,8 @@ _outage = _Outage()
 class Tracker:
     """One run's mirror in Weights & Biases. Never asks, never blocks for long, never raises into training.
 
-    Parameters
-    ----------
-    folder : Path
-        The run folder; ``wandb/`` is made in it.
-    about : About
-        What W&B shows of the run. Nested mappings of its config are flattened, ``recipe/steps``.
-    history : sequence of mapping, optional
-        The rows of ``metrics.jsonl`` that earlier attempts wrote and that the run goes on from.
-    system_metrics : bool, default False
-        Let the client sample the machine; worth its cost on a GPU.
+    ``wandb/`` is made in the run folder. `history` are the rows of ``metrics.jsonl`` that earlier attempts wrote and that
+    the run goes on from. With `system_metrics` the client samples the machine, which is worth its cost on a GPU.
 
     Attributes
     ----------
@@ -115,7 +107,8 @@ class Tracker:
         except TrackingError as error:
             before = None
             self.message = f"W&B: {error}; it was made again."
-        mirror = renewed(self._folder, about, before, config=json.loads(json.dumps(flat(about.config), default=str)))
+        config = flattened(about.config, "/")
+        mirror = renewed(self._folder, about, before, config=json.loads(json.dumps(config, default=str)))
         mirror.save(self._folder)
         return mirror
 
@@ -145,14 +138,7 @@ class Tracker:
         return opened()
 
     def log(self, row: Mapping[str, float | None]) -> None:
-        """Mirror one evaluation.
-
-        Parameters
-        ----------
-        row : mapping of str to float or None
-            A row of ``metrics.jsonl``: ``step``, ``samples_seen``, ``train/loss``, ``val/top1`` … A step that W&B holds
-            already is passed over.
-        """
+        """Mirror one evaluation, a row of ``metrics.jsonl``; a step that W&B holds already is passed over."""
         if self._session is None:
             return
         try:

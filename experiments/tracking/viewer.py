@@ -19,13 +19,7 @@ VIEWER_FOLDER = ".wandb/viewer/wandb"
 
 
 def link_runs(experiment_folder: Path) -> list[str]:
-    """Make the folder of links anew.
-
-    Returns
-    -------
-    list of str
-        Names of the runs, in the viewer's order, newest first.
-    """
+    """Make the folder of links anew. Returns the runs' names in the viewer's order, newest first."""
     target = experiment_folder / VIEWER_FOLDER
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)

@@ -38,15 +38,14 @@ def _seconds(code: str, place: Path, *arguments: str) -> dict[str, float]:
 def large_grid(place: Path) -> dict[str, Any]:
     """Planning 5,000 cells, and asking for their state."""
     load = (
-        "from experiments.config import loading\nfrom experiments.grid import driver\n"
+        "from experiments.config import loading\nfrom experiments.config.paths import runs_dir\n"
+        "from experiments.grid import driver\n"
         "from experiments.reporting.known import known_ledger\n"
         "import experiments.data.datasets, sklearn.datasets\n"
         "e = loading.load_experiment('smoke', loading.parse_overrides(sys.argv[1:]))\n"
     )
     plan = _seconds(load + "work = lambda: print(len(driver.plan(e)))", place, *LARGE)
-    status = _seconds(
-        load + "work = lambda: print(len(known_ledger(e, driver.experiment_folder(e))['cells']))", place, *LARGE
-    )
+    status = _seconds(load + "work = lambda: print(len(known_ledger(e, runs_dir() / e.name)['cells']))", place, *LARGE)
     return {"plan_cpu_seconds": plan["cpu_seconds"], "status_cpu_seconds": status["cpu_seconds"]}
 
 

@@ -84,7 +84,6 @@ def test_kernels_are_told_apart_by_name() -> None:
     assert bench_gpu.kernel_class("triton_poi_fused_gelu_3") == "elementwise and reduction"
     assert bench_gpu.kernel_class("vectorized_layer_norm_kernel") == "normalisation"
     assert bench_gpu.kernel_class("something else") == "other"
-    assert bench_gpu.kernel_shares(lambda: None, torch.device("cpu")) is None
 
 
 def test_every_data_path_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

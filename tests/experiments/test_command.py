@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -22,7 +23,8 @@ from experiments.__main__ import main
 from experiments.config import loading
 from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
-from experiments.config.paths import ROOT
+from experiments.config.paths import ROOT, runs_dir
+from experiments.config.schema import Execution
 from experiments.config.text import duration_in_seconds
 from experiments.grid import driver, local, worker
 from experiments.grid.driver import GridObserver
@@ -50,7 +52,7 @@ class Seen(GridObserver):
 
 def tiny_cells(*more: str) -> tuple[list[Cell], Path]:
     experiment = loading.load_experiment("smoke", loading.parse_overrides([*TINY, *more]))
-    return driver.plan(experiment), driver.experiment_folder(experiment)
+    return driver.plan(experiment), runs_dir() / experiment.name
 
 
 def test_run_makes_records_and_a_report_and_then_does_nothing(
@@ -402,6 +404,22 @@ def test_a_dead_worker_is_replaced_and_its_cell_goes_on(tmp_path: Path) -> None:
     assert resumed[0].attempts[0].reason in ("killed", "interrupted")
 
 
+class Deadly(NamedTuple):
+    """A cell that kills the process that it is given to."""
+
+    execution: Execution
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (1,)
+
+
+def test_a_worker_that_dies_before_any_cell_is_a_fault(tmp_path: Path) -> None:
+    with contextlib.closing(local.Processes([Deadly(Execution())], tmp_path, 1)) as engine:  # type: ignore[list-item]
+        assert engine.check() == [
+            "JOBS: a worker process died before any cell ran, most likely killed for memory. Use fewer JOBS."
+        ]
+
+
 def test_jobs_auto_is_one_process_per_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "usable_cores", lambda: 8)
     monkeypatch.setattr(local, "free_memory", lambda: 2**40)
@@ -507,12 +525,13 @@ def test_a_full_disk_leaves_no_half_record_and_the_cell_is_run_again(
 
 def test_two_commands_on_one_grid_run_every_cell_once(tmp_path: Path) -> None:
     code = (
-        "from experiments.config import loading\nfrom experiments.grid import driver\n"
+        "from experiments.config import loading\nfrom experiments.config.paths import runs_dir\n"
+        "from experiments.grid import driver\n"
         "from experiments.grid.driver import GridObserver\n"
         f"e = loading.load_experiment('smoke', loading.parse_overrides({[*TINY, 'recipe.steps=60']!r}))\n"
         "class Say(GridObserver):\n"
         "    def ended(self, cell, outcome): print(outcome.status, cell.run_id, outcome.seconds)\n"
-        "driver.launch(driver.plan(e), driver.experiment_folder(e), jobs='1', observer=Say())\n"
+        "driver.launch(driver.plan(e), runs_dir() / e.name, jobs='1', observer=Say())\n"
     )
     both = [
         subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -107,6 +107,8 @@ def test_a_spent_budget_leaves_pairs_open_and_what_was_fixed_stays(
         (["--effect", "0.001", "--budget", "1h"], "EFFECT: 0.001 is below what 364 test images can show"),
         (["--effect", "0.2", "--budget", "1s"], "BUDGET: 0.000278 device hours"),
         (["--effect", "2", "--budget", "1h"], "EFFECT: must be a difference of accuracies"),
+        ([*ASK, "--budget", "1h", "--margin", "0"], "--margin: must be a difference of accuracies"),
+        ([*ASK, "--budget", "1h", "--engine", "slurm"], "ENGINE: must be `local` or `ray`, got 'slurm'"),
     ],
 )
 def test_bad_input_is_one_message_and_fixes_nothing(
@@ -162,3 +164,5 @@ def test_the_command_that_goes_on_asks_what_was_asked() -> None:
     assert Decision.model_validate(asked).command("c") == line + flags
     asked |= {"args": "", "margin": 0.01, "error_rate": 0.05, "budget_hours": 61 / 3600, "pairs": pairs[:1]}
     assert Decision.model_validate(asked).command("b") == "make decide NAME=smoke EFFECT=0.01 BUDGET=61s"
+    asked |= {"effect": 0.012345678, "margin": 0.012345678}
+    assert "EFFECT=0.012345678 BUDGET=61s" in Decision.model_validate(asked).command("b")

@@ -18,7 +18,7 @@ import torch
 from experiments.config import loading
 from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
-from experiments.config.paths import ROOT
+from experiments.config.paths import ROOT, runs_dir
 from experiments.data.batches import EvaluationBatches, Normalise
 from experiments.data.images import Images
 from experiments.grid import driver, local, worker
@@ -35,7 +35,7 @@ AUGMENTED = ["recipe.augmentation.crop_padding=1", "recipe.augmentation.mixup=0.
 
 def cells_of() -> tuple[list[Cell], Path]:
     experiment = loading.load_experiment("smoke", loading.parse_overrides([*ARGUMENTS, *AUGMENTED]))
-    return driver.plan(experiment), driver.experiment_folder(experiment)
+    return driver.plan(experiment), runs_dir() / experiment.name
 
 
 def doubled(build: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,7 +64,7 @@ run.build_model = doubled(run.build_model)
 with driver.leading() as leads:
     if leads:
         experiment = loading.load_experiment("smoke", loading.parse_overrides(sys.argv[1:]))
-        driver.launch(driver.plan(experiment), driver.experiment_folder(experiment), jobs="auto", observer=GridObserver())
+        driver.launch(driver.plan(experiment), runs_dir() / experiment.name, jobs="auto", observer=GridObserver())
 """
 
 

@@ -114,6 +114,27 @@ def test_all_faults_at_once() -> None:
         ),
         ("smoke", ("data.permute_pixels=-1",), ["data.permute_pixels", "greater than or equal to 0"]),
         ("smoke", ("on_oom=halve",), ["`on_oom` must be 'fail' or 'split'", "'halve'"]),
+        ("smoke", ("recipe.min_learning_rate=1",), ["`min_learning_rate` must not exceed `learning_rate`, got 1.0 > 0.003"]),
+        ("smoke", ("recipe.betas=[0.9, 1.0]",), ["`betas` must lie in [0, 1), got [0.9, 1.0]"]),
+        ("smoke", ("recipe.augmentation.crop=4",), ["unknown key `recipe.augmentation.crop`", "'resized_crop'"]),
+        ("smoke", ("data.mean=[0.1, 0.2]",), ["`mean` must have one value per channel (1), got [0.1, 0.2]"]),
+        ("smoke", ("data.std=[64.0]",), ["`std` is of pixels in [0, 1]", "got [64.0]; divide by 255"]),
+        (
+            "smoke",
+            ("track=tuned", "tuning.learning_rate=[0.1, 0.01]"),
+            ["`learning_rate` must be [low, high], got [0.1, 0.01]"],
+        ),
+        ("smoke", ("track=tuned", "tuning.seed=0"), ["`tuning.seed` must not be one of `seeds`, got 0"]),
+        ("smoke", ("expect=[{claim: c, models: [resnet_micro]}]",), ["an expectation needs `at_least` or `at_most`"]),
+        (
+            "smoke",
+            ("expect=[{claim: c, model: [resnet_micro]}]",),
+            ["unknown key `expect.0.model`", "Did you mean 'models'"],
+        ),
+        (
+            *("smoke", ("expect=[{claim: c, models: [resnet_micro], at_least: 0.9, at_most: 0.1}]",)),
+            ["`at_least` must not exceed `at_most`, got 0.9 > 0.1"],
+        ),
     ],
 )
 def test_bad_input_is_named(name: str, arguments: tuple[str, ...], words: list[str]) -> None:
@@ -155,6 +176,9 @@ expect:
     claims, notes = kept("train_fractions=[1.0]")
     assert claims == ["ViT learns", "ResNet leads"]
     assert "'half is enough' is passed over: ARGS leaves out the fraction 0.5." in notes
+    path = configs / "experiments" / "smoke.yaml"
+    path.write_text(path.read_text().replace("train_fractions: [0.5, 1.0]\n", ""))  # by default all images
+    assert kept("train_fractions=[0.5]")[0] == ["half is enough"]
     assert "'nobody'" in "".join(faults_of("smoke", "expect=[{claim: c, models: [nobody], at_least: 0}]"))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import vit_scratch
 from experiments.config import loading
 from experiments.config.cells import Cell
+from experiments.config.paths import runs_dir
 from experiments.grid import driver, worker
 from experiments.records.record import read_record
 from experiments.training import checkpoint, memory
@@ -116,7 +117,7 @@ def test_other_errors_are_not_taken_for_memory() -> None:
 # ------------------------------------------------------------------------------------------------------------- as a cell
 def cells(*more: str) -> tuple[list[Cell], Path]:
     experiment = loading.load_experiment("smoke", loading.parse_overrides([*TINY, *more]))
-    return driver.plan(experiment), driver.experiment_folder(experiment)
+    return driver.plan(experiment), runs_dir() / experiment.name
 
 
 @pytest.fixture

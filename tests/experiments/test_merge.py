@@ -190,6 +190,15 @@ def test_sources_that_are_none(
     assert words in " ".join(capsys.readouterr().err.split()) and not (tmp_path / "joined").exists()
 
 
+def test_a_damaged_source_leaves_nothing_half_done(
+    part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = part("a", (0,)), part("b", (1,))
+    (a / NAME / "merged.json").write_text("{", encoding="utf-8")
+    target = joined(monkeypatch, tmp_path, a, b, code=2)
+    assert "merged.json" in capsys.readouterr().err and not target.exists()
+
+
 def test_a_target_that_is_there_is_left_alone(
     part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

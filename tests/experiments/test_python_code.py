@@ -14,6 +14,7 @@ from PIL import Image
 from experiments.__main__ import main
 from experiments.config import loading
 from experiments.config.cells import expand
+from experiments.config.code import identity_of
 from experiments.config.errors import ConfigError
 from experiments.config.paths import ROOT
 from experiments.data import datasets
@@ -195,3 +196,12 @@ def test_data_that_cannot_be_had_are_one_message(configs: Path, name: str, more:
 def test_keys_that_do_not_belong_together(configs: Path, kind: str, change: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said.replace("(", r"\(")):
         loading.load_part(kind, "mine", {key: (value, "ARGS") for key, value in change.items()})
+
+
+def test_code_that_varies_is_known_by_its_own_file(configs: Path) -> None:
+    (configs / "other.py").write_text(DATA.replace("80 * labels", "60 * labels"), encoding="utf-8")
+    vary = "vary={data.name: [my_data.py:load, other.py:load]}"
+    experiment = loading.load_experiment("mine", loading.parse_overrides([vary]))
+    settings = [loading.with_settings(experiment, setting)[1]["mine"] for setting in loading.varied_settings(experiment)]
+    first, second = (datasets.load(data).pool.pixels.sum() for data in settings)
+    assert first > second and settings[0].code != settings[1].code == identity_of("other.py:load")

@@ -14,6 +14,7 @@ import pytest
 from experiments.config import loading
 from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
+from experiments.config.paths import runs_dir
 from experiments.grid import driver, local
 from experiments.grid import ray as engine
 from experiments.grid.driver import GridObserver
@@ -34,7 +35,7 @@ class Seen(GridObserver):
 
 def cells_of(*more: str) -> tuple[list[Cell], Path]:
     experiment = loading.load_experiment("smoke", loading.parse_overrides([*TINY, *more]))
-    return driver.plan(experiment), driver.experiment_folder(experiment)
+    return driver.plan(experiment), runs_dir() / experiment.name
 
 
 # ------------------------------------------------------------------------------------------------------ without Ray
@@ -102,11 +103,11 @@ def test_a_run_folder_travels_whole(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------- with Ray
 @pytest.fixture
 def two_cpus(monkeypatch: pytest.MonkeyPatch) -> object:
-    pytest.importorskip("ray", reason="Ray is not installed; ENGINE=ray installs it")
+    ray = pytest.importorskip("ray", reason="Ray is not installed; ENGINE=ray installs it")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(engine, "usable_cores", lambda: 2)
     yield
-    engine.close()
+    ray.shutdown()
 
 
 def test_ray_gives_the_bits_of_one_process(two_cpus: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,10 +43,10 @@ def ledger(*statuses: str, other: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def test_the_map_has_a_mark_per_seed_and_colours_only_on_a_terminal() -> None:
-    plain = drawn(screens.ledger_table(ledger("done", "failed", "missing")))
+    plain = drawn(screens.ledger_table(ledger("done", "failed", "missing"), Path()))
     assert "●✗·" in plain and "10%" in plain and "r1: the loss is not finite" in plain and "\x1b" not in plain
-    assert "48;5;" in drawn(screens.ledger_table(ledger("done", "done")), terminal=True)
-    assert " 11/12 " in drawn(screens.ledger_table(ledger(*["done"] * 11, "missing")))
+    assert "48;5;" in drawn(screens.ledger_table(ledger("done", "done"), Path()), terminal=True)
+    assert " 11/12 " in drawn(screens.ledger_table(ledger(*["done"] * 11, "missing"), Path()))
 
 
 def test_settings_stand_below_each_other_whole() -> None:
@@ -55,7 +55,9 @@ def test_settings_stand_below_each_other_whole() -> None:
          "varied": {"recipe.learning_rate": rate}, "status": "done" if rate == 0.001 else "missing"}
         for rate in (0.0005, 0.001) for fraction in (1.0, 0.1)
     ]  # fmt: skip
-    shown = drawn(screens.ledger_table({"cells": cells, "counts": {"expected": 4, "done": 2, "missing": 2}})).splitlines()
+    shown = drawn(
+        screens.ledger_table({"cells": cells, "counts": {"expected": 4, "done": 2, "missing": 2}, "other": []}, Path())
+    ).splitlines()
     assert [line.split() for line in shown[:5]] == [
         ["model", "10%", "100%"], ["learning_rate=0.0005"], ["vit_micro_p2", "·", "·"],
         ["learning_rate=0.001"], ["vit_micro_p2", "●", "●"],
@@ -171,7 +173,9 @@ def test_a_status_that_cannot_be_told_is_shown_with_its_reason_once() -> None:
     }
     counts = {"expected": 2, "done": 0, "failed": 0, "running": 0, "missing": 0, "unknown": 2}
     printed = io.StringIO()
-    Console(file=printed, width=200).print(screens.ledger_table({"cells": [cell, cell], "counts": counts}))
+    Console(file=printed, width=200).print(
+        screens.ledger_table({"cells": [cell, cell], "counts": counts, "other": []}, Path())
+    )
     assert "? 2 unknown" in printed.getvalue() and printed.getvalue().count("unknown x") == 1
 
 

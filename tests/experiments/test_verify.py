@@ -216,6 +216,8 @@ def test_predictions_that_cannot_be_read_are_named(published: Path, tmp_path: Pa
 def test_a_folder_without_runs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     assert call(monkeypatch, "verify", "smoke", "--from", str(tmp_path)) == 2
     assert f"FROM: {tmp_path / 'smoke'} holds no finished run" in " ".join(capsys.readouterr().err.split())
+    assert call(monkeypatch, "verify", "smoke", "--from", str(tmp_path), "--seal") == 2 and not (tmp_path / "smoke").exists()
+    assert f"FROM: {tmp_path / 'smoke'} holds no finished run" in " ".join(capsys.readouterr().err.split())
 
 
 # ------------------------------------------------------------------------------------------------------------ in the whole
