@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
 UNKNOWN = 2**63
@@ -11,8 +10,10 @@ UNKNOWN = 2**63
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, as the scheduler or a container allows; elsewhere than on Linux, all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use, as the scheduler and a container's quota of processor time allow."""
+    from joblib import cpu_count  # a light command does not need it
+
+    return int(cpu_count())
 
 
 def free_memory() -> int:

@@ -18,6 +18,7 @@ from experiments.grid.publish import published_arrays
 from experiments.records.dataset import keep_descriptions, read_descriptions
 from experiments.records.digests import SUMS_FILE, add_digests, changed_files
 from experiments.records.folder import MERGED_FILE, read_merged
+from experiments.records.intended import DECISION_FILE, Decision, read_decision
 from experiments.records.progress import LOCK_FILE
 from experiments.records.record import (
     CHECKPOINT_FILE,
@@ -105,7 +106,10 @@ def _experiment(name: str, places: list[tuple[Source, Path]], target: Path) -> M
     runs = _of_one_dataset(runs, left_out)
     kept, also = _each_once(runs, left_out)
     before = {folder: read_merged(folder) for _, folder in places}
+    decision = _decision(name, [folder for _, folder in places])
     target.mkdir(parents=True)
+    if decision:
+        decision.keep(target)
     splits = {run.record.split_hash for run in kept.values()}
     for _, folder in places:
         keep_splits({key: split for key, split in read_splits(folder).items() if split in splits}, target)
@@ -123,6 +127,18 @@ def _experiment(name: str, places: list[tuple[Source, Path]], target: Path) -> M
     if any((folder / SUMS_FILE).is_file() for _, folder in places):
         add_digests(target)
     return Merged(name, len(kept), len(also), left_out)
+
+
+def _decision(name: str, folders: list[Path]) -> Decision | None:
+    """What seeds were added for, where they were; of one question on several machines, the decision that looked furthest."""
+    found = [decision for folder in folders if (decision := read_decision(folder))]
+    asked = {one.model_dump_json(include={"args", "effect", "margin", "error_rate", "seeds", "looks"}) for one in found}
+    if len(asked) > 1:
+        raise ConfigError(
+            f"merge: seeds of {name} were added for {len(asked)} different questions ({DECISION_FILE}), and one report of "
+            "them all would not know how often was looked. Merge the folders of one question."
+        )
+    return max(found, key=lambda one: len(one.history), default=None)
 
 
 def _readable(source: Source, folder: Path, left_out: list[str]) -> list[_Run]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiments.config.cells import Cell
 from experiments.config.errors import ConfigError
-from experiments.training import stop
+from experiments.training import stop, torchrun
 from experiments.training.outcome import Outcome
 
 
@@ -43,6 +43,8 @@ def check(cells: list[Cell]) -> list[str]:
 
     faults: list[str] = []
     processes = current().size
+    if torchrun.place().size != processes:  # nobody leads, so that every process would carry out the command by itself
+        return ["torchrun: its processes share the cells of `run` alone. Start this command without it."]
     for size in sorted({cell.recipe.batch_size for cell in cells}):
         if size % processes:
             faults.append(

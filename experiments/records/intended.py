@@ -252,8 +252,8 @@ class Decision(_Asked):
         write_whole(folder / DECISION_FILE, f"{self.model_dump_json(indent=2)}\n")
 
 
-def read_decision(folder: Path, args: str) -> Decision | None:
-    """The decision of an experiment's folder that was asked for with these overrides; None where there is none.
+def read_decision(folder: Path, args: str | None = None) -> Decision | None:
+    """The decision of an experiment's folder, if `args` are given that with these overrides; None where there is none.
 
     Raises
     ------
@@ -261,7 +261,7 @@ def read_decision(folder: Path, args: str) -> Decision | None:
         If the file cannot be used.
     """
     found = _read(folder / DECISION_FILE, Decision)
-    return found if found and without_path(found.args) == without_path(args) else None
+    return found if found and (args is None or without_path(found.args) == without_path(args)) else None
 
 
 def without_paths(folder: Path) -> dict[str, bytes]:

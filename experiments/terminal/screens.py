@@ -118,10 +118,12 @@ def other_settings(ledger: Mapping[str, Any], folder: Path) -> list[str]:
     others = ledger["other"]
     if not others:
         return []
-    commands = Counter(filter(None, (command_of(folder / run_id) for run_id in others)))
+    commands = Counter(filter(None, (command_of(folder / run_id) for run_id in others))).most_common()
+    named, more = commands[:3], len(commands[3:])
     return [
         f"{len(others)} more runs here are of other settings; they do not belong to this grid.",
-        *(f"  {number} by: {command}" for command, number in list(commands.items())[-3:]),
+        *(f"  {number} by: {command}" for command, number in named),
+        *([f"  and others by {more} more commands, which their {CONFIG_FILE} name"] if more else []),
     ]
 
 

@@ -166,3 +166,15 @@ def test_the_command_that_goes_on_asks_what_was_asked() -> None:
     assert Decision.model_validate(asked).command("b") == "make decide NAME=smoke EFFECT=0.01 BUDGET=61s"
     asked |= {"effect": 0.012345678, "margin": 0.012345678}
     assert "EFFECT=0.012345678 BUDGET=61s" in Decision.model_validate(asked).command("b")
+
+
+@pytest.mark.parametrize(
+    "command", [["decide", "smoke", *ARGS, *ASK, "--budget", "1h"], ["verify", "vit_small_data", "--cells", "1"]]
+)
+def test_commands_that_nobody_leads_are_refused_under_torchrun(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert call(monkeypatch, *command) == 2
+    assert "torchrun: its processes share the cells of `run` alone" in " ".join(capsys.readouterr().err.split())

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from experiments.__main__ import main
 from experiments.config.paths import ROOT
 from experiments.records.digests import SUMS_FILE, add_digests
+from experiments.records.intended import Decision
 
 PUBLISHED = ROOT / "results" / "vit_small_data"
 NAME = "vit_small_data"
@@ -208,3 +210,32 @@ def test_a_target_that_is_there_is_left_alone(
     assert (
         f"--to: {a / NAME} is there already" in " ".join(capsys.readouterr().err.split()) and sorted(a.rglob("*")) == before
     )
+
+
+def _decided(runs: Path, **changes: Any) -> dict[str, Any]:
+    """A decision beside the runs of one machine."""
+    pair = {"data": "digits", "setting": "", "train_fraction": 1.0, "first": "vit_micro_p2", "second": "resnet_micro"}
+    look = {"made": "2026-01-01T00:00:00+00:00", "seeds": 3, "failed": 0, "device_hours": 0.1, "open": 1}
+    values = {
+        "experiment": NAME, "args": " ".join(ONE), "made": "2026-01-01T00:00:00+00:00", "effect": 0.2, "margin": 0.2,
+        "error_rate": 0.05, "budget_hours": 1.0, "share_per_seed": 1 / 30, "share_power": 1.5, "seeds": [0, 1, 2, 3, 4],
+        "looks": [3, 5], "pairs": [pair | {"seeds": 3}], "history": [look],
+    } | changes  # fmt: skip
+    Decision.model_validate(values).keep(runs / NAME)
+    return values
+
+
+def test_seeds_that_were_added_in_looks_are_told_so_after_a_merge(
+    part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b, c = part("a", (0, 1)), part("b", (2,)), part("c", (2,))
+    _decided(a, history=[], pairs=[])
+    furthest = _decided(b)
+    target = joined(monkeypatch, tmp_path, a, b)
+    assert json.loads((target / NAME / "decision.json").read_text(encoding="utf-8"))["history"] == furthest["history"]
+    page = report(monkeypatch, target)[f"{NAME}/report.html"].decode()
+    assert "Sequential: seeds were added in looks" in page
+    _decided(c, effect=0.1)
+    assert call(monkeypatch, "merge", str(a), str(c), "--to", str(tmp_path / "refused")) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "seeds of vit_small_data were added for 2 different questions" in error and not (tmp_path / "refused").exists()

@@ -19,9 +19,13 @@ from experiments.data import decoding
 from experiments.training import cost
 
 
-def test_cores_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert machine.usable_cores() == os.cpu_count()
+def test_cores_are_those_that_affinity_and_a_quota_allow() -> None:
+    assert 1 <= machine.usable_cores() <= (os.cpu_count() or 1)
+    one = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from experiments.config import machine; "
+    done = subprocess.run(
+        [sys.executable, "-c", f"{one}print(machine.usable_cores())"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == "1\n", done.stderr
 
 
 def test_memory_without_proc_is_unknown_and_fits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,14 @@ def test_runs_of_other_settings_come_with_the_command_that_made_them(tmp_path: P
     assert "4 more runs here are of other settings" in shown
     assert '2 by: make experiment NAME=smoke ARGS="seeds=[7]"' in shown
     assert "error" not in shown and "left out" not in shown
+    for seed in range(4):
+        (tmp_path / f"c{seed}").mkdir()
+        (tmp_path / f"c{seed}" / "config.yaml").write_text(
+            f"command: make experiment NAME=smoke ARGS=seeds=[{seed}]\ncell:\n"
+        )
+    first, *named, more = screens.other_settings({"other": ["c0", "c1", "a", "b", "c2", "c3"]}, tmp_path)
+    assert first.startswith("6 more runs") and named[0].startswith("  2 by: ") and len(named) == 3
+    assert "2 more commands" in more and "config.yaml" in more
 
 
 def test_a_run_is_readable_and_whole_for_programs(
