@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import captions
-from analysis.captions import Facts
+from analysis.captions import Facts, Text
 from analysis.columns import Column, accuracy_places, csv_columns, in_table, legend, percent_places
 from analysis.load import select
 from analysis.render import Block, Entry, Notes, Row, Table
@@ -115,18 +115,20 @@ def accuracy(summary: Summary, facts: Facts) -> Table:
             entries = [replace(entry, text=entry.text + line) for entry, line in zip(entries, below, strict=True)]
             rows.append(Row(at[max(shares)].family, [_name(at[max(shares)]), *entries]))
         blocks.append(Block(heading, rows))
-    caption, method = captions.accuracy(facts)
-    return _table("accuracy", "Accuracy", ["Model", *shares.values()], blocks, facts, caption, method, notes, cells)
+    return _table(captions.ACCURACY, ["Model", *shares.values()], blocks, facts, notes, cells)
 
 
 def _table(
-    name: str, title: str, columns: list[str], blocks: list[Block], facts: Facts, caption: str, method: str,
-    notes: Notes | None = None, frame: pd.DataFrame | None = None, narrow: tuple[str, ...] = (),
+    text: Text, columns: list[str], blocks: list[Block], facts: Facts, notes: Notes | None = None,
+    frame: pd.DataFrame | None = None, narrow: tuple[str, ...] = (), **words: str,
 ) -> Table:  # fmt: skip
-    """A table with what all tables of a report share."""
-    csv = None if frame is None else _csv(frame, name, facts.banner)
+    """A table with what all tables of a report share; `words` are those that its text has beside them."""
+    csv = None if frame is None else _csv(frame, text.name, facts.banner)
     footnotes = notes.texts() if notes else {}
-    return Table(name, title, caption, columns, blocks, footnotes, csv, facts.banner, facts.short, method, narrow)
+    caption, method = (
+        part.format(reference=facts.reference, marks=facts.marks, **words) for part in (text.caption, text.method)
+    )
+    return Table(text.name, text.title, caption, columns, blocks, footnotes, csv, facts.banner, facts.short, method, narrow)
 
 
 def _metric_columns(cells: pd.DataFrame, notes: Notes) -> list[tuple[str, Callable[[Any], Entry]]]:
@@ -164,8 +166,7 @@ def metrics(summary: Summary, facts: Facts) -> Table:
             ]
             blocks.append(Block(f"{where}{percent(float(str(fraction)))} of the training data{size}", rows))
     headings = ["Model", *(heading for heading, _ in columns)]
-    caption, _ = captions.metrics(facts)
-    return _table("metrics", "All metrics", headings, blocks, facts, caption, legend("accuracy"), notes)
+    return _table(captions.METRICS, headings, blocks, facts, notes, legend=legend("accuracy"))
 
 
 def overview(summary: Summary, facts: Facts) -> Table:
@@ -221,8 +222,7 @@ def settings(summary: Summary, facts: Facts) -> Table:
             )
     titles = short if across == "setting" else dict(zip(cells["model"], cells["model_title"], strict=True))
     columns = ["Setting" if in_rows else "Model", *(titles[name] for name in cells[across].unique())]
-    caption, method = captions.settings(choose)
-    return _table("settings", "Settings", columns, blocks, facts, caption, method, notes, cells)
+    return _table(captions.SETTINGS if choose else captions.SETTINGS_OF_DATA, columns, blocks, facts, notes, cells)
 
 
 # ------------------------------------------------------------------------------------------------------- data efficiency
@@ -281,9 +281,7 @@ def data_efficiency(summary: Summary, experiment: Experiment, facts: Facts) -> T
         blocks.append(Block(heading, rows))
     narrow = ("AULC (%) ↑", "Δ AULC [95% CI] ↑", "Images needed [95% CI]", "Crossover (images)")
     columns = ["Model", *narrow[:2], "Direct bound on images", *narrow[2:]]
-    caption, method = captions.data_efficiency(facts)
-    frame = summary.efficiency
-    return _table("data_efficiency", "Data efficiency", columns, blocks, facts, caption, method, notes, frame, narrow)
+    return _table(captions.DATA_EFFICIENCY, columns, blocks, facts, notes, summary.efficiency, narrow)
 
 
 def _at(cell: Any) -> str:
@@ -309,8 +307,7 @@ def budgets(summary: Summary, facts: Facts) -> Table:
             rows.append(Row(first.family, [Entry(f"{first.model_title}, {first.n:,.0f}"), *entries]))
         blocks.append(Block(heading, rows))
     columns = ["Model, images", *(f"{facts.reference}, {percent(fraction)}" for fraction in fractions)]
-    caption, method = captions.budgets(facts)
-    return _table("budgets", "Across budgets", columns, blocks, facts, caption, method, None, frame)
+    return _table(captions.BUDGETS, columns, blocks, facts, frame=frame)
 
 
 def interactions(summary: Summary, facts: Facts) -> Table:
@@ -329,9 +326,8 @@ def interactions(summary: Summary, facts: Facts) -> Table:
             )
         blocks.append(Block(heading, rows))
     columns = ["Model", "From → to", "Δ before", "Δ after", "Change [95% CI]"]
-    caption, method = captions.interactions(summary, facts)
-    frame = summary.interactions
-    return _table("interactions", "Changes of the difference", columns, blocks, facts, caption, method, None, frame)
+    frame, labs = summary.interactions, captions.labs(summary)
+    return _table(captions.INTERACTIONS, columns, blocks, facts, frame=frame, labs=labs)
 
 
 # --------------------------------------------------------------------------------------------------------------- recipes
@@ -359,8 +355,7 @@ def recipes(summary: Summary, facts: Facts) -> Table:
          "k": k, "best": mean, "best_low": low, "best_high": high}
         for r in frame.itertuples() for k, mean, low, high in r.best
     )  # fmt: skip
-    caption, method = captions.recipes(facts)
-    return _table("recipes", "Random recipes", columns, blocks, facts, caption, method, None, tries)
+    return _table(captions.RECIPES, columns, blocks, facts, frame=tries)
 
 
 # --------------------------------------------------------------------------------------------------------------- compute
@@ -387,13 +382,11 @@ def compute(summary: Summary, facts: Facts) -> Table:
             marks = ", ".join(filter(None, [notes.mark(r.note), mixed if devices else ""]))
             rows.append(Row(r.family, [_name(r, marks), *entries]))
         blocks.append(Block(heading, rows))
-    caption, method = captions.compute(facts, amount)
-    method = f"{legend('compute')} {method if with_target else ''}".rstrip()
-    target = ["Time to target (s) ↓"] if with_target else []
-    columns = ["Model", *(column.title for column in shown), *target, "Top-1 (%) ↑"]
+    columns = ["Model", *(column.title for column in shown), *["Time to target (s) ↓"] * with_target, "Top-1 (%) ↑"]
     brief = ("n_params", "forward_gmacs", "train_pflops", "device_hours")
     narrow = (*(column.title for column in shown if column.key in brief), columns[-1])
-    return _table("compute", "Compute", columns, blocks, facts, caption, method, notes, cells, narrow)
+    said = {"amount": amount, "legend": legend("compute"), "target": captions.TARGET * with_target}
+    return _table(captions.COMPUTE, columns, blocks, facts, notes, cells, narrow, **said)
 
 
 def target_text(row: Any) -> str:
@@ -423,10 +416,9 @@ def datasets(summary: Summary, facts: Facts) -> Table:
             entries = [_top1(by_data[data]) for data in titles]
             rows.append(Row(first.family, [_name(first, notes.mark("; ".join(note))), *entries, *_across(first)]))
         blocks.append(Block(str(setting) or amount, rows))
-    caption, method = captions.datasets(facts, friedman_sentences(largest))
     across = ("Average rank ↓", "Δ across datasets [95% CI] ↑", "for a new dataset [95% PI]")
     columns = ["Model", *(f"{title} ↑" for title in titles.values()), *across]
-    return _table("datasets", "Models × datasets", columns, blocks, facts, caption, method, notes, largest)
+    return _table(captions.DATASETS, columns, blocks, facts, notes, largest, friedman=friedman_sentences(largest))
 
 
 def _across(row: Any) -> list[Entry]:
