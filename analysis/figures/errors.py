@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -12,12 +12,10 @@ import pandas as pd
 
 from analysis.figures import style
 from analysis.figures.style import Style
+from analysis.load import Results
+from analysis.summary import Summary
+from experiments.config.schema import Experiment
 from experiments.metrics import reliability
-
-if TYPE_CHECKING:
-    from analysis.load import Results
-    from analysis.summary import Summary
-    from experiments.config.schema import Experiment
 
 BINS = 15
 """Bins of confidence, as in the expected calibration error of the tables."""
@@ -41,7 +39,6 @@ def calibration(results: Results, summary: Summary, looks: Mapping[str, Style]) 
             error = (bins["images"] * (bins["accuracy"] - bins["confidence"]).abs()).sum() / bins["images"].sum()
             errors.append(f"{look.label} {100 * error:.1f}%")
         split.append((title, rows))
-    shown = list(looks.values())
     scale = alt.Scale(domain=[0, 100], nice=False)
     x = alt.X("confidence:Q", title="Mean confidence (%)", scale=scale, axis=alt.Axis(tickCount=5))
     y = alt.Y("accuracy:Q", title="Share correct (%)", scale=scale, axis=alt.Axis(tickCount=5))
@@ -53,9 +50,9 @@ def calibration(results: Results, summary: Summary, looks: Mapping[str, Style]) 
     )  # fmt: skip
     charts = []
     for title, rows in split:
-        base = alt.Chart(style.inline(rows)).encode(x=x, y=y, color=style.colour(shown))
+        base = alt.Chart(style.inline(rows)).encode(x=x, y=y, color=style.colour(looks))
         line = base.mark_line().encode(**style.stroke())
-        dots = base.mark_point(filled=True, size=38, opacity=1).encode(shape=style.shape(shown), tooltip=tip)
+        dots = base.mark_point(filled=True, size=38, opacity=1).encode(shape=style.shape(looks), tooltip=tip)
         side = 200 if len(split) == 1 else 180
         charts.append((title, alt.layer(diagonal, line, dots).properties(width=side, height=side)))
     caption = (
@@ -223,14 +220,14 @@ def _pair_bars(found: Mapping[str, _Confusion], looks: Mapping[str, Style], pane
         for label, (i, j) in zip(order, pairs, strict=True)
         for model, each in found.items()
     ]
-    shown = [looks[model] for model in found]
+    shown = {model: looks[model] for model in found}
     chart = (
         alt.Chart(style.inline(rows))
         .mark_bar()
         .encode(
             x=alt.X("share:Q", title="Share of the true class (%)", axis=alt.Axis(tickCount=5)),
             y=alt.Y("pair:N", sort=order, title="True class → predicted class", axis=alt.Axis(labelLimit=170, ticks=False)),
-            yOffset=alt.YOffset("model:N", sort=[look.label for look in shown]),
+            yOffset=alt.YOffset("model:N", sort=[look.label for look in shown.values()]),
             color=style.colour(shown),
             tooltip=style.tooltip(
                 model="Model", pair="True → predicted", share=("Share (%)", ".2f"), images=("Predictions", ",d"),

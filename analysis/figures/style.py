@@ -115,33 +115,34 @@ def styles(cells: pd.DataFrame) -> dict[str, Style]:
     return found
 
 
-def scale_of(looks: Iterable[Style], attribute: str) -> alt.Scale:
+def _scale(looks: Mapping[str, Style], attribute: str) -> alt.Scale:
     """Map labels of models to one attribute of their styles."""
-    looks = list(looks)
-    return alt.Scale(domain=[look.label for look in looks], range=[getattr(look, attribute) for look in looks])
+    return alt.Scale(
+        domain=[look.label for look in looks.values()], range=[getattr(look, attribute) for look in looks.values()]
+    )
 
 
-def legend(looks: Sequence[Style]) -> alt.Legend:
+def _legend(looks: Mapping[str, Style]) -> alt.Legend:
     """One legend for colour and shape, in as many columns as fit a figure's width."""
-    longest = max(len(look.label) for look in looks)
+    longest = max(len(look.label) for look in looks.values())
     fit = max(1, min(len(looks), 4, 56 // (longest + 5)))
     rows = -(-len(looks) // fit)
     return alt.Legend(title=None, columns=-(-len(looks) // rows), symbolOpacity=1, symbolDash=[1, 0], symbolStrokeWidth=0)
 
 
-def colour(looks: Sequence[Style], shown: bool = True) -> alt.Color:
+def colour(looks: Mapping[str, Style], shown: bool = True) -> alt.Color:
     """Colour channel over the field ``model``."""
-    return alt.Color("model:N", scale=scale_of(looks, "colour"), legend=legend(looks) if shown else None)
+    return alt.Color("model:N", scale=_scale(looks, "colour"), legend=_legend(looks) if shown else None)
 
 
-def shape(looks: Sequence[Style]) -> alt.Shape:
+def shape(looks: Mapping[str, Style]) -> alt.Shape:
     """Shape channel over the field ``model``."""
-    return alt.Shape("model:N", scale=scale_of(looks, "shape"), legend=legend(looks))
+    return alt.Shape("model:N", scale=_scale(looks, "shape"), legend=_legend(looks))
 
 
-def fill(looks: Sequence[Style], hollow: str) -> Any:
+def fill(looks: Mapping[str, Style], hollow: str) -> Any:
     """Fill with the model's colour, or white where the expression `hollow` holds."""
-    return alt.condition(hollow, alt.value("white"), alt.Fill("model:N", scale=scale_of(looks, "colour"), legend=None))
+    return alt.condition(hollow, alt.value("white"), alt.Fill("model:N", scale=_scale(looks, "colour"), legend=None))
 
 
 def stroke() -> dict[str, Any]:
