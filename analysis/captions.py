@@ -321,6 +321,6 @@ def labs(summary: Summary) -> str:
         f"{' and '.join(sorted({name for record in own for name in devices(record)}))}"
         for lab, own in sorted(who.items())
     ]
-    least = holm(of_labs["p"]).min()  # NaN where there is no interval
+    least = pd.Series(holm(of_labs["p"])).min()  # NaN where no row has an interval
     shown = f"{'is' if least < 0.05 else 'is not'} shown (smallest p, adjusted over all their rows, {least:.3f})"
     return f"{'; '.join(ran)}. Between labs heterogeneity {shown if least >= 0 else 'takes two seeds of each to test'}. "

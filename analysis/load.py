@@ -11,6 +11,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from experiments.config.schema import Experiment, ModelConfig
 from experiments.records.dataset import DataDescription, read_descriptions
 from experiments.records.digests import changed_files
 from experiments.records.intended import Decision, read_decision
-from experiments.records.record import PREDICTIONS_FILE, RECORD_FILE, Record, RecordError, read_record
+from experiments.records.record import PREDICTIONS_FILE, RECORD_FILE, Compute, Record, RecordError, read_record
 
 Tuned = tuple[str, str, float]
 """What trials are of: a model, a dataset and a train fraction."""
@@ -74,6 +75,11 @@ class Results:
     def spending(self) -> tuple[float, float] | None:
         """What looks spend of the error rate, see `Layout`; None where seeds were not added in looks."""
         return self.decision.spending if self.decision else None
+
+    @property
+    def costs(self) -> list[Compute]:
+        """What every run and tuning trial cost, each once: tables charge a trial to every run of its recipe."""
+        return [record.compute for record in chain(self.records.values(), *self.trials.values())]
 
     @property
     def groups(self) -> list[tuple[str, str]]:

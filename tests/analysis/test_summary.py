@@ -158,6 +158,26 @@ def test_an_absent_reference_leaves_the_rest(synthetic_runs):
     assert summary.expectations[1].outcome == "cannot be told" and "no run" in summary.expectations[1].observed
 
 
+def test_an_expectation_of_two_models_is_of_the_seeds_that_both_have(synthetic_runs):
+    """Its value once was of all seeds and could lie outside its interval; one seed of the second was said to scatter."""
+    claims = [Expectation(claim=metric, models=["vit"], against="resnet", metric=metric, at_least=0) for metric in
+              ("test/top1", "test/nll")]  # fmt: skip
+    synthetic_runs.experiment = synthetic_runs.experiment.model_copy(update={"expect": claims})
+    synthetic_runs.lose(synthetic_runs.run_id("resnet", 1.0, 2))
+    results = load(synthetic_runs.ledger, synthetic_runs.folder, synthetic_runs.experiment)
+    far = (results.runs["model"] == "vit") & (results.runs["seed"] == 2)
+    results.runs.loc[far, "test/nll"] = 9.0
+    _, loss = summarise(results, synthetic_runs.experiment).expectations
+    value, low, high = map(float, re.findall(r"[+−][\d.]+", loss.observed))
+    assert low < value < high < 1 and loss.observed.endswith(", 2 of 3 seeds")
+    synthetic_runs.lose(synthetic_runs.run_id("resnet", 1.0, 1))
+    _, summary = _summarise(synthetic_runs)
+    assert all(claim.observed.endswith(", 1 of 3 seeds, one seed has no interval") for claim in summary.expectations)
+    synthetic_runs.lose(synthetic_runs.run_id("vit", 1.0, 0))
+    _, summary = _summarise(synthetic_runs)
+    assert summary.expectations[1].observed == "ViT (ours) − ResNet_18 & co: no seed in common"
+
+
 def test_a_metric_unknown_for_one_seed_is_not_averaged_over_the_others(synthetic_runs):
     run_id = synthetic_runs.run_id("vit", 1.0, 1)
     synthetic_runs.edit_record(run_id, compute={"images_per_second": None}, metrics={"test/brier": None})
