@@ -16,7 +16,6 @@ from analysis.load import select
 from analysis.statistics import learning_curves
 from analysis.statistics.comparisons import Cell, Comparisons, Term, typical
 from analysis.statistics.contrasts import Layout
-from analysis.statistics.intervals import mean_std
 from experiments.records.folder import read_merged
 
 _BLANK: dict[str, Any] = {
@@ -177,8 +176,7 @@ def _row(group: Group, model: str, pairs: pd.DataFrame) -> dict[str, Any]:
     level = comparisons.prior(group.setting, lambda a, _: {(group.setting, a, at): w for at, w in shares.items()})
     area = comparisons.differences(level, dict(zip(curve, weights, strict=True)))
     by_seed = whole.sort_values("train_fraction").groupby("seed")["test/top1"].apply(lambda top1: float(top1 @ weights))
-    row["aulc_std"] = mean_std(by_seed)[1] if len(by_seed) else math.nan
-    row |= {"aulc": area.estimate[0], "aulc_low": area.low[0], "aulc_high": area.high[0]}
+    row |= {"aulc": area.estimate[0], "aulc_low": area.low[0], "aulc_high": area.high[0], "aulc_std": by_seed.std()}
     if model != reference and group.compared(*other):
         row |= _against(comparisons, sizes, shares, (curve, other), pairs)
     return row

@@ -257,20 +257,6 @@ def accuracy_slope(accuracy: Floats) -> Floats:
     return np.asarray(np.exp(-0.5 * special.ndtri(accuracy) ** 2) / np.sqrt(2 * np.pi))
 
 
-def mean_std(values: npt.ArrayLike) -> tuple[float, float]:
-    """Mean and sample standard deviation (ddof 1) of one value per seed; the deviation of one value is NaN.
-
-    Raises
-    ------
-    ValueError
-        If there is no value, or one is NaN or infinite.
-    """
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
-        raise ValueError(f"`values` must be a non-empty list of finite numbers, one per seed, got {values!r}.")
-    return float(array.mean()), float(array.std(ddof=1)) if array.size > 1 else float("nan")
-
-
 def classify(p_different: float, p_beyond: float) -> State:
     """The state of a pair, from its Holm-adjusted p-values of no difference and of a difference beyond the margin.
 

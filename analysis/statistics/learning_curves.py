@@ -91,7 +91,6 @@ def multiplier(comparisons: Comparisons, n: Floats, ahead: Sequence[Cell], behin
 
     Parameters
     ----------
-    comparisons : Comparisons
     n : array of shape (F,)
         Data budgets, strictly increasing, at least 2.
     ahead, behind : sequences of F cells
@@ -149,17 +148,9 @@ def crossover(
 ) -> Crossover | None:
     """Where one learning curve passes the other, in log error over log n; None unless marks on either side say that it does.
 
-    Parameters
-    ----------
-    comparisons : Comparisons
-    n : array of shape (F,)
-    first, second : sequences of F cells
-    signs : sequence of F int
-        Of `first` − `second` where that difference is significant, else 0.
+    `signs`, F of them, are those of `first` − `second` where that difference is significant, else 0.
     """
     marked = [at for at, sign in enumerate(signs) if sign]
-    if not marked:
-        return None
     opposite = [at for at in marked if signs[at] == -signs[marked[-1]]]
     if not opposite:
         return None

@@ -11,7 +11,7 @@ from statsmodels.stats.multitest import multipletests
 
 from analysis.power import Spread
 from analysis.statistics import intervals
-from analysis.statistics.intervals import Estimates, classify, friedman, holm, learn, mean_std, typical_kappa
+from analysis.statistics.intervals import Estimates, classify, friedman, holm, learn, typical_kappa
 
 FLAT = learn(np.zeros(1), np.ones(1), np.ones(1), np.zeros(1))
 """The prior of a table that shows nothing about seeds."""
@@ -155,20 +155,6 @@ def test_seeds_needed_say_how_little_few_seeds_know():
 def test_accuracy_slope_by_hand():
     # φ(0) = .398942; Φ⁻¹(.975) = 1.959964, where φ is .058445.
     assert intervals.accuracy_slope(np.array([0.5, 0.975])) == pytest.approx([0.398942, 0.058445], abs=1e-6)
-
-
-def test_mean_and_sample_deviation():
-    # Deviations −1, 0, 1: variance (1 + 0 + 1)/2.
-    assert mean_std([1, 2, 3]) == (2, 1)
-    mean, std = mean_std([0.25])
-    assert mean == 0.25
-    assert np.isnan(std)
-
-
-@pytest.mark.parametrize("values", [[], [0.5, np.nan], [np.inf]])
-def test_mean_refuses(values):
-    with pytest.raises(ValueError, match="`values` must be a non-empty list of finite numbers"):
-        mean_std(values)
 
 
 @pytest.mark.parametrize(

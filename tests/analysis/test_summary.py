@@ -43,7 +43,7 @@ def test_means_are_the_truth(synthetic_runs):
         for fraction in (0.1, 0.3, 1.0):
             cell = _cell(summary, model, fraction)
             assert cell["mean"] == pytest.approx(truth(model, fraction), abs=1 / 400)
-            assert cell["std"] == pytest.approx(0.005, abs=1e-3)
+            assert cell["std"] == pytest.approx(0.005, abs=5e-4)  # of a sample: over S would be .0041
             assert (cell["n"], cell["n_seeds"], cell["n_expected"], cell["note"]) == (1000 * fraction, 3, 3, "")
     assert _cell(summary, "vit")["delta"] == pytest.approx(-0.10)
     assert _cell(summary, "vit")["images_per_second"] == pytest.approx(1001.0)
