@@ -50,7 +50,8 @@ def compare(results: Results, data: str) -> Comparisons | None:
         if (own["test_digest"] == usual).all():
             correct = np.stack([results.per_image[run_id].correct for run_id in own["run_id"]])
             answers[str(setting), str(model), float(str(fraction))] = (own["seed"].tolist(), correct)
-    return Comparisons.of(replace(Layout.of(answers), spending=results.spending))
+    spending = results.decision.spending if results.decision else None
+    return Comparisons.of(replace(Layout.of(answers), spending=spending))
 
 
 @dataclass(frozen=True)
