@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from itertools import combinations, pairwise, product
 from typing import Any
@@ -203,16 +204,14 @@ def _against(
     ends = [comparisons.layout.mean[comparisons.layout.index[curve[-1]]] for curve in (own, other)]
     ahead, behind = (own, other) if ends[0] > ends[1] else (other, own)
     ratio = learning_curves.multiplier(comparisons, n, ahead, behind)
-    found |= {"multiplier": ratio.estimate, "multiplier_low": ratio.low, "multiplier_high": ratio.high}
-    found |= {"multiplier_target": ratio.target, "multiplier_ahead": ahead[0][1], "multiplier_text": ratio.text}
-    found["multiplier_directed"] = ratio.directed
+    found |= {"multiplier": ratio.estimate, "multiplier_ahead": ahead[0][1], "multiplier_directed": ratio.directed}
+    found |= {f"multiplier_{name}": value for name, value in asdict(ratio).items()}
     if least := learning_curves.bound(comparisons, n, ahead, behind) if signs[-1] else None:
-        found |= {"bound": least.factor, "bound_ahead": ahead[0][1], "bound_n_ahead": least.n_ahead}
-        found |= {"bound_n_behind": least.n_behind, "bound_delta": least.delta}
-        found |= {"bound_low": least.low, "bound_high": least.high}
+        found |= {"bound": least.factor, "bound_ahead": ahead[0][1]}
+        found |= {f"bound_{name}": value for name, value in asdict(least).items()}
     if crossing := learning_curves.crossover(comparisons, n, own, other, signs):
-        found |= {"crossover": crossing.n, "crossover_low": crossing.low, "crossover_high": crossing.high}
-        found |= {"crossover_leader": crossing.leader, "crossover_text": crossing.text}
+        found |= {"crossover": crossing.n, "crossover_text": crossing.text}
+        found |= {f"crossover_{name}": value for name, value in asdict(crossing).items()}
     return found
 
 
