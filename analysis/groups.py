@@ -100,10 +100,6 @@ class Group:
         found = self.comparisons
         return found if found is not None and all(cell in found for cell in cells) else None
 
-    def place(self, model: str) -> dict[str, str]:
-        """Where the ledger has the cells of a model."""
-        return {"data": self.data, "setting": self.setting, "model": model}
-
     def identity(self, model: str) -> dict[str, Any]:
         """Columns that say what a row of a table is about, with the titles that stand for the names."""
         config = self.experiment.models[model]

@@ -18,7 +18,7 @@ from scipy import special
 from analysis.run_folder import Refused, read_predictions
 from analysis.statistics.comparisons import Cell, Comparisons
 from analysis.statistics.contrasts import Layout
-from analysis.statistics.intervals import ALPHA, KAPPA, Estimates, Floats
+from analysis.statistics.intervals import ALPHA, KAPPA, MIN_SEEDS_FOR_MARKS, Estimates, Floats
 from experiments.config.cells import setting_label
 from experiments.config.identity import fraction_label
 from experiments.config.schema import Experiment
@@ -27,7 +27,6 @@ from experiments.records.record import PREDICTIONS_FILE, RECORD_FILE, RecordErro
 
 POWER = 0.8
 """Share of grids in which a difference shall be found."""
-MIN_SEEDS = 3
 Pair = tuple[str, str, float]
 """Two models, in the order of their names, and a train fraction."""
 
@@ -78,7 +77,7 @@ class Spread:
         room = (effect / _reach(alpha)) ** 2 - self.images / n_images
         each = self.residual / n_images + self.kappa * self.shift
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(room > 0, np.maximum(np.ceil(each / room), MIN_SEEDS), np.inf)
+            return np.where(room > 0, np.maximum(np.ceil(each / room), MIN_SEEDS_FOR_MARKS), np.inf)
 
     def test_images(self, effect: float, alpha: float = ALPHA) -> Floats:
         """Test images from which on some number of seeds is enough, (G,)."""

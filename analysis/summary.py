@@ -158,7 +158,7 @@ def _cell(group: Group, at: pd.DataFrame, model: str, fraction: float) -> dict[s
         "n_test": _only(at["n_test"]),
         "n_classes": _only(at["n_classes"]),
         "n_seeds": len(own),
-        "n_expected": len(select(results.cells, **group.place(model), train_fraction=fraction)),
+        "n_expected": len(select(group.here(results.cells), model=model, train_fraction=fraction)),
         "seeds": own["seed"].tolist(),
         "run_ids": own["run_id"].tolist(),
         **{column.key: _mean_if_complete(own, column.source) for column in COLUMNS},

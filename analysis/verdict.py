@@ -85,8 +85,8 @@ def _over_budgets(cells: pd.DataFrame) -> str:
         states.setdefault(_state(row), []).append(percent(row.train_fraction))
     many = f"the {len(cells)} measured budgets" if len(cells) > 1 else "this budget"
     if len(states) > 1:
-        listed = [f"{state} at {' and '.join(filter(None, [', '.join(at[:-1]), at[-1]]))}" for state, at in states.items()]
-        return f"{', '.join(listed)} of the training data"
+        told = [f"{state} at {' and '.join(filter(None, [', '.join(at[:-1]), at[-1]]))}" for state, at in states.items()]
+        return f"{', '.join(told)} of the training data"
     return {
         "behind": f"at none of {many} does it keep up" if len(cells) > 1 else "it does not keep up",
         "ahead": f"it is ahead at each of {many}" if len(cells) > 1 else "it is ahead",

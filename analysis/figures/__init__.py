@@ -60,7 +60,7 @@ def draw(results: Results, summary: Summary, experiment: Experiment) -> list[Fig
             "forest": forest.forest(summary, experiment, looks),
             "budgets": budgets.budgets(summary, looks),
             "recipes": curves.random_recipes(summary, looks),
-            "training_curves": curves.training_curves(results, summary, experiment, looks),
+            "training_curves": curves.training_curves(results, summary, looks),
             "calibration": errors.calibration(results, summary, looks),
             "confusion": errors.confusion(results, summary, experiment, looks),
         }

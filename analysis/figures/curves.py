@@ -188,9 +188,7 @@ def _arrow_layers(arrow: Mapping[str, Any]) -> list[Any]:
     ]
 
 
-def training_curves(
-    results: Results, summary: Summary, experiment: Experiment, looks: Mapping[str, Style]
-) -> tuple[Any, str] | None:
+def training_curves(results: Results, summary: Summary, looks: Mapping[str, Style]) -> tuple[Any, str] | None:
     """Validation accuracy against the optimiser step at full data: mean over seeds, band from the lowest to the highest.
 
     None where no run logged validation accuracy.

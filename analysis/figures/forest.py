@@ -44,8 +44,7 @@ def forest(summary: Summary, experiment: Experiment, looks: Mapping[str, Style])
 def _panel(group: pd.DataFrame, looks: Mapping[str, Style], reference: str, count: int, margin: float) -> Any:
     """One data set and setting: a heading per fraction, below it one line per model."""
     order, rows = [], []
-    for fraction in sorted(group["train_fraction"].unique()):
-        cells = group[group["train_fraction"] == fraction]
+    for fraction, cells in group.groupby("train_fraction"):
         n = cells["n"].iloc[0]
         order.append(f"#{fraction}|{percent(fraction)}" + (f": {int(n):,} images" if known(n) else ""))
         for _, cell in cells.iterrows():

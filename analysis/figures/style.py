@@ -207,13 +207,12 @@ def panels(cells: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
     In order of appearance. A title names only what differs between panels, and is empty where there is one panel.
     """
-    many_data, many_settings = cells["data"].nunique() > 1, cells["setting"].nunique() > 1
-    found = []
-    for _, group in cells.groupby(["data", "setting"], sort=False):
-        parts = [str(group["data_title"].iloc[0])] if many_data else []
-        parts += [str(group["setting"].iloc[0])] if many_settings else []
-        found.append((", ".join(part for part in parts if part), group))
-    return found
+    differ = [name for name in ("data", "setting") if cells[name].nunique() > 1]
+    named = {"data": "data_title", "setting": "setting"}
+    return [
+        (", ".join(filter(None, (str(group[named[name]].iloc[0]) for name in differ))), group)
+        for _, group in cells.groupby(["data", "setting"], sort=False)
+    ]
 
 
 def full_data(group: pd.DataFrame) -> pd.DataFrame:
