@@ -19,6 +19,11 @@ from experiments.records.dataset import test_split_title
 from experiments.records.folder import read_merged
 from experiments.records.record import Record
 
+FAMILY = (
+    "One family for all marks: every pair of models at every budget of a block of equal settings, Holm-adjusted; none below "
+    "3 seeds."
+)
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -54,7 +59,7 @@ def gather(results: Results, summary: Summary, experiment: Experiment, certifica
         "schedule, tested once. 95% intervals cover new seeds and new test images, with the seeds' variance moderated over "
         "the table and pseudo-images at the bounds (docs/method.md); they are unadjusted. Differences are paired over seeds "
         "and test images. n counts images for training and validation.",
-        _family(summary),
+        "" if summary.pairs.empty else FAMILY,
         _pool(results.runs),
         _writers(experiment),
         track,
@@ -100,16 +105,6 @@ def _marks(summary: Summary, experiment: Experiment) -> str:
     }
     shown = "".join(text for state, text in words.items() if (summary.cells["state"] == state).any())
     return f"Bold: the best at a budget and all that do not differ from it{shown} (Holm-adjusted, p < .05)."
-
-
-def _family(summary: Summary) -> str:
-    """What marks are adjusted over; empty without marks."""
-    if summary.pairs.empty:
-        return ""
-    return (
-        "One family for all marks: every pair of models at every budget of a block of equal settings, Holm-adjusted; none "
-        "below 3 seeds."
-    )
 
 
 def _pool(runs: pd.DataFrame) -> str:

@@ -34,7 +34,7 @@ def tables(groups: Sequence[Group]) -> list[Table]:
         found.append(Table("per_class", "Accuracy by class", caption, ["Class", *titles.values()], [Block(place, rows)]))
         pairs = [
             Row("", [Entry(f"{titles[a]} · {titles[b]}", value=f"{titles[a]} {titles[b]}"),
-                     *_shares(_agreement(group.results, own[a], own[b]).values())])
+                     *_shares(_agreement(group.results, own[a], own[b]))])
             for a, b in combinations(own, 2)
         ]  # fmt: skip
         if pairs:
@@ -61,34 +61,15 @@ def _per_class(results: Results, runs: pd.DataFrame, n_classes: int) -> np.ndarr
     return np.divide(right, images, out=np.full(n_classes, math.nan), where=images > 0)
 
 
-def _agreement(results: Results, a: pd.DataFrame, b: pd.DataFrame) -> dict[str, float]:
+def _agreement(results: Results, a: pd.DataFrame, b: pd.DataFrame) -> tuple[float, float]:
     pair = paired(results, a, b, "predicted")
-    if pair is None:
-        return {"same_prediction": math.nan, "both_wrong": math.nan}
-    return agreement(*pair, results.labels[a["test_digest"].iloc[0]])
+    return agreement(*pair, results.labels[a["test_digest"].iloc[0]]) if pair else (math.nan, math.nan)
 
 
-def agreement(predictions_a: npt.ArrayLike, predictions_b: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str, float]:
-    """Shares of answers that two models give alike (``same_prediction``) and that both get wrong (``both_wrong``).
+def agreement(predictions_a: npt.ArrayLike, predictions_b: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[float, float]:
+    """Shares of answers that two models give alike, and that both get wrong, over images and seeds.
 
-    Parameters
-    ----------
-    predictions_a, predictions_b : int arrays of shape (N,) or (S, N)
-        Predicted class indices; with seeds, row s of both belongs to one seed and shares are over seeds and images.
-    labels : int array of shape (N,)
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not match or are empty.
+    Predictions are class indices of shape (N,) or (S, N), where row s of both belongs to one seed; labels are (N,).
     """
     a, b, truth = np.asarray(predictions_a), np.asarray(predictions_b), np.asarray(labels)
-    if a.shape != b.shape or a.size == 0 or truth.shape != a.shape[-1:]:
-        raise ValueError(
-            f"`predictions_a`, `predictions_b` and `labels` must be of the same images, got shapes {a.shape}, {b.shape} "
-            f"and {truth.shape}."
-        )
-    return {
-        "same_prediction": float((a == b).mean()),
-        "both_wrong": float(((a != truth) & (b != truth)).mean()),
-    }
+    return float((a == b).mean()), float(((a != truth) & (b != truth)).mean())

@@ -58,7 +58,7 @@ def _panel(unit: Column, pairs: pd.DataFrame, cells: pd.DataFrame, looks: Mappin
     beaten = dominated(pairs, cells, column)
     cells = cells.assign(**{column: unit.factor * cells[column]})
     low, high = cells[column].min() / 1.35, cells[column].max() * 1.35
-    places = side_by_side(cells[column], (high / low) ** (GAP / width))
+    places = style.side_by_side(cells[column], cells["mean"], (high / low) ** (GAP / width))
     rows = [
         {
             **style.shared(cell, looks),
@@ -110,15 +110,6 @@ def _panel(unit: Column, pairs: pd.DataFrame, cells: pd.DataFrame, looks: Mappin
         )
     )
     return alt.layer(step, bars, marks).properties(width=width, height=style.HEIGHT)
-
-
-def side_by_side(costs: pd.Series, gap: float) -> list[float]:
-    """Places of models along the axis: those of equal cost stand around it, a factor `gap` from one to the next."""
-    places = []
-    for index, value in costs.items():
-        equal = list(costs.index[costs == value])
-        places.append(value * gap ** (equal.index(index) - (len(equal) - 1) / 2))
-    return places
 
 
 def pareto_step(cells: pd.DataFrame, column: str, end: float) -> list[dict[str, float]]:

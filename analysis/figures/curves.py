@@ -58,7 +58,9 @@ def learning_curves(
 
 
 def _curve_layers(group: pd.DataFrame, looks: Mapping[str, Style]) -> tuple[Any, Any, Any]:
-    """Band, line and means of the models of one panel."""
+    """Band, line and means of the models of one panel; means that would cover each other stand side by side."""
+    reach = (group["n"].max() / group["n"].min()) ** (GAP / style.WIDTH)
+    places = style.side_by_side(group["n"], group["mean"], reach, NEAR * max(float(np.ptp(group["mean"])), 0.01))
     rows = [
         {
             **style.shared(cell, looks),
@@ -66,7 +68,7 @@ def _curve_layers(group: pd.DataFrame, looks: Mapping[str, Style]) -> tuple[Any,
             "mean": 100 * cell["mean"],
             "interval": style.interval(cell["low"], cell["high"]),
         }
-        for place, (_, cell) in zip(dodged(group), group.iterrows(), strict=True)
+        for place, (_, cell) in zip(places, group.iterrows(), strict=True)
     ]
     lines = [row for model, cells in group.groupby("model", sort=False) for row in curve_points(cells, looks[str(model)])]
     tip = style.tooltip(
@@ -75,18 +77,6 @@ def _curve_layers(group: pd.DataFrame, looks: Mapping[str, Style]) -> tuple[Any,
     )  # fmt: skip
     band, line = _ribbons(lines, _images_axis(group), ACCURACY_AXIS, looks)
     return band, line, _dots(rows, "place:Q", ACCURACY_AXIS, looks, tip, 36)
-
-
-def dodged(group: pd.DataFrame) -> list[float]:
-    """Places of a panel's means along the axis of images: those that would cover each other stand side by side."""
-    reach = (group["n"].max() / group["n"].min()) ** (GAP / style.WIDTH)
-    close = NEAR * max(float(np.ptp(group["mean"])), 0.01)
-    places = []
-    for _, cell in group.iterrows():
-        at = group[group["n"] == cell["n"]]
-        beside = list(at.index[(at["mean"] - cell["mean"]).abs() < close])
-        places.append(cell["n"] * reach ** (beside.index(cell.name) - (len(beside) - 1) / 2))
-    return places
 
 
 def _images_axis(group: pd.DataFrame) -> alt.X:

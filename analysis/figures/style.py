@@ -220,6 +220,15 @@ def full_data(group: pd.DataFrame) -> pd.DataFrame:
     return group[group["train_fraction"] == group["train_fraction"].max()]
 
 
+def side_by_side(at: pd.Series, means: pd.Series, gap: float, near: float = np.inf) -> list[float]:
+    """Places along a logarithmic axis: marks of equal place and near means stand around it, a factor `gap` apart."""
+    places = []
+    for index, value in at.items():
+        beside = list(at.index[(at == value) & ((means - means[index]).abs() < near)])
+        places.append(value * gap ** (beside.index(index) - (len(beside) - 1) / 2))
+    return places
+
+
 def width(count: int) -> int:
     """Pixels of one of `count` panels."""
     return WIDTH if count == 1 else PANEL_WIDTH

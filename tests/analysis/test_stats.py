@@ -186,8 +186,6 @@ def test_holm_on_a_hand_computed_family():
     np.testing.assert_allclose(holm([0.9, 0.8]), [1, 1])
     assert holm([]).shape == (0,)
     assert np.isnan(holm([np.nan])).all()
-    with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        holm([0.5, 1.5])
 
 
 def test_friedman_by_hand_and_scipy():
@@ -198,9 +196,3 @@ def test_friedman_by_hand_and_scipy():
     table = np.random.default_rng(7).random((8, 4))
     assert friedman(table) == pytest.approx(scipy_stats.friedmanchisquare(*table.T).pvalue)
     assert friedman(np.full((6, 3), 0.5)) == 1
-
-
-@pytest.mark.parametrize("table", [np.ones((5, 3)), np.ones((6, 2)), np.full((6, 3), np.nan)])
-def test_friedman_refuses(table):
-    with pytest.raises(ValueError, match="at least 6 datasets × 3 methods without a missing score"):
-        friedman(table)
