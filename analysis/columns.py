@@ -115,10 +115,7 @@ COLUMNS = (
     ),
     Column(
         "forward_gmacs", "forward_gmacs", "MACs",
-        {
-            "accuracy": "MACs: multiply-accumulates of the forward pass of one image.",
-            "compute": "MACs: multiply-accumulates of the forward pass of one image.",
-        },
+        dict.fromkeys(("accuracy", "compute"), "MACs: multiply-accumulates of the forward pass of one image."),
         panel="GMACs of one forward pass", units=(("MACs (k)", 1e6), ("MACs (M)", 1e3), ("MACs (G)", 1)),
     ),
     Column(

@@ -19,15 +19,12 @@ from analysis.statistics.comparisons import Cell, Comparisons, Term, typical
 from analysis.statistics.contrasts import Layout
 from experiments.records.folder import read_merged
 
-_BLANK: dict[str, Any] = {
-    **dict.fromkeys(("aulc", "aulc_std", "aulc_low", "aulc_high"), math.nan),
-    **dict.fromkeys(("aulc_delta", "aulc_delta_low", "aulc_delta_high"), math.nan),
-    **dict.fromkeys(("multiplier", "multiplier_low", "multiplier_high", "multiplier_target"), math.nan),
-    **dict.fromkeys(("multiplier_ahead", "multiplier_text", "crossover_leader", "crossover_text", "bound_ahead"), ""),
-    **dict.fromkeys(("crossover", "crossover_low", "crossover_high"), math.nan),
-    **dict.fromkeys(("bound", "bound_n_ahead", "bound_n_behind", "bound_delta", "bound_low", "bound_high"), math.nan),
-    "multiplier_directed": False,
-}
+_NUMBERS = (
+    "aulc aulc_std aulc_low aulc_high aulc_delta aulc_delta_low aulc_delta_high multiplier multiplier_low multiplier_high "
+    "multiplier_target crossover crossover_low crossover_high bound bound_n_ahead bound_n_behind bound_delta bound_low "
+    "bound_high"
+)
+_TEXTS = "multiplier_ahead multiplier_text crossover_leader crossover_text bound_ahead"
 
 
 def summarise(groups: Sequence[Group], pairs: pd.DataFrame) -> pd.DataFrame:
@@ -163,8 +160,9 @@ def _row(group: Group, model: str, pairs: pd.DataFrame) -> dict[str, Any]:
         "n_seeds": whole["seed"].nunique(),
         "n_expected": len(group.experiment.seeds),
         "run_ids": own["run_id"].tolist(),
-        **_BLANK,
-        "note": "",
+        **dict.fromkeys(_NUMBERS.split(), math.nan),
+        **dict.fromkeys(_TEXTS.split(), ""),
+        **{"multiplier_directed": False, "note": ""},
     }
     if len(runs) and not sizes:
         row["note"] = "runs of one train fraction differ in their number of images: no learning curve"

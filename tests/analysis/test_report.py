@@ -219,6 +219,7 @@ def test_one_seed(tmp_path, no_figures):
     runs = write_experiment(tmp_path / "runs" / "synthetic", make_experiment(seeds=[0]))
     made = _build(runs, tmp_path / "out")
     assert made.verdict[0].endswith("−10.0 points; that this is more than chance is not tested, which takes 3 seeds.")
+    assert not any("CI –" in text for text in made.verdict)
     assert "has the highest mean accuracy, 89.5%" in made.verdict[1] and "not tested" in made.verdict[1]
     assert any("one seed" in sentence for sentence in made.verdict)
     assert any("fewer images, by one seed: that this is more than chance is not tested." in text for text in made.verdict)
