@@ -107,7 +107,7 @@ def multiplier(comparisons: Comparisons, n: Floats, ahead: Sequence[Cell], behin
     (curve, pool), (last, last_pool) = (_monotone(_accuracies(comparisons, cells)) for cells in (ahead, behind))
     errors, target = np.maximum(1 - curve, floor), max(1 - last[-1], floor)
     grid, shares = _between(n)
-    error = np.exp(shares @ np.log(errors))
+    error = np.exp((shares * np.log(errors)).sum(axis=1))
     slopes = shares * error[:, None] / errors
     weights = _weights(comparisons, ahead, slopes @ pool) - _weights(comparisons, behind, last_pool[-1:])
     found = layout.estimates(weights, _across(comparisons, ahead), target - error)
@@ -211,7 +211,7 @@ def _between(n: Floats) -> tuple[Floats, Floats]:
     """Points from the first to the last budget: their n, and the share that each budget has in them, (P, F)."""
     at = np.arange((n.size - 1) * POINTS + 1) / POINTS
     shares = np.maximum(1 - np.abs(at[:, None] - np.arange(n.size)), 0)
-    return np.exp(shares @ np.log(n)), shares
+    return np.exp((shares * np.log(n)).sum(axis=1)), shares
 
 
 def _weights(comparisons: Comparisons, cells: Sequence[Cell], values: Floats) -> Floats:
