@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -17,6 +18,11 @@ from experiments.config.schema import INIT_TITLES, Experiment
 from experiments.records.dataset import test_split_title
 from experiments.records.folder import read_merged
 from experiments.records.record import Record
+
+FAMILY = (
+    "One family for all marks: every pair of models at every budget of a block of equal settings, Holm-adjusted; none below "
+    "3 seeds."
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ def gather(results: Results, summary: Summary, experiment: Experiment, certifica
         "schedule, tested once. 95% intervals cover new seeds and new test images, with the seeds' variance moderated over "
         "the table and pseudo-images at the bounds (docs/method.md); they are unadjusted. Differences are paired over seeds "
         "and test images. n counts images for training and validation.",
-        _family(summary),
+        "" if summary.pairs.empty else FAMILY,
         _pool(results.runs),
         _writers(experiment),
         track,
@@ -99,16 +105,6 @@ def _marks(summary: Summary, experiment: Experiment) -> str:
     }
     shown = "".join(text for state, text in words.items() if (summary.cells["state"] == state).any())
     return f"Bold: the best at a budget and all that do not differ from it{shown} (Holm-adjusted, p < .05)."
-
-
-def _family(summary: Summary) -> str:
-    """What marks are adjusted over; empty without marks."""
-    if summary.pairs.empty:
-        return ""
-    return (
-        "One family for all marks: every pair of models at every budget of a block of equal settings, Holm-adjusted; none "
-        "below 3 seeds."
-    )
 
 
 def _pool(runs: pd.DataFrame) -> str:
@@ -209,87 +205,104 @@ def _starts(experiment: Experiment) -> str:
     )
 
 
-def accuracy(facts: Facts) -> tuple[str, str]:
-    """Caption and method of the accuracy table."""
-    caption = (
-        "Top-1 accuracy (%) by share of the training images, mean ± std over seeds; below, the difference to "
-        f"{facts.reference} in points. {facts.marks}"
-    )
-    return caption, ""
+class Text(NamedTuple):
+    """What one table says of itself, with the words of a report in braces."""
+
+    name: str
+    """Stem of its files."""
+    title: str
+    caption: str
+    """Two sentences at most."""
+    method: str = ""
+    """How its numbers came to be; it stands once in a report."""
 
 
-def settings(choose: bool) -> tuple[str, str]:
-    """Caption and method of the table of settings; `choose`: whether validation chooses among them."""
-    caption = "Test accuracy (%) under each setting, mean ± std over seeds"
-    if not choose:
-        return f"{caption}. Settings change the data, so that none is the best of them.", ""
-    caption += (
-        ", and below it accuracy on validation, whose highest is bold for each model. The highest test accuracy of a model "
-        "would be chosen on the test set, and too high."
-    )
-    method = (
-        "Validation chooses by its mean over seeds, of the last checkpoints, among settings all of whose seeds ended. Equal "
-        "ones are all bold. No test image is seen in choosing, but the runs that are tested are those that chose, so that "
-        "new seeds may do a little worse. With few images for validation the choice is near to chance."
-    )
-    return caption, method
+ACCURACY = Text(
+    "accuracy",
+    "Accuracy",
+    "Top-1 accuracy (%) by share of the training images, mean ± std over seeds; below, the difference to {reference} in "
+    "points. {marks}",
+)
+SETTINGS = Text(
+    "settings",
+    "Settings",
+    "Test accuracy (%) under each setting, mean ± std over seeds, and below it accuracy on validation, whose highest is "
+    "bold for each model. The highest test accuracy of a model would be chosen on the test set, and too high.",
+    "Validation chooses by its mean over seeds, of the last checkpoints, among settings all of whose seeds ended. Equal "
+    "ones are all bold. No test image is seen in choosing, but the runs that are tested are those that chose, so that new "
+    "seeds may do a little worse. With few images for validation the choice is near to chance.",
+)
+SETTINGS_OF_DATA = Text(
+    "settings",
+    "Settings",
+    "Test accuracy (%) under each setting, mean ± std over seeds. Settings change the data, so that none is the best of "
+    "them.",
+)
+METRICS = Text(
+    "metrics",
+    "All metrics",
+    "Accuracy, calibration and size of every model at every share of the training images. {marks}",
+    "{legend}",
+)
+DATA_EFFICIENCY = Text(
+    "data_efficiency",
+    "Data efficiency",
+    "Data efficiency against {reference}: area under the learning curve (AULC), and how many times as many or as few images "
+    "a model needs.",
+    "AULC: area under accuracy over ln n, divided by ln(n max / n min), in per cent; Δ paired. Direct bound: the fewest "
+    "images with which the model that is ahead at full data still is, against the other with all of them, and their "
+    "difference in points; tested from full data down, nothing interpolated. Images needed: how many times more or "
+    "fewer images than all the model ahead needs for the other's accuracy at full data, by monotone interpolation of "
+    "log error in log n; no direction where the interval holds 1; < and > where a limit lies outside the measured "
+    "budgets, not bounded where both do. Crossover: from which number of images the named model is ahead, where "
+    "differences of opposite sign are marked on both sides.",
+)
+BUDGETS = Text(
+    "budgets",
+    "Across budgets",
+    "Across budgets: accuracy of each model with its images minus that of {reference} with the share of the column, in "
+    "points. Nothing is interpolated.",
+)
+RECIPES = Text(
+    "recipes",
+    "Random recipes",
+    "Random recipes: the best validation accuracy of k recipes, and how often a model is ahead of {reference} under the "
+    "same one. No test image was seen.",
+    "All models were trained with the same recipes, drawn once from one space. Best of k: mean over all choices of k "
+    "recipes of the best validation accuracy among them (Dodge et al. 2019). Ahead: share of recipes under which the "
+    "model's validation accuracy is above the reference's; a tie is not. Intervals are over recipes, of one seed and "
+    "one split each.",
+)
+INTERACTIONS = Text(
+    "interactions",
+    "Changes of the difference",
+    "How the difference to {reference} changes from one budget, setting or lab to another, in points.",
+    "{labs}A change is the difference of the two differences, paired over seeds and test images.",
+)
+COMPUTE = Text(
+    "compute",
+    "Compute",
+    "Compute of one training with {amount}, mean over seeds, and its accuracy. Bold as in the accuracy table.",
+    "{legend}{target}",
+)
+TARGET = (
+    " Time to target: training seconds to the validation accuracy that was fixed in advance, median, with the share of runs "
+    "that reached it; ≤ where the first evaluation met it."
+)
+DATASETS = Text(
+    "datasets",
+    "Models × datasets",
+    "Top-1 accuracy (%) by dataset, mean ± standard deviation, and what holds across datasets. {marks}",
+    "Average rank: 1 is the most accurate, among models measured on every dataset. Δ across datasets: mean paired "
+    "difference to {reference} in points over datasets taken as a random sample, each counting once; random "
+    "effects with the variance between datasets after Paule and Mandel, t intervals after Hartung and Knapp with one "
+    "degree of freedom fewer than datasets. 95% PI: where the true Δ on a further such dataset is expected. Two or "
+    "three datasets tell little about how datasets differ, so both intervals are then wide, and the prediction interval "
+    "covers less than 95% where standard errors differ much (.88 at least in simulation). {friedman}",
+)
 
 
-def metrics(facts: Facts) -> tuple[str, str]:
-    """Caption and method of the table of all metrics."""
-    return f"Accuracy, calibration and size of every model at every share of the training images. {facts.marks}", ""
-
-
-def data_efficiency(facts: Facts) -> tuple[str, str]:
-    """Caption and method of the table of learning curves."""
-    caption = (
-        f"Data efficiency against {facts.reference}: area under the learning curve (AULC), and how many times as many or as "
-        "few images a model needs."
-    )
-    method = (
-        "AULC: area under accuracy over ln n, divided by ln(n max / n min), in per cent; Δ paired. Direct bound: the fewest "
-        "images with which the model that is ahead at full data still is, against the other with all of them, and their "
-        "difference in points; tested from full data down, nothing interpolated. Images needed: how many times more or "
-        "fewer images than all the model ahead needs for the other's accuracy at full data, by monotone interpolation of "
-        "log error in log n; no direction where the interval holds 1; < and > where a limit lies outside the measured "
-        "budgets, not bounded where both do. Crossover: from which number of images the named model is ahead, where "
-        "differences of opposite sign are marked on both sides."
-    )
-    return caption, method
-
-
-def budgets(facts: Facts) -> tuple[str, str]:
-    """Caption and method of the table of direct comparisons across budgets."""
-    caption = (
-        f"Across budgets: accuracy of each model with its images minus that of {facts.reference} with the share of the "
-        "column, in points. Nothing is interpolated."
-    )
-    return caption, ""
-
-
-def recipes(facts: Facts) -> tuple[str, str]:
-    """Caption and method of the table of random recipes."""
-    caption = (
-        "Random recipes: the best validation accuracy of k recipes, and how often a model is ahead of "
-        f"{facts.reference} under the same one. No test image was seen."
-    )
-    method = (
-        "All models were trained with the same recipes, drawn once from one space. Best of k: mean over all choices of k "
-        "recipes of the best validation accuracy among them (Dodge et al. 2019). Ahead: share of recipes under which the "
-        "model's validation accuracy is above the reference's; a tie is not. Intervals are over recipes, of one seed and "
-        "one split each."
-    )
-    return caption, method
-
-
-def interactions(summary: Summary, facts: Facts) -> tuple[str, str]:
-    """Caption and method of the table of differences in differences."""
-    caption = f"How the difference to {facts.reference} changes from one budget, setting or lab to another, in points."
-    method = f"{_labs(summary)}A change is the difference of the two differences, paired over seeds and test images."
-    return caption, method
-
-
-def _labs(summary: Summary) -> str:
+def labs(summary: Summary) -> str:
     """Who ran what, and whether labs differ; empty where there are no two."""
     of_labs = summary.interactions.query("changed == 'lab'")
     if of_labs.empty:
@@ -303,30 +316,6 @@ def _labs(summary: Summary) -> str:
         f"{' and '.join(sorted({name for record in own for name in devices(record)}))}"
         for lab, own in sorted(who.items())
     ]
-    least = holm(of_labs["p"]).min()  # NaN where there is no interval
+    least = pd.Series(holm(of_labs["p"])).min()  # NaN where no row has an interval
     shown = f"{'is' if least < 0.05 else 'is not'} shown (smallest p, adjusted over all their rows, {least:.3f})"
     return f"{'; '.join(ran)}. Between labs heterogeneity {shown if least >= 0 else 'takes two seeds of each to test'}. "
-
-
-def compute(facts: Facts, amount: str) -> tuple[str, str]:
-    """Caption and method of the compute table; `amount`: what its runs were trained on."""
-    caption = f"Compute of one training with {amount}, mean over seeds, and its accuracy. Bold as in the accuracy table."
-    method = (
-        "Time to target: training seconds to the validation accuracy that was fixed in advance, median, with the share of "
-        "runs that reached it; ≤ where the first evaluation met it."
-    )
-    return caption, method
-
-
-def datasets(facts: Facts, friedman: str) -> tuple[str, str]:
-    """Caption and method of the table of models × datasets; `friedman` is the sentence on that test, or empty."""
-    caption = f"Top-1 accuracy (%) by dataset, mean ± standard deviation, and what holds across datasets. {facts.marks}"
-    method = (
-        "Average rank: 1 is the most accurate, among models measured on every dataset. Δ across datasets: mean paired "
-        f"difference to {facts.reference} in points over datasets taken as a random sample, each counting once; random "
-        "effects with the variance between datasets after Paule and Mandel, t intervals after Hartung and Knapp with one "
-        "degree of freedom fewer than datasets. 95% PI: where the true Δ on a further such dataset is expected. Two or "
-        "three datasets tell little about how datasets differ, so both intervals are then wide, and the prediction interval "
-        f"covers less than 95% where standard errors differ much (.88 at least in simulation). {friedman}"
-    )
-    return caption, method

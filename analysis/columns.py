@@ -43,7 +43,7 @@ class Column:
     """A quantity of a run, averaged over seeds."""
 
     key: str
-    """Its name in `Summary.cells` and in ``.csv`` files."""
+    """Its name in `Summary.cells` and in ``.csv`` files; footnotes are those of a column ``<key>_note``."""
     source: str
     """Where it is in a run: a metric of the record, such as ``test/nll``, or a column of `Results.runs`."""
     title: str = ""
@@ -56,8 +56,6 @@ class Column:
     """Row → decimals; three significant digits without it."""
     text: Callable[[Any], str] | None = None
     """Row → what is printed, where that is more than a number."""
-    note: str = ""
-    """Column of its footnotes."""
     panel: str = ""
     """Title of its bars in Weights & Biases; empty for none."""
     from_classes: int = 0
@@ -105,7 +103,7 @@ COLUMNS = (
     ),
     Column(
         "ece_scaled", "ece_scaled", "ECE, scaled (%) ↓", {"accuracy": "then after temperature scaling on validation."}, 100,
-        lambda row: 1, note="ece_scaled_note",
+        lambda row: 1,
     ),
     Column("ece_null", "ece_null"),
     Column("ece_null_high", "ece_null_high"),
@@ -117,10 +115,7 @@ COLUMNS = (
     ),
     Column(
         "forward_gmacs", "forward_gmacs", "MACs",
-        {
-            "accuracy": "MACs: multiply-accumulates of the forward pass of one image.",
-            "compute": "MACs: multiply-accumulates of the forward pass of one image.",
-        },
+        dict.fromkeys(("accuracy", "compute"), "MACs: multiply-accumulates of the forward pass of one image."),
         panel="GMACs of one forward pass", units=(("MACs (k)", 1e6), ("MACs (M)", 1e3), ("MACs (G)", 1)),
     ),
     Column(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from analysis.groups import compare
 from analysis.load import Results
-from analysis.statistics.comparisons import Cell
 from analysis.statistics.sequential import outcomes
 from analysis.text import number, percent
 from experiments.config.schema import Experiment
@@ -17,7 +16,7 @@ def judged(decision: Decision, results: Results) -> list[Pair]:
     pairs = []
     for pair in decision.pairs:
         compared = found[pair.data]
-        first, second = _cells(pair)
+        first, second = ((pair.setting, model, pair.train_fraction) for model in (pair.first, pair.second))
         if pair.outcome != "open" or compared is None or not (first in compared and second in compared):
             pairs.append(pair)
             continue
@@ -27,10 +26,6 @@ def judged(decision: Decision, results: Results) -> list[Pair]:
         seen = {"delta": float(gap.estimate[0]), "low": float(gap.low[0]), "high": float(gap.high[0])}
         pairs.append(pair.model_copy(update={"outcome": outcome, **seen}))
     return pairs
-
-
-def _cells(pair: Pair) -> tuple[Cell, Cell]:
-    return (pair.setting, pair.first, pair.train_fraction), (pair.setting, pair.second, pair.train_fraction)
 
 
 def sentences(decision: Decision | None, experiment: Experiment) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from itertools import combinations, pairwise, product
 from typing import Any
@@ -16,18 +17,14 @@ from analysis.load import select
 from analysis.statistics import learning_curves
 from analysis.statistics.comparisons import Cell, Comparisons, Term, typical
 from analysis.statistics.contrasts import Layout
-from analysis.statistics.intervals import mean_std
 from experiments.records.folder import read_merged
 
-_BLANK: dict[str, Any] = {
-    **dict.fromkeys(("aulc", "aulc_std", "aulc_low", "aulc_high"), math.nan),
-    **dict.fromkeys(("aulc_delta", "aulc_delta_low", "aulc_delta_high"), math.nan),
-    **dict.fromkeys(("multiplier", "multiplier_low", "multiplier_high", "multiplier_target"), math.nan),
-    **dict.fromkeys(("multiplier_ahead", "multiplier_text", "crossover_leader", "crossover_text", "bound_ahead"), ""),
-    **dict.fromkeys(("crossover", "crossover_low", "crossover_high"), math.nan),
-    **dict.fromkeys(("bound", "bound_n_ahead", "bound_n_behind", "bound_delta", "bound_low", "bound_high"), math.nan),
-    "multiplier_directed": False,
-}
+_NUMBERS = (
+    "aulc aulc_std aulc_low aulc_high aulc_delta aulc_delta_low aulc_delta_high multiplier multiplier_low multiplier_high "
+    "multiplier_target crossover crossover_low crossover_high bound bound_n_ahead bound_n_behind bound_delta bound_low "
+    "bound_high"
+)
+_TEXTS = "multiplier_ahead multiplier_text crossover_leader crossover_text bound_ahead"
 
 
 def summarise(groups: Sequence[Group], pairs: pd.DataFrame) -> pd.DataFrame:
@@ -163,8 +160,9 @@ def _row(group: Group, model: str, pairs: pd.DataFrame) -> dict[str, Any]:
         "n_seeds": whole["seed"].nunique(),
         "n_expected": len(group.experiment.seeds),
         "run_ids": own["run_id"].tolist(),
-        **_BLANK,
-        "note": "",
+        **dict.fromkeys(_NUMBERS.split(), math.nan),
+        **dict.fromkeys(_TEXTS.split(), ""),
+        **{"multiplier_directed": False, "note": ""},
     }
     if len(runs) and not sizes:
         row["note"] = "runs of one train fraction differ in their number of images: no learning curve"
@@ -177,8 +175,7 @@ def _row(group: Group, model: str, pairs: pd.DataFrame) -> dict[str, Any]:
     level = comparisons.prior(group.setting, lambda a, _: {(group.setting, a, at): w for at, w in shares.items()})
     area = comparisons.differences(level, dict(zip(curve, weights, strict=True)))
     by_seed = whole.sort_values("train_fraction").groupby("seed")["test/top1"].apply(lambda top1: float(top1 @ weights))
-    row["aulc_std"] = mean_std(by_seed)[1] if len(by_seed) else math.nan
-    row |= {"aulc": area.estimate[0], "aulc_low": area.low[0], "aulc_high": area.high[0]}
+    row |= {"aulc": area.estimate[0], "aulc_low": area.low[0], "aulc_high": area.high[0], "aulc_std": by_seed.std()}
     if model != reference and group.compared(*other):
         row |= _against(comparisons, sizes, shares, (curve, other), pairs)
     return row
@@ -205,16 +202,14 @@ def _against(
     ends = [comparisons.layout.mean[comparisons.layout.index[curve[-1]]] for curve in (own, other)]
     ahead, behind = (own, other) if ends[0] > ends[1] else (other, own)
     ratio = learning_curves.multiplier(comparisons, n, ahead, behind)
-    found |= {"multiplier": ratio.estimate, "multiplier_low": ratio.low, "multiplier_high": ratio.high}
-    found |= {"multiplier_target": ratio.target, "multiplier_ahead": ahead[0][1], "multiplier_text": ratio.text}
-    found["multiplier_directed"] = ratio.directed
+    found |= {"multiplier": ratio.estimate, "multiplier_ahead": ahead[0][1], "multiplier_directed": ratio.directed}
+    found |= {f"multiplier_{name}": value for name, value in asdict(ratio).items()}
     if least := learning_curves.bound(comparisons, n, ahead, behind) if signs[-1] else None:
-        found |= {"bound": least.factor, "bound_ahead": ahead[0][1], "bound_n_ahead": least.n_ahead}
-        found |= {"bound_n_behind": least.n_behind, "bound_delta": least.delta}
-        found |= {"bound_low": least.low, "bound_high": least.high}
+        found |= {"bound": least.factor, "bound_ahead": ahead[0][1]}
+        found |= {f"bound_{name}": value for name, value in asdict(least).items()}
     if crossing := learning_curves.crossover(comparisons, n, own, other, signs):
-        found |= {"crossover": crossing.n, "crossover_low": crossing.low, "crossover_high": crossing.high}
-        found |= {"crossover_leader": crossing.leader, "crossover_text": crossing.text}
+        found |= {"crossover": crossing.n, "crossover_text": crossing.text}
+        found |= {f"crossover_{name}": value for name, value in asdict(crossing).items()}
     return found
 
 

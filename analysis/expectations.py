@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-import numpy as np
 import pandas as pd
 from scipy import special
 
@@ -79,15 +78,19 @@ def _observe(group: Group, expectation: Expectation, model: str) -> tuple[Outcom
         if own.empty or metric not in own or own[metric].isna().any():
             return "cannot be told", f"{experiment.models[name].title}: no run with {metric}"
     signed = [sign * own[metric] for own, sign in zip(runs, weights.values(), strict=True)]
-    value = float(sum(own.mean() for own in signed))
     if metric == "test/top1" and (comparisons := group.compared(*weights)):
+        n_seeds, value = min(map(len, runs)), float(sum(own.mean() for own in signed))
         low, high = _of_accuracy(comparisons, group, expectation, weights)
     else:
-        low, high = _over_seeds(signed)
-    short = "" if len(runs[0]) == len(experiment.seeds) else f", {len(runs[0])} of {len(experiment.seeds)} seeds"
+        common = pd.concat(signed, axis=1).dropna().sum(axis=1)
+        n_seeds, value = len(common), common.mean()
+        low, high = _over_seeds(common)
+    if not n_seeds:
+        return "cannot be told", f"{title}: no seed in common"
+    short = "" if n_seeds == len(experiment.seeds) else f", {n_seeds} of {len(experiment.seeds)} seeds"
     shown = _shown(value, metric, signed=len(weights) > 1)
     if not known(low):
-        reason = "one seed has no interval" if len(runs[0]) < 2 else "seeds differ too much for an interval"
+        reason = "one seed has no interval" if n_seeds < 2 else "seeds differ too much for an interval"
         return "cannot be told", f"{title}: {shown}{short}, {reason}"
     limits = [_shown(limit, metric, signed=len(weights) > 1, bare=True) for limit in (low, high)]
     return _outcome(expectation, low, high), f"{title}: {shown} [{', '.join(limits)}]{short}"
@@ -116,13 +119,10 @@ def _of_accuracy(
     return float(found.low[0]), float(found.high[0])
 
 
-def _over_seeds(signed: Sequence[pd.Series]) -> tuple[float, float]:
-    """Limits of a sum of means over the seeds that all have, for new seeds on these images."""
-    difference = pd.concat(signed, axis=1).sum(axis=1, skipna=False).dropna()
-    if len(difference) < 2:
-        return math.nan, math.nan
-    half = special.stdtrit(len(difference) - 1, 0.975) * difference.std() / np.sqrt(len(difference))
-    return float(difference.mean() - half), float(difference.mean() + half)
+def _over_seeds(values: pd.Series) -> tuple[float, float]:
+    """Limits of a mean of one value per seed, for new seeds on these images; NaN for one seed."""
+    half = special.stdtrit(len(values) - 1, 0.975) * values.sem()
+    return float(values.mean() - half), float(values.mean() + half)
 
 
 def _shown(value: float, metric: str, *, signed: bool = False, bare: bool = False) -> str:

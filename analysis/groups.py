@@ -50,7 +50,8 @@ def compare(results: Results, data: str) -> Comparisons | None:
         if (own["test_digest"] == usual).all():
             correct = np.stack([results.per_image[run_id].correct for run_id in own["run_id"]])
             answers[str(setting), str(model), float(str(fraction))] = (own["seed"].tolist(), correct)
-    return Comparisons.of(replace(Layout.of(answers), spending=results.spending))
+    spending = results.decision.spending if results.decision else None
+    return Comparisons.of(replace(Layout.of(answers), spending=spending))
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,6 @@ class Group:
         """The comparisons, if all these cells take part in them."""
         found = self.comparisons
         return found if found is not None and all(cell in found for cell in cells) else None
-
-    def place(self, model: str) -> dict[str, str]:
-        """Where the ledger has the cells of a model."""
-        return {"data": self.data, "setting": self.setting, "model": model}
 
     def identity(self, model: str) -> dict[str, Any]:
         """Columns that say what a row of a table is about, with the titles that stand for the names."""

@@ -11,6 +11,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from experiments.config.schema import Experiment, ModelConfig
 from experiments.records.dataset import DataDescription, read_descriptions
 from experiments.records.digests import changed_files
 from experiments.records.intended import Decision, read_decision
-from experiments.records.record import PREDICTIONS_FILE, RECORD_FILE, Record, RecordError, read_record
+from experiments.records.record import PREDICTIONS_FILE, RECORD_FILE, Compute, Record, RecordError, read_record
 
 Tuned = tuple[str, str, float]
 """What trials are of: a model, a dataset and a train fraction."""
@@ -71,9 +72,9 @@ class Results:
     """Per dataset, where it was described when its splits were cut."""
 
     @property
-    def spending(self) -> tuple[float, float] | None:
-        """What looks spend of the error rate, see `Layout`; None where seeds were not added in looks."""
-        return self.decision.spending if self.decision else None
+    def costs(self) -> list[Compute]:
+        """What every run and tuning trial cost, each once: tables charge a trial to every run of its recipe."""
+        return [record.compute for record in chain(self.records.values(), *self.trials.values())]
 
     @property
     def groups(self) -> list[tuple[str, str]]:
@@ -110,18 +111,9 @@ def table_order(models: Mapping[str, ModelConfig]) -> list[str]:
 
 
 def load(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, known_faults: Sequence[str] = ()) -> Results:
-    """Read and check every run that the ledger calls done.
+    """Read and check every run in `folder` that the ledger, as in ``ledger.json``, calls done.
 
-    Parameters
-    ----------
-    ledger : mapping
-        Cells of the grid with their status, as in ``ledger.json``.
-    folder : Path
-        Folder that holds one folder per run.
-    experiment : Experiment
-        Gives the titles and the order of models and datasets.
-    known_faults : sequence of str
-        Sentences on what was found before, which stand first among the faults.
+    `known_faults` are sentences on what was found before, which stand first among the faults.
 
     Raises
     ------
@@ -132,7 +124,8 @@ def load(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, known_
     if cells.empty:
         raise NothingDone(f"{folder}: the grid of experiment {experiment.name!r} has no cell; list models, data and seeds.")
     cells["setting"] = [setting_label(varied) for varied in cells["varied"]]
-    runs, unusable, faults = _usable(ledger, folder, experiment)
+    trials = _whole_tunings(ledger, folder, experiment)
+    runs, unusable, faults = _usable(ledger, folder, experiment, trials)
     faults = [*known_faults, *faults]
     if not runs:
         raise _nothing_done(folder, experiment, cells, faults)
@@ -151,20 +144,19 @@ def load(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, known_
         class_names={run.row["data"]: run.class_names for run in first_first},
         faults=[fault.replace(f"{folder.parent.parent}{os.sep}", "") for fault in faults],
         _curves={run_id: run.curve for run_id, run in runs.items()},
-        trials=_whole_tunings(ledger, folder, experiment),
+        trials=trials,
         decision=read_decision(folder, experiment.args),
         descriptions=_descriptions(folder, records.values()),
     )
 
 
 def _usable(
-    ledger: Mapping[str, Any], folder: Path, experiment: Experiment
+    ledger: Mapping[str, Any], folder: Path, experiment: Experiment, trials: Mapping[Tuned, Sequence[Record]]
 ) -> tuple[dict[str, Loaded], dict[str, str], list[str]]:
     """Runs that passed every check by id, why the others did not, and all faults."""
     runs: dict[str, Loaded] = {}
     unusable: dict[str, str] = {}
     faults: list[str] = []
-    trials = _whole_tunings(ledger, folder, experiment)
     changed = {name.partition("/")[0]: sentence for name, sentence in changed_files(folder).items()}
     for cell in ledger["cells"]:
         run_id = cell["run_id"]

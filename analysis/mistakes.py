@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -13,38 +12,42 @@ import pandas as pd
 
 from analysis.groups import Group, paired, scores
 from analysis.load import Results, select
+from analysis.render import Block, Entry, Row, Table
+from analysis.text import number, percent
 
 
-@dataclass(frozen=True)
-class Mistakes:
-    """Errors of one (data, setting) at the largest train fraction."""
-
-    data_title: str
-    setting: str
-    train_fraction: float
-    per_class: pd.DataFrame
-    """One row per class, one column per model title: accuracy as a fraction, mean over seeds."""
-    agreement: pd.DataFrame
-    """One row per pair of models ``a`` and ``b``, with the shares of `agreement` over their common seeds."""
-
-
-def analyse(groups: Sequence[Group]) -> list[Mistakes]:
-    """Per-class accuracy of every model and agreement of every pair, where the test images are the same."""
+def tables(groups: Sequence[Group]) -> list[Table]:
+    """Per-class accuracy of every model and agreement of every pair at the largest train fraction, for the page."""
     found = []
     for group in groups:
-        results, fraction = group.results, group.fractions[-1]
-        at = select(group.runs, train_fraction=fraction)
-        models = [model for model in group.models if (at["model"] == model).any()]
-        if not models:
+        at = select(group.runs, train_fraction=group.fractions[-1])
+        own = {model: select(at, model=model) for model in group.models if (at["model"] == model).any()}
+        if not own:
             continue
-        own = {group.experiment.models[model].title: select(at, model=model) for model in models}
-        names = results.class_names[group.data]
-        per_class = {title: _per_class(results, runs, len(names)) for title, runs in own.items()}
-        frame = pd.DataFrame(per_class, index=pd.Index(names, name="class"))
-        pairs = [{"a": a, "b": b, **_agreement(results, own[a], own[b])} for a, b in combinations(own, 2)]
-        title = group.experiment.data[group.data].title
-        found.append(Mistakes(title, group.setting, fraction, frame, pd.DataFrame(pairs)))
+        titles = {model: group.experiment.models[model].title for model in own}
+        amount = f"{percent(group.fractions[-1])} of the training data"
+        place = ", ".join(filter(None, [group.experiment.data[group.data].title, group.setting, amount]))
+        names = group.results.class_names[group.data]
+        accuracies = zip(*(_per_class(group.results, runs, len(names)) for runs in own.values()), strict=True)
+        rows = [Row("", [Entry(name, value=name), *_shares(each)]) for name, each in zip(names, accuracies, strict=True)]
+        caption = "Share of each class's test images that is classified correctly (%), mean over seeds."
+        found.append(Table("per_class", "Accuracy by class", caption, ["Class", *titles.values()], [Block(place, rows)]))
+        pairs = [
+            Row("", [Entry(f"{titles[a]} · {titles[b]}", value=f"{titles[a]} {titles[b]}"),
+                     *_shares(_agreement(group.results, own[a], own[b]))])
+            for a, b in combinations(own, 2)
+        ]  # fmt: skip
+        if pairs:
+            caption = (
+                "Share of test images that two models put in the same class, and that both get wrong (%), over common seeds."
+            )
+            columns = ["Models", "Same answer (%)", "Both wrong (%)"]
+            found.append(Table("agreement", "Agreement of models", caption, columns, [Block(place, pairs)]))
     return found
+
+
+def _shares(values: Iterable[float]) -> list[Entry]:
+    return [Entry(number(100 * value, 1), value=float(value)) for value in values]
 
 
 def _per_class(results: Results, runs: pd.DataFrame, n_classes: int) -> np.ndarray:
@@ -58,34 +61,15 @@ def _per_class(results: Results, runs: pd.DataFrame, n_classes: int) -> np.ndarr
     return np.divide(right, images, out=np.full(n_classes, math.nan), where=images > 0)
 
 
-def _agreement(results: Results, a: pd.DataFrame, b: pd.DataFrame) -> dict[str, float]:
+def _agreement(results: Results, a: pd.DataFrame, b: pd.DataFrame) -> tuple[float, float]:
     pair = paired(results, a, b, "predicted")
-    if pair is None:
-        return {"same_prediction": math.nan, "both_wrong": math.nan}
-    return agreement(*pair, results.labels[a["test_digest"].iloc[0]])
+    return agreement(*pair, results.labels[a["test_digest"].iloc[0]]) if pair else (math.nan, math.nan)
 
 
-def agreement(predictions_a: npt.ArrayLike, predictions_b: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str, float]:
-    """Shares of answers that two models give alike (``same_prediction``) and that both get wrong (``both_wrong``).
+def agreement(predictions_a: npt.ArrayLike, predictions_b: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[float, float]:
+    """Shares of answers that two models give alike, and that both get wrong, over images and seeds.
 
-    Parameters
-    ----------
-    predictions_a, predictions_b : int arrays of shape (N,) or (S, N)
-        Predicted class indices; with seeds, row s of both belongs to one seed and shares are over seeds and images.
-    labels : int array of shape (N,)
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not match or are empty.
+    Predictions are class indices of shape (N,) or (S, N), where row s of both belongs to one seed; labels are (N,).
     """
     a, b, truth = np.asarray(predictions_a), np.asarray(predictions_b), np.asarray(labels)
-    if a.shape != b.shape or a.size == 0 or truth.shape != a.shape[-1:]:
-        raise ValueError(
-            f"`predictions_a`, `predictions_b` and `labels` must be of the same images, got shapes {a.shape}, {b.shape} "
-            f"and {truth.shape}."
-        )
-    return {
-        "same_prediction": float((a == b).mean()),
-        "both_wrong": float(((a != truth) & (b != truth)).mean()),
-    }
+    return float((a == b).mean()), float(((a != truth) & (b != truth)).mean())

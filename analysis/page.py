@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,12 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from analysis import gallery, planned
+from analysis import gallery, mistakes, planned
 from analysis.captions import Facts
 from analysis.fairness.certificate import Certificate
 from analysis.figures import Figure
 from analysis.load import Results
-from analysis.mistakes import Mistakes, analyse
-from analysis.render import Block, Entry, Row, Table
+from analysis.render import Table
 from analysis.summary import Summary
 from analysis.text import number, percent
 from experiments.config.schema import Experiment
@@ -67,14 +66,14 @@ def render(content: Content) -> str:
         "answer": content.verdict[0],
         "sure": content.verdict[1:],
         "hero": content.figures[0] if content.figures else None,
-        "cost": cost(content.results.runs["device_hours"].sum()),
+        "cost": cost(sum(one.device_hours or 0 for one in content.results.costs)),
         "details": content.facts.details,
         "gallery": gallery.gather(content.results, content.experiment, content.embedded),
         "reference": content.facts.reference,
         "banner": content.facts.banner,
         "expectations": content.summary.expectations,
         "descriptions": list(content.results.descriptions.values()),
-        "mistakes": [table for mistakes in analyse(content.summary.groups) for table in mistake_tables(mistakes)],
+        "mistakes": mistakes.tables(content.summary.groups),
         "certificate": proof,
         "differences": [str(difference) for difference in content.certificate.differences],
         "certificate_json": json.dumps(proof, indent=2, ensure_ascii=False),
@@ -86,7 +85,7 @@ def render(content: Content) -> str:
         ],
         "style": _trusted((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         "script": _trusted((TEMPLATES / "report.js").read_text(encoding="utf-8")),
-        "vega": _trusted(vega_bundle()) if content.figures else "",
+        "vega": _trusted(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")) if content.figures else "",
         "script_json": script_json,
     }
     return environment.get_template("report.html.j2").render(shown)
@@ -94,7 +93,11 @@ def render(content: Content) -> str:
 
 def cost(hours: float) -> str:
     """Device time of all runs, with a comma before it; empty where it is unknown."""
-    return "" if not hours > 0 else f", {60 * hours:,.0f} device-minutes" if hours < 3 else f", {hours:,.1f} device-hours"
+    if not hours > 0:
+        return ""
+    if hours < 1 / 60:
+        return f", {3600 * hours:,.0f} device-seconds"
+    return f", {60 * hours:,.0f} device-minutes" if hours < 3 else f", {hours:,.1f} device-hours"
 
 
 def _trusted(text: str) -> Markup:
@@ -102,44 +105,10 @@ def _trusted(text: str) -> Markup:
     return Markup(text)  # noqa: S704
 
 
-def vega_bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, out of the package that draws the figures."""
-    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
-
-
 def script_json(value: Any) -> Markup:
     """JSON that may stand in a ``<script>`` element: nothing in it can end the element or open a comment."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return _trusted(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
-
-
-def mistake_tables(mistakes: Mistakes) -> list[Table]:
-    """Per-class accuracy and agreement as tables of the page."""
-    amount = f"{percent(mistakes.train_fraction)} of the training data"
-    place = ", ".join(filter(None, [mistakes.data_title, mistakes.setting, amount]))
-
-    def shares(values: Iterable[float]) -> list[Entry]:
-        return [Entry(number(100 * value, 1), value=float(value)) for value in values]
-
-    classes = [
-        Row("", [Entry(str(name), value=str(name)), *shares(values)])
-        for name, values in zip(mistakes.per_class.index, mistakes.per_class.to_numpy(), strict=True)
-    ]
-    columns = ["Class", *map(str, mistakes.per_class.columns)]
-    caption = "Share of each class's test images that is classified correctly (%), mean over seeds."
-    per_class = Table("per_class", "Accuracy by class", caption, columns, [Block(place, classes)], {}, None)
-    if mistakes.agreement.empty:
-        return [per_class]
-    pairs = [
-        Row(
-            "", [Entry(f"{pair.a} · {pair.b}", value=f"{pair.a} {pair.b}"), *shares((pair.same_prediction, pair.both_wrong))]
-        )
-        for pair in mistakes.agreement.itertuples()
-    ]
-    caption = "Share of test images that two models put in the same class, and that both get wrong (%), over common seeds."
-    columns = ["Models", "Same answer (%)", "Both wrong (%)"]
-    agreement = Table("agreement", "Agreement of models", caption, columns, [Block(place, pairs)], {}, None)
-    return [per_class, agreement]
 
 
 def ledger_rows(content: Content) -> list[dict[str, Any]]:

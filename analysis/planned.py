@@ -23,15 +23,13 @@ def rows(plan: Plan | None, results: Results, groups: list[Group]) -> list[Row]:
     """Figures of a plan beside those of the runs; none without a plan."""
     if plan is None:
         return []
-    costs = plan.costs
-    records = [*results.records.values(), *(trial for trials in results.trials.values() for trial in trials)]
-    compute = [record.compute for record in records]
+    costs, compute = plan.costs, results.costs
     spent = sum((one.device_hours or 0) + (one.evaluation_seconds or 0) / 3600 for one in compute)
     peaks = [one.peak_memory_bytes for one in compute if one.peak_memory_bytes]
     seen = f"{costs.pflops:.4g}", f"{sum(one.train_pflops or 0 for one in compute):.4g}"
     memory = UNKNOWN if costs.memory_bytes is None else _gib(costs.memory_bytes / costs.jobs)
     found = [
-        Row("Runs, tuning trials included", f"{costs.cells + costs.trials:,}", f"{len(records):,}"),
+        Row("Runs, tuning trials included", f"{costs.cells + costs.trials:,}", f"{len(compute):,}"),
         Row("Training PFLOPs", *seen),
         Row("Device hours, evaluation included", "{1:.3g} ({0:.3g} to {2:.3g})".format(*costs.device_hours), f"{spent:.3g}"),
         Row("Memory of one run at its peak", memory, _gib(max(peaks)) if peaks else UNKNOWN),

@@ -18,7 +18,7 @@ from scipy import special
 from analysis.run_folder import Refused, read_predictions
 from analysis.statistics.comparisons import Cell, Comparisons
 from analysis.statistics.contrasts import Layout
-from analysis.statistics.intervals import ALPHA, KAPPA, Estimates, Floats
+from analysis.statistics.intervals import ALPHA, KAPPA, MIN_SEEDS_FOR_MARKS, Estimates, Floats
 from experiments.config.cells import setting_label
 from experiments.config.identity import fraction_label
 from experiments.config.schema import Experiment
@@ -27,7 +27,6 @@ from experiments.records.record import PREDICTIONS_FILE, RECORD_FILE, RecordErro
 
 POWER = 0.8
 """Share of grids in which a difference shall be found."""
-MIN_SEEDS = 3
 Pair = tuple[str, str, float]
 """Two models, in the order of their names, and a train fraction."""
 
@@ -54,13 +53,12 @@ class Spread:
         return cls(images, found.residual * n_seeds * n_images, found.shift * n_seeds, kappa)
 
     def __getitem__(self, chosen: Sequence[int]) -> Spread:
-        return Spread(self.images[chosen], self.residual[chosen], self.shift[chosen], self.kappa[:, chosen])
+        return Spread(*(part[..., chosen] for part in vars(self).values()))
 
     @classmethod
-    def together(cls, parts: Sequence[Spread]) -> Spread:
+    def together(cls, several: Sequence[Spread]) -> Spread:
         """Several as one."""
-        columns = ([getattr(part, name) for part in parts] for name in ("images", "residual", "shift", "kappa"))
-        return cls(*(np.concatenate(column, axis=-1) for column in columns))
+        return cls(*(np.concatenate(parts, axis=-1) for parts in zip(*(vars(one).values() for one in several), strict=True)))
 
     def told(self, n_seeds: int, n_images: int) -> Floats:
         """Differences that a pair's own 95% interval finds with a power of 80%, at the likely κ, (G,)."""
@@ -79,7 +77,7 @@ class Spread:
         room = (effect / _reach(alpha)) ** 2 - self.images / n_images
         each = self.residual / n_images + self.kappa * self.shift
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(room > 0, np.maximum(np.ceil(each / room), MIN_SEEDS), np.inf)
+            return np.where(room > 0, np.maximum(np.ceil(each / room), MIN_SEEDS_FOR_MARKS), np.inf)
 
     def test_images(self, effect: float, alpha: float = ALPHA) -> Floats:
         """Test images from which on some number of seeds is enough, (G,)."""
@@ -104,15 +102,10 @@ class Known(NamedTuple):
 def known(folder: Path, data: str | None, faults: list[str]) -> list[Known]:
     """What the records of an experiment's folder show, one entry for each test set with two seeds of two models.
 
-    Parameters
-    ----------
-    folder : Path
-    data : str or None
-        A dataset's name; None for all.
-    faults : list of str
-        Gets a sentence for each record that cannot be used.
+    `data` is a dataset's name, None for all; `faults` gets a sentence for each record that cannot be used.
     """
-    answers: dict[tuple[str, str], dict[Cell, dict[int, np.ndarray]]] = {}
+    answers: dict[tuple[str, str], dict[Cell, dict[str, dict[int, np.ndarray]]]] = {}
+    newest: dict[str, str] = {}
     for path in sorted(folder.glob(f"*/{RECORD_FILE}")):
         try:
             record = read_record(path)
@@ -125,10 +118,13 @@ def known(folder: Path, data: str | None, faults: list[str]) -> list[Known]:
         test = record.data, hashlib.sha256(arrays["sample_ids"].tobytes()).hexdigest()
         cell = setting_label(record.varied), record.model, record.train_fraction
         right = arrays["logits"].argmax(axis=1) == arrays["labels"]
-        answers.setdefault(test, {}).setdefault(cell, {})[record.seed] = right
+        answers.setdefault(test, {}).setdefault(cell, {}).setdefault(record.settings_hash, {})[record.seed] = right
+        newest[record.settings_hash] = max(record.finished, newest.get(record.settings_hash, ""))
     found = []
     for (name, _), cells in answers.items():
-        usable = {cell: (list(runs), np.stack(list(runs.values()))) for cell, runs in cells.items() if len(runs) > 1}
+        # Seeds of other settings are no seeds of a cell: it takes the settings with the most of them, the newest of several.
+        of_cells = {cell: max(own.items(), key=lambda one: (len(one[1]), newest[one[0]]))[1] for cell, own in cells.items()}
+        usable = {cell: (list(runs), np.stack(list(runs.values()))) for cell, runs in of_cells.items() if len(runs) > 1}
         compared = Comparisons.of(Layout.of(usable)) if usable else None
         if compared and compared.pairs:
             weights = compared.layout.weights(*({a: 1.0, b: -1.0} for a, b in compared.pairs))
@@ -147,17 +143,11 @@ def pair_of(a: str, b: str, fraction: float) -> Pair:
 def chosen(wanted: Sequence[Pair], own: Sequence[Known], others: Sequence[Known]) -> tuple[Spread, str]:
     """How wanted pairs will vary: as the same pairs of the same data in `own`, else as all of `own`, else as `others`.
 
-    Returns
-    -------
-    spread : Spread
-        One row for each wanted pair.
-    source : str
-        What they were taken from, for people.
+    One row for each wanted pair, and what they were taken from, for people.
     """
     rows, names, lent = list[Spread](), dict[str, None](), 0
     for pair in wanted:
-        exact = next((one for one in own if pair in one.pairs), None)
-        if exact:
+        if exact := next((one for one in own if pair in one.pairs), None):
             rows.append(exact.spread[[exact.pairs.index(pair)]])
             names[exact.name] = None
         else:
@@ -176,8 +166,7 @@ def _near(of: Known, fraction: float) -> Spread:
 
 def _median(spread: Spread) -> Spread:
     """One row that stands for all."""
-    names = ("images", "residual", "shift", "kappa")
-    return Spread(**{name: np.median(getattr(spread, name), axis=-1, keepdims=True) for name in names})
+    return Spread(*(np.median(part, axis=-1, keepdims=True) for part in vars(spread).values()))
 
 
 def powers(
@@ -192,7 +181,6 @@ def powers(
 
     Parameters
     ----------
-    experiment : Experiment
     effect : float
         Difference of accuracies.
     n_test : mapping of str to int
@@ -204,15 +192,14 @@ def powers(
     alpha : float
         Level at which the effect is to be found.
     """
-    found, faults = list[Power](), list[str]()
-    n_seeds = len(experiment.seeds)
+    found, faults, n_seeds = list[Power](), list[str](), len(experiment.seeds)
     for data in experiment.data:
         own = [one for folder in folders for one in known(folder, data, faults)]
         others = own or [one for folder in folders for one in known(folder, None, [])]
         for fraction in sorted(experiment.train_fractions, reverse=True):
             wanted = [pair_of(a, b, fraction) for a, b in combinations(experiment.models, 2)]
             if not others or not wanted:
-                faults.append(nothing_known(data) if wanted else "power: one model alone is compared with nothing.")
+                faults.append(_nothing_known(data) if wanted else "power: one model alone is compared with nothing.")
                 break
             spread, source = chosen(wanted, own, others)
             low, likely, high = (float(value) for value in _middle(spread.seeds(effect, n_test[data], alpha)))
@@ -249,8 +236,7 @@ def told_by(comparisons: Comparisons, fraction: float) -> Range | None:
     return _range(found[np.isfinite(found)]) if np.isfinite(found).any() else None
 
 
-def nothing_known(data: str) -> str:
-    """That there is no record to take variances from."""
+def _nothing_known(data: str) -> str:
     return (
         f"power: no folder of runs or of results/ holds two models with two seeds each to take variances from, of {data} or "
         'other data. Run one look first, as in ARGS="seeds=[0,1,2]", and plan again.'

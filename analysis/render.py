@@ -52,9 +52,9 @@ class Table:
     columns: list[str]
     """Headings; the first is the model's."""
     blocks: list[Block]
-    footnotes: dict[str, str]
+    footnotes: dict[str, str] = field(default_factory=dict)
     """Letter → text."""
-    frame: pd.DataFrame | None
+    frame: pd.DataFrame | None = None
     """What the ``.csv`` holds: full precision and run ids; None where it is another table's."""
     banner: str = ""
     """A warning that stands above everything else; empty for equal settings."""

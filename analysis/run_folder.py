@@ -81,11 +81,7 @@ def devices(record: Record) -> list[str]:
 def load_run(cell: Mapping[str, Any], folder: Path, experiment: Experiment, trials: Sequence[Record] = ()) -> Loaded:
     """Read one run folder and check it against the cell of the ledger that it should be.
 
-    Parameters
-    ----------
-    cell, folder, experiment
-    trials : sequence of Record
-        On the track `tuned` all trials of the run's recipe, if all are there.
+    `trials` are, on the track `tuned`, all trials of the run's recipe, if all are there.
 
     Raises
     ------
@@ -203,8 +199,7 @@ def read_curve(path: Path, steps: int, faults: list[str]) -> list[dict[str, Any]
         if any(value is not None and not abs(value) < LARGEST for row in rows for value in row.values()):
             raise StateError(path, "foreign (a value that is not a number)")
         if rows and rows[-1]["step"] != steps:
-            last = f"ends at step {rows[-1]['step']}, its record at {steps}"
-            raise StateError(path, f"{last}: evaluations are lost")
+            raise StateError(path, f"ends at step {rows[-1]['step']}, its record at {steps}: evaluations are lost")
     except FileNotFoundError as error:
         faults.append(f"{path}: cannot be read ({error.strerror}); this run's training curve is left out.")
         return []

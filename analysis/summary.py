@@ -18,7 +18,7 @@ from analysis.load import Results, select
 from analysis.run_folder import devices
 from analysis.statistics import random_recipes
 from analysis.statistics.comparisons import Comparisons
-from analysis.statistics.intervals import MIN_SEEDS_FOR_MARKS, classify, holm, mean_std
+from analysis.statistics.intervals import MIN_SEEDS_FOR_MARKS, classify, holm
 from experiments.config.schema import Experiment
 
 
@@ -158,12 +158,12 @@ def _cell(group: Group, at: pd.DataFrame, model: str, fraction: float) -> dict[s
         "n_test": _only(at["n_test"]),
         "n_classes": _only(at["n_classes"]),
         "n_seeds": len(own),
-        "n_expected": len(select(results.cells, **group.place(model), train_fraction=fraction)),
+        "n_expected": len(select(group.here(results.cells), model=model, train_fraction=fraction)),
         "seeds": own["seed"].tolist(),
         "run_ids": own["run_id"].tolist(),
         **{column.key: _mean_if_complete(own, column.source) for column in COLUMNS},
         "ece_scaled_note": "; ".join(dict.fromkeys(filter(None, own["ece_scaled_note"]))),
-        **dict(zip(("mean", "std"), mean_std(own["test/top1"]) if len(own) else (math.nan, math.nan), strict=True)),
+        **{"mean": own["test/top1"].mean(), "std": own["test/top1"].std()},
         **dict.fromkeys(("low", "high", "delta", "delta_se", "delta_low", "delta_high", "p"), math.nan),
         "nll_margin": _margin(nll) if nll is not None else math.nan,
         "n_paired": len(set(own["seed"]) & set(reference["seed"])) if model != experiment.reference else 0,
@@ -247,7 +247,4 @@ def _only(values: pd.Series) -> int | None:
 
 def _mean_if_complete(runs: pd.DataFrame, column: str) -> float:
     """Mean over runs; NaN if the column is unknown for any of them, so that no mean is over fewer seeds than it says."""
-    if column not in runs or runs.empty:
-        return math.nan
-    values = pd.to_numeric(runs[column])
-    return math.nan if values.isna().any() else float(values.mean())
+    return float(runs[column].mean(skipna=False)) if column in runs else math.nan

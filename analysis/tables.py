@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import captions
-from analysis.captions import Facts
+from analysis.captions import Facts, Text
 from analysis.columns import Column, accuracy_places, csv_columns, in_table, legend, percent_places
 from analysis.load import select
 from analysis.render import Block, Entry, Notes, Row, Table
@@ -53,6 +53,13 @@ def _groups(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     many = frame["data"].nunique() > 1
     for (_, setting), part in frame.groupby(["data", "setting"], sort=False):
         yield ", ".join(filter(None, [part["data_title"].iloc[0] if many else "", str(setting)])), part
+
+
+def _by_fraction(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The same by train fraction too."""
+    for heading, group in _groups(frame):
+        for fraction, part in group.groupby("train_fraction", sort=False):
+            yield f"{heading}{': ' if heading else ''}{percent(float(str(fraction)))} of the training data", part
 
 
 def _name(row: Any, note: str = "") -> Entry:
@@ -103,9 +110,8 @@ def _shares(cells: pd.DataFrame) -> dict[float, str]:
 
 def accuracy(summary: Summary, facts: Facts) -> Table:
     """Models in rows, train fractions in columns: top-1 accuracy, and below it the difference to the reference."""
-    notes, cells = Notes(), summary.cells
+    notes, cells, blocks = Notes(), summary.cells, list[Block]()
     shares = _shares(cells)
-    blocks = []
     for heading, group in _groups(cells):
         rows = []
         for _, own in group.groupby("model", sort=False):
@@ -115,18 +121,20 @@ def accuracy(summary: Summary, facts: Facts) -> Table:
             entries = [replace(entry, text=entry.text + line) for entry, line in zip(entries, below, strict=True)]
             rows.append(Row(at[max(shares)].family, [_name(at[max(shares)]), *entries]))
         blocks.append(Block(heading, rows))
-    caption, method = captions.accuracy(facts)
-    return _table("accuracy", "Accuracy", ["Model", *shares.values()], blocks, facts, caption, method, notes, cells)
+    return _table(captions.ACCURACY, ["Model", *shares.values()], blocks, facts, notes, cells)
 
 
 def _table(
-    name: str, title: str, columns: list[str], blocks: list[Block], facts: Facts, caption: str, method: str,
-    notes: Notes | None = None, frame: pd.DataFrame | None = None, narrow: tuple[str, ...] = (),
+    text: Text, columns: list[str], blocks: list[Block], facts: Facts, notes: Notes | None = None,
+    frame: pd.DataFrame | None = None, narrow: tuple[str, ...] = (), **words: str,
 ) -> Table:  # fmt: skip
-    """A table with what all tables of a report share."""
-    csv = None if frame is None else _csv(frame, name, facts.banner)
+    """A table with what all tables of a report share; `words` are those that its text has beside them."""
+    csv = None if frame is None else _csv(frame, text.name, facts.banner)
     footnotes = notes.texts() if notes else {}
-    return Table(name, title, caption, columns, blocks, footnotes, csv, facts.banner, facts.short, method, narrow)
+    caption, method = (
+        part.format(reference=facts.reference, marks=facts.marks, **words) for part in (text.caption, text.method)
+    )
+    return Table(text.name, text.title, caption, columns, blocks, footnotes, csv, facts.banner, facts.short, method, narrow)
 
 
 def _metric_columns(cells: pd.DataFrame, notes: Notes) -> list[tuple[str, Callable[[Any], Entry]]]:
@@ -144,36 +152,26 @@ def _metric_columns(cells: pd.DataFrame, notes: Notes) -> list[tuple[str, Callab
 
 def _filled(column: Column, row: Any, *, notes: Notes) -> Entry:
     """The cell of a row in a column of `COLUMNS`."""
-    return Entry(
-        column.shown(row), value=getattr(row, column.key), note=notes.mark(getattr(row, column.note) if column.note else "")
-    )
+    note = notes.mark(getattr(row, f"{column.key}_note", ""))
+    return Entry(column.shown(row), value=getattr(row, column.key), note=note)
 
 
 def metrics(summary: Summary, facts: Facts) -> Table:
     """Accuracy, calibration and size, a block per train fraction, full data first."""
-    cells = summary.cells
-    notes = Notes()
+    notes, cells, blocks = Notes(), summary.cells, list[Block]()
     columns = _metric_columns(cells, notes)
-    blocks = []
-    for heading, group in _groups(cells):
-        for fraction, part in group.groupby("train_fraction", sort=False):
-            size = f" (n = {int(part['n'].iloc[0])})" if known(part["n"].iloc[0]) else ""
-            where = f"{heading}: " if heading else ""
-            rows = [
-                Row(r.family, [_name(r, notes.mark(r.note)), *(fill(r) for _, fill in columns)]) for r in part.itertuples()
-            ]
-            blocks.append(Block(f"{where}{percent(float(str(fraction)))} of the training data{size}", rows))
+    for heading, part in _by_fraction(cells):
+        size = f" (n = {int(part['n'].iloc[0])})" if known(part["n"].iloc[0]) else ""
+        rows = [Row(r.family, [_name(r, notes.mark(r.note)), *(fill(r) for _, fill in columns)]) for r in part.itertuples()]
+        blocks.append(Block(f"{heading}{size}", rows))
     headings = ["Model", *(heading for heading, _ in columns)]
-    caption, _ = captions.metrics(facts)
-    return _table("metrics", "All metrics", headings, blocks, facts, caption, legend("accuracy"), notes)
+    return _table(captions.METRICS, headings, blocks, facts, notes, legend=legend("accuracy"))
 
 
 def overview(summary: Summary, facts: Facts) -> Table:
     """The accuracy table as a terminal has room for it: a column per train fraction, and Δ at the largest."""
-    notes = Notes()
-    cells = summary.cells
+    notes, cells, blocks = Notes(), summary.cells, list[Block]()
     fractions = sorted(cells["train_fraction"].unique(), reverse=True)
-    blocks = []
     for heading, group in _groups(cells):
         rows = []
         for _, own in group.groupby("model", sort=False):
@@ -221,8 +219,7 @@ def settings(summary: Summary, facts: Facts) -> Table:
             )
     titles = short if across == "setting" else dict(zip(cells["model"], cells["model_title"], strict=True))
     columns = ["Setting" if in_rows else "Model", *(titles[name] for name in cells[across].unique())]
-    caption, method = captions.settings(choose)
-    return _table("settings", "Settings", columns, blocks, facts, caption, method, notes, cells)
+    return _table(captions.SETTINGS if choose else captions.SETTINGS_OF_DATA, columns, blocks, facts, notes, cells)
 
 
 # ------------------------------------------------------------------------------------------------------- data efficiency
@@ -258,37 +255,28 @@ def _points(value: float, low: float, high: float) -> str:
 
 def data_efficiency(summary: Summary, experiment: Experiment, facts: Facts) -> Table:
     """Learning curves: area, images needed and crossover."""
-    notes = Notes()
-    blocks = []
+    notes, blocks = Notes(), list[Block]()
     for heading, group in _groups(summary.efficiency):
         rows = []
         for r in group.itertuples():
             cells = select(summary.cells, data=r.data, setting=r.setting, model=r.model)
-            note = "; ".join(dict.fromkeys(filter(None, [r.note, *(_at(c) for c in cells.itertuples())])))
+            lacking = (f"at {percent(c.train_fraction)} {c.note}" for c in cells.itertuples() if c.note)
+            note = "; ".join(dict.fromkeys(filter(None, [r.note, *lacking])))
             places = percent_places(50 * (r.aulc_high - r.aulc_low))
             delta = _points(r.aulc_delta, r.aulc_delta_low, r.aulc_delta_high)
-            crossing = (
-                f"{r.crossover_text}, {experiment.models[r.crossover_leader].title} ahead" if r.crossover_text else UNKNOWN
-            )
+            leader = f"{experiment.models[r.crossover_leader].title} ahead" if r.crossover_text else ""
             entries = [
                 Entry(plus_minus(100 * r.aulc, 100 * r.aulc_std, places), value=r.aulc),
                 Entry(delta, value=r.aulc_delta),
                 Entry(_bound(r), value=r.bound if r.bound_ahead != r.model else 1 / r.bound),
                 Entry(images_needed(r), value=r.multiplier if r.multiplier_ahead != r.model else 1 / r.multiplier),
-                Entry(crossing, value=r.crossover),
+                Entry(f"{r.crossover_text}, {leader}" if leader else UNKNOWN, value=r.crossover),
             ]
             rows.append(Row(r.family, [_name(r, notes.mark(note)), *entries]))
         blocks.append(Block(heading, rows))
     narrow = ("AULC (%) ↑", "Δ AULC [95% CI] ↑", "Images needed [95% CI]", "Crossover (images)")
     columns = ["Model", *narrow[:2], "Direct bound on images", *narrow[2:]]
-    caption, method = captions.data_efficiency(facts)
-    frame = summary.efficiency
-    return _table("data_efficiency", "Data efficiency", columns, blocks, facts, caption, method, notes, frame, narrow)
-
-
-def _at(cell: Any) -> str:
-    """A cell's note with its fraction."""
-    return f"at {percent(cell.train_fraction)} {cell.note}" if cell.note else ""
+    return _table(captions.DATA_EFFICIENCY, columns, blocks, facts, notes, summary.efficiency, narrow)
 
 
 # ------------------------------------------------------------------------------------------------------------- contrasts
@@ -309,8 +297,7 @@ def budgets(summary: Summary, facts: Facts) -> Table:
             rows.append(Row(first.family, [Entry(f"{first.model_title}, {first.n:,.0f}"), *entries]))
         blocks.append(Block(heading, rows))
     columns = ["Model, images", *(f"{facts.reference}, {percent(fraction)}" for fraction in fractions)]
-    caption, method = captions.budgets(facts)
-    return _table("budgets", "Across budgets", columns, blocks, facts, caption, method, None, frame)
+    return _table(captions.BUDGETS, columns, blocks, facts, frame=frame)
 
 
 def interactions(summary: Summary, facts: Facts) -> Table:
@@ -329,9 +316,8 @@ def interactions(summary: Summary, facts: Facts) -> Table:
             )
         blocks.append(Block(heading, rows))
     columns = ["Model", "From → to", "Δ before", "Δ after", "Change [95% CI]"]
-    caption, method = captions.interactions(summary, facts)
-    frame = summary.interactions
-    return _table("interactions", "Changes of the difference", columns, blocks, facts, caption, method, None, frame)
+    frame, labs = summary.interactions, captions.labs(summary)
+    return _table(captions.INTERACTIONS, columns, blocks, facts, frame=frame, labs=labs)
 
 
 # --------------------------------------------------------------------------------------------------------------- recipes
@@ -340,60 +326,50 @@ def recipes(summary: Summary, facts: Facts) -> Table:
     frame = summary.recipes
     ks = sorted({k for best in frame["best"] for k, *_ in best})
     blocks = []
-    for heading, group in _groups(frame):
-        for fraction, part in group.groupby("train_fraction", sort=False):
-            rows = []
-            for r in part.itertuples():
-                best = {k: f"{number(100 * mean, 1)} {bracket(100 * low, 100 * high, 1)}" for k, mean, low, high in r.best}
-                entries = [Entry(best.get(k, UNKNOWN)) for k in ks]
-                share = UNKNOWN
-                if known(r.ahead):
-                    ties = f", {r.ties:.0f} ties" if r.ties else ""
-                    share = f"{number(100 * r.ahead, 0)} {bracket(100 * r.low, 100 * r.high, 0)}{ties}"
-                rows.append(Row(r.family, [_name(r), *entries, Entry(share, value=r.ahead)]))
-            where = f"{heading}: " if heading else ""
-            blocks.append(Block(f"{where}{percent(float(str(fraction)))} of the training data", rows))
+    for heading, part in _by_fraction(frame):
+        rows = []
+        for r in part.itertuples():
+            best = {k: f"{number(100 * mean, 1)} {bracket(100 * low, 100 * high, 1)}" for k, mean, low, high in r.best}
+            share = UNKNOWN
+            if known(r.ahead):
+                ties = f", {r.ties:.0f} ties" if r.ties else ""
+                share = f"{number(100 * r.ahead, 0)} {bracket(100 * r.low, 100 * r.high, 0)}{ties}"
+            rows.append(Row(r.family, [_name(r), *(Entry(best.get(k, UNKNOWN)) for k in ks), Entry(share, value=r.ahead)]))
+        blocks.append(Block(heading, rows))
     columns = ["Model", *(f"Best of {k} (%) [95% CI] ↑" for k in ks), f"Ahead of {facts.reference} (%) [95% CI]"]
     tries = pd.DataFrame(
         {**{key: getattr(r, key) for key in ("data", "model", "train_fraction", "trials", "ahead", "low", "high", "ties")},
          "k": k, "best": mean, "best_low": low, "best_high": high}
         for r in frame.itertuples() for k, mean, low, high in r.best
     )  # fmt: skip
-    caption, method = captions.recipes(facts)
-    return _table("recipes", "Random recipes", columns, blocks, facts, caption, method, None, tries)
+    return _table(captions.RECIPES, columns, blocks, facts, frame=tries)
 
 
 # --------------------------------------------------------------------------------------------------------------- compute
 def compute(summary: Summary, facts: Facts) -> Table:
     """Cost of one run at the largest train fraction."""
-    notes = Notes()
-    cells = summary.cells
+    notes, cells, blocks = Notes(), summary.cells, list[Block]()
     largest, amount = _full_data(cells)
     with_target = bool(largest["reached_target"].notna().any())
     shown = [column.in_unit(largest[column.key]) for column in in_table("compute")]
-    blocks = []
-    mixed = ""
     for heading, group in _groups(largest):
-        devices = summary.mixed_devices.get((str(group["data"].iloc[0]), str(group["setting"].iloc[0])), [])
-        if devices:
+        rows, mixed = [], ""
+        if devices := summary.mixed_devices.get((str(group["data"].iloc[0]), str(group["setting"].iloc[0]))):
             several = f"runs come from several devices ({', '.join(devices)})"
             mixed = notes.mark(f"{several}: time, memory and energy do not compare and are left out")
-        rows = []
         for r in group.itertuples():
             entries = [_filled(column, r, notes=notes) for column in shown]
             if with_target:
                 entries.append(Entry(target_text(r), value=r.seconds_to_target))
             entries.append(_top1(r))
-            marks = ", ".join(filter(None, [notes.mark(r.note), mixed if devices else ""]))
+            marks = ", ".join(filter(None, [notes.mark(r.note), mixed]))
             rows.append(Row(r.family, [_name(r, marks), *entries]))
         blocks.append(Block(heading, rows))
-    caption, method = captions.compute(facts, amount)
-    method = f"{legend('compute')} {method if with_target else ''}".rstrip()
-    target = ["Time to target (s) ↓"] if with_target else []
-    columns = ["Model", *(column.title for column in shown), *target, "Top-1 (%) ↑"]
+    columns = ["Model", *(column.title for column in shown), *["Time to target (s) ↓"] * with_target, "Top-1 (%) ↑"]
     brief = ("n_params", "forward_gmacs", "train_pflops", "device_hours")
     narrow = (*(column.title for column in shown if column.key in brief), columns[-1])
-    return _table("compute", "Compute", columns, blocks, facts, caption, method, notes, cells, narrow)
+    said = {"amount": amount, "legend": legend("compute"), "target": captions.TARGET * with_target}
+    return _table(captions.COMPUTE, columns, blocks, facts, notes, cells, narrow, **said)
 
 
 def target_text(row: Any) -> str:
@@ -423,10 +399,9 @@ def datasets(summary: Summary, facts: Facts) -> Table:
             entries = [_top1(by_data[data]) for data in titles]
             rows.append(Row(first.family, [_name(first, notes.mark("; ".join(note))), *entries, *_across(first)]))
         blocks.append(Block(str(setting) or amount, rows))
-    caption, method = captions.datasets(facts, friedman_sentences(largest))
     across = ("Average rank ↓", "Δ across datasets [95% CI] ↑", "for a new dataset [95% PI]")
     columns = ["Model", *(f"{title} ↑" for title in titles.values()), *across]
-    return _table("datasets", "Models × datasets", columns, blocks, facts, caption, method, notes, largest)
+    return _table(captions.DATASETS, columns, blocks, facts, notes, largest, friedman=friedman_sentences(largest))
 
 
 def _across(row: Any) -> list[Entry]:

@@ -66,14 +66,12 @@ def _standing(cells: pd.DataFrame, present: pd.DataFrame, experiment: Experiment
     other = _row(at := select(present, model=experiment.reference, train_fraction=row.train_fraction, data=row.data,
                               setting=row.setting), at.index[0])  # fmt: skip
     where = f"With {row.n:,.0f} images" if known(row.n) else f"With {percent(row.train_fraction)} of the training data"
-    places = percent_places(50 * (row.delta_high - row.delta_low)) if known(row.delta_low) else 1
-    if known(row.delta_low) and row.delta_low * row.delta_high > 0:
+    places = percent_places(50 * (row.delta_high - row.delta_low))
+    if row.delta_low * row.delta_high > 0:
         low, high = (number(100 * limit, places) for limit in sorted(map(abs, (row.delta_low, row.delta_high))))
         gap = f"{number(100 * abs(row.delta), places)} points {'more' if row.delta > 0 else 'less'} (95% CI {low} to {high})"
     else:
-        gap = f"a difference of {_points(row.delta, row.delta_low, row.delta_high)}" if known(row.delta_low) else (
-            f"a difference of {number(100 * row.delta, places, signed=True)} points"
-        )  # fmt: skip
+        gap = f"a difference of {_points(row.delta, row.delta_low, row.delta_high)}"
     first, second = (f"{number(100 * each.mean, accuracy_places(each))}%" for each in (other, row))
     return f"{where} {other.model_title} reaches {first} and {row.model_title} {second}, {gap}; {_over_budgets(cells)}."
 
@@ -85,14 +83,17 @@ def _over_budgets(cells: pd.DataFrame) -> str:
         states.setdefault(_state(row), []).append(percent(row.train_fraction))
     many = f"the {len(cells)} measured budgets" if len(cells) > 1 else "this budget"
     if len(states) > 1:
-        listed = [f"{state} at {' and '.join(filter(None, [', '.join(at[:-1]), at[-1]]))}" for state, at in states.items()]
-        return f"{', '.join(listed)} of the training data"
+        told = [f"{state} at {' and '.join(filter(None, [', '.join(at[:-1]), at[-1]]))}" for state, at in states.items()]
+        return f"{', '.join(told)} of the training data"
+    lacks = f"which takes {MIN_SEEDS_FOR_MARKS} seeds"
+    if cells["n_paired"].min() >= MIN_SEEDS_FOR_MARKS:
+        lacks = "as seeds differ too much"
     return {
         "behind": f"at none of {many} does it keep up" if len(cells) > 1 else "it does not keep up",
         "ahead": f"it is ahead at each of {many}" if len(cells) > 1 else "it is ahead",
         "equivalent": f"the two are equivalent at {many}",
         "not told apart": f"the two cannot be told apart at {'any of ' * (len(cells) > 1)}{many}",
-    }.get(next(iter(states)), f"that this is more than chance is not tested, which takes {MIN_SEEDS_FOR_MARKS} seeds")
+    }.get(next(iter(states)), f"that this is more than chance is not tested, {lacks}")
 
 
 def sentences(summary: Summary) -> list[str]:
@@ -167,10 +168,11 @@ def _leader(block: pd.DataFrame) -> str:
     where = f"With {fraction} of the training data" + (f" (n = {int(sizes[0])})" if len(sizes) == 1 else "")
     if not present["best"].any():
         top = _row(present, present["mean"].idxmax())
-        return (
-            f"{where}, {top.model_title} has the highest mean accuracy, {_accuracy(top)}; that it leads is not tested, "
-            f"which takes {MIN_SEEDS_FOR_MARKS} seeds of at least two models."
-        )
+        lacks = f"which takes {MIN_SEEDS_FOR_MARKS} seeds of at least two models"
+        if (present["n_seeds"] >= MIN_SEEDS_FOR_MARKS).sum() > 1:
+            lacks = "as seeds differ too much"
+        highest = f"{where}, {top.model_title} has the highest mean accuracy, {_accuracy(top)}"
+        return f"{highest}; that it leads is not tested, {lacks}."
     best = _row(present, present["best"].idxmax())
     tied = present[present["bold"] & ~present["best"]]["model_title"].tolist()
     untested = present[~present["tested"]]["model_title"].tolist()
@@ -179,7 +181,7 @@ def _leader(block: pd.DataFrame) -> str:
         if tied
         else "; every other tested model is significantly below it"
     )
-    left_out = f"; too few seeds in common with it to be tested: {', '.join(untested)}" if untested else ""
+    left_out = f"; too few seeds, or too unlike ones, to be tested: {', '.join(untested)}" if untested else ""
     absent = block[block["n_seeds"] == 0]["model_title"].tolist()
     left_out += f"; no run of {', '.join(absent)}" if absent else ""
     return f"{where}, {best.model_title} is best at {_accuracy(best)}{rest}{left_out}."
@@ -221,10 +223,10 @@ def _bound(curve: pd.DataFrame, experiment: Experiment) -> str:
 
 
 def _points(value: float, low: float, high: float) -> str:
-    """A difference in points with its interval."""
+    """A difference in points with its interval; alone where that is unknown."""
     places = percent_places(50 * (high - low))
     interval = " to ".join(number(100 * limit, places, signed=True) for limit in (low, high))
-    return f"{number(100 * value, places, signed=True)} points (95% CI {interval})"
+    return f"{number(100 * value, places, signed=True)} points" + (f" (95% CI {interval})" if known(low) else "")
 
 
 def _images(curve: pd.DataFrame, at_full: pd.DataFrame, experiment: Experiment) -> str:

@@ -178,44 +178,32 @@ def _name_panels(panels: Sequence[Any], *place: str) -> None:
 def report(board: Board, tables: Mapping[str, str], verdict: Sequence[str], figures: Sequence[str]) -> Any:
     """The report: verdict, each table with its panels, figures, runs, and the command that repeats it all.
 
-    Parameters
-    ----------
-    board : Board
-    tables : mapping of str to str
-        ``accuracy``, ``data_efficiency``, ``compute`` → the table's Markdown.
-    verdict : sequence of str
-        The result in sentences.
-    figures : sequence of str
-        Names of the figures that the report run shows.
+    `tables` are the Markdown of ``accuracy``, ``data_efficiency`` and ``compute``, `figures` the names of those that the
+    report run shows.
     """
     everything = _runs_of(board, "All runs", largest_fraction=False)
+    of_report = _report_run(board)
     full = _runs_of(board, f"{percent(max(board.experiment.train_fractions))} of the data", largest_fraction=True)
-    sections: list[tuple[str, str, list[Any], Any]] = [
-        ("Accuracy", "accuracy", [*_bars(board, ACCURACY_BARS)[:2], *_training_curves()[:2]], full),
-        (
-            "Data efficiency",
-            "data_efficiency",
-            [_from_table("accuracy", "n", "mean"), *_accuracy_by_images()[:1]],
-            everything,
-        ),
-        ("Compute", "compute", [*_cost_scatters(board), *_bars(board, COST_BARS)[:4]], full),
-    ]
+    sections = {
+        "accuracy": ("Accuracy", [*_bars(board, ACCURACY_BARS)[:2], *_training_curves()[:2]], [full]),
+        "data_efficiency": ("Data efficiency", [_curves_of_report(), *_accuracy_by_images()[:1]], [everything, of_report]),
+        "compute": ("Compute", [*_cost_scatters(board), *_bars(board, COST_BARS)[:4]], [full]),
+    }
     blocks: list[Any] = [
         wr.TableOfContents(),
         wr.H1(text="Result"),
         wr.MarkdownBlock(text="\n".join(f"- {sentence}" for sentence in verdict)),
     ]
-    for title, name, panels, runs in sections:
+    for name, (title, panels, runsets) in sections.items():
         blocks.append(wr.H1(text=title))
         if name in tables:
             blocks.append(wr.MarkdownBlock(text=re.sub(r"\A# .*\n+", "", tables[name])))
-        runsets = [runs, _report_run(board)] if any(isinstance(panel, wr.CustomChart) for panel in panels) else [runs]
         blocks.append(_grid(board, title, panels, runsets))
     if figures:
         shown = wr.MediaBrowser(title="Figures", media_keys=[f"figures/{name}" for name in figures], num_columns=2)
-        blocks += [wr.H1(text="Figures"), _grid(board, "Figures", [shown], [_report_run(board)], wide=True)]
+        blocks += [wr.H1(text="Figures"), _grid(board, "Figures", [shown], [of_report], wide=True)]
     blocks += [wr.H1(text="Answers"), _grid(board, "Answers", _answers(), [full])]
-    blocks += [wr.H1(text="Runs"), _grid(board, "Runs", [], [everything, _report_run(board)])]
+    blocks += [wr.H1(text="Runs"), _grid(board, "Runs", [], [everything, of_report])]
     blocks += [wr.H1(text="Repeat it"), wr.MarkdownBlock(text=f"```sh\n{board.experiment.command}\n```")]
     return wr.Report(
         entity=board.entity,
@@ -254,12 +242,12 @@ def _report_run(board: Board) -> Any:
     return runs
 
 
-def _from_table(table: str, x: str, y: str) -> Any:
-    """A line per model out of a table of the report run."""
+def _curves_of_report() -> Any:
+    """A line per model out of the accuracy table of the report run."""
     return wr.CustomChart(
-        query={"summaryTable": {"tableKey": f"tables/{table}"}},
+        query={"summaryTable": {"tableKey": "tables/accuracy"}},
         chart_name="wandb/lineseries/v0",
-        chart_fields={"step": x, "lineVal": y, "lineKey": "model_title"},
+        chart_fields={"step": "n", "lineVal": "mean", "lineKey": "model_title"},
         chart_strings={"title": "Mean test accuracy against labelled images", "xname": "labelled images"},
     )
 

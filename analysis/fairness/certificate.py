@@ -157,11 +157,12 @@ def _of_table(table: str, runs: pd.DataFrame, requested: Mapping[str, dict[str, 
     """What differs among the runs of one table."""
     of_settings = _of_settings(table, runs, requested)
     differences = list(of_settings)
+    # Equal epochs are steps in proportion to the images, so that they are equal at one fraction alone.
+    epochs = any(requested.get(run_id, {}).get("recipe", {}).get("budget") == "epochs" for run_id in runs["run_id"])
     for column in ("precision",) if of_settings else ("precision", "steps", "samples_seen"):
-        of_epochs = column != "precision" and _has_equal_epochs(requested, runs)
-        parts = runs.groupby("train_fraction") if of_epochs else [("", runs)]
-        for fraction, part in parts:
-            place = f"{table}, train fraction {fraction:g}" if of_epochs else table
+        by_fraction = epochs and column != "precision"
+        for fraction, part in runs.groupby("train_fraction") if by_fraction else [("", runs)]:
+            place = f"{table}, train fraction {fraction:g}" if by_fraction else table
             differences += [found for where, own in _parts(place, part, column) for found in _unequal(own, column, where)]
     for (fraction, seed), cell in runs.groupby(["train_fraction", "seed"]):
         for column in ("split_hash", "n_train", "n_val"):
@@ -170,12 +171,6 @@ def _of_table(table: str, runs: pd.DataFrame, requested: Mapping[str, dict[str, 
         for column in ("n_params", "forward_gmacs"):
             differences += _unequal(own, column, f"{table}, model {model}")
     return differences
-
-
-def _has_equal_epochs(requested: Mapping[str, dict[str, Any]], runs: pd.DataFrame) -> bool:
-    """Whether steps are in proportion to the images, so that they are equal at one fraction alone."""
-    settings = [requested[run_id] for run_id in runs["run_id"] if run_id in requested]
-    return any(own.get("recipe", {}).get("budget") == "epochs" for own in settings)
 
 
 def _of_settings(table: str, runs: pd.DataFrame, requested: Mapping[str, dict[str, Any]]) -> list[Difference]:

@@ -7,16 +7,14 @@ the same bytes in every file.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from altair.utils.schemapi import debug_mode
 
 from analysis.figures import budgets, cost, curves, errors, files, forest, style
-
-if TYPE_CHECKING:
-    from analysis.load import Results
-    from analysis.summary import Summary
-    from experiments.config.schema import Experiment
+from analysis.load import Results
+from analysis.summary import Summary
+from experiments.config.schema import Experiment
 
 TITLES = {
     "learning_curves": "Learning curves",
@@ -62,14 +60,12 @@ def draw(results: Results, summary: Summary, experiment: Experiment) -> list[Fig
             "forest": forest.forest(summary, experiment, looks),
             "budgets": budgets.budgets(summary, looks),
             "recipes": curves.random_recipes(summary, looks),
-            "training_curves": curves.training_curves(results, summary, experiment, looks),
+            "training_curves": curves.training_curves(results, summary, looks),
             "calibration": errors.calibration(results, summary, looks),
             "confusion": errors.confusion(results, summary, experiment, looks),
         }
         figures = []
-        for name, title in TITLES.items():
-            if (drawn := charts[name]) is not None:
-                chart, caption = drawn
-                spec = style.specification(chart, title)
-                figures.append(Figure(name, title, caption, spec, files.contents(spec)))
+        for name, (chart, caption) in ((name, drawn) for name, drawn in charts.items() if drawn is not None):
+            spec = style.specification(chart, TITLES[name])
+            figures.append(Figure(name, TITLES[name], caption, spec, files.contents(spec)))
     return figures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -11,10 +11,8 @@ import pandas as pd
 
 from analysis.figures import style
 from analysis.figures.style import Style
+from analysis.summary import Summary
 from analysis.text import bracket, number
-
-if TYPE_CHECKING:
-    from analysis.summary import Summary
 
 ROOM = 140
 """Pixels for the squares of one model where two stand side by side."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -14,9 +14,7 @@ from analysis.figures import style
 from analysis.figures.curves import ACCURACY_AXIS
 from analysis.figures.style import Style
 from analysis.load import select
-
-if TYPE_CHECKING:
-    from analysis.summary import Summary
+from analysis.summary import Summary
 
 GAP = 11
 """Pixels between the symbols of models that cost the same."""
@@ -56,11 +54,11 @@ def accuracy_against(column: str, summary: Summary, looks: Mapping[str, Style]) 
 
 
 def _panel(unit: Column, pairs: pd.DataFrame, cells: pd.DataFrame, looks: Mapping[str, Style], width: int) -> Any:
-    shown, column, title = list(looks.values()), unit.key, unit.title.removesuffix(" ↓")
+    column, title = unit.key, unit.title.removesuffix(" ↓")
     beaten = dominated(pairs, cells, column)
     cells = cells.assign(**{column: unit.factor * cells[column]})
     low, high = cells[column].min() / 1.35, cells[column].max() * 1.35
-    places = side_by_side(cells[column], (high / low) ** (GAP / width))
+    places = style.side_by_side(cells[column], cells["mean"], (high / low) ** (GAP / width))
     rows = [
         {
             **style.shared(cell, looks),
@@ -92,7 +90,7 @@ def _panel(unit: Column, pairs: pd.DataFrame, cells: pd.DataFrame, looks: Mappin
     bars = (
         alt.Chart(style.inline(known))
         .mark_rule(strokeWidth=1.3)
-        .encode(x="place:Q", y=alt.Y("low:Q", title=ACCURACY_AXIS), y2="high:Q", color=style.colour(shown))
+        .encode(x="place:Q", y=alt.Y("low:Q", title=ACCURACY_AXIS), y2="high:Q", color=style.colour(looks))
     )
     tip = style.tooltip(
         model="Model", n=("Images", ",d"), seeds=("Seeds", "d"), mean=("Top-1 (%)", ".2f"), interval="95% interval (%)",
@@ -104,23 +102,14 @@ def _panel(unit: Column, pairs: pd.DataFrame, cells: pd.DataFrame, looks: Mappin
         .encode(
             x="place:Q",
             y=y,
-            color=style.colour(shown),
-            fill=style.fill(shown, "datum.state == 'dominated'"),
-            shape=style.shape(shown),
+            color=style.colour(looks),
+            fill=style.fill(looks, "datum.state == 'dominated'"),
+            shape=style.shape(looks),
             size=alt.Size("size:Q", scale=None, legend=None),
             tooltip=tip,
         )
     )
     return alt.layer(step, bars, marks).properties(width=width, height=style.HEIGHT)
-
-
-def side_by_side(costs: pd.Series, gap: float) -> list[float]:
-    """Places of models along the axis: those of equal cost stand around it, a factor `gap` from one to the next."""
-    places = []
-    for index, value in costs.items():
-        equal = list(costs.index[costs == value])
-        places.append(value * gap ** (equal.index(index) - (len(equal) - 1) / 2))
-    return places
 
 
 def pareto_step(cells: pd.DataFrame, column: str, end: float) -> list[dict[str, float]]:

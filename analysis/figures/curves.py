@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -12,15 +12,12 @@ import pandas as pd
 
 from analysis.figures import style
 from analysis.figures.style import Style
-from analysis.load import select
+from analysis.load import Results, select
+from analysis.summary import Summary
 from analysis.text import percent
+from experiments.config.schema import Experiment
 
-if TYPE_CHECKING:
-    from analysis.load import Results
-    from analysis.summary import Summary
-    from experiments.config.schema import Experiment
-
-ACCURACY_AXIS = "Top-1 accuracy (%)"
+ACCURACY_AXIS, VALIDATION_AXIS = "Top-1 accuracy (%)", "Validation top-1 accuracy (%)"
 GAP = 7
 """Pixels from one mean to the next where they would cover each other."""
 NEAR = 0.04
@@ -61,7 +58,9 @@ def learning_curves(
 
 
 def _curve_layers(group: pd.DataFrame, looks: Mapping[str, Style]) -> tuple[Any, Any, Any]:
-    """Band, line and means of the models of one panel."""
+    """Band, line and means of the models of one panel; means that would cover each other stand side by side."""
+    reach = (group["n"].max() / group["n"].min()) ** (GAP / style.WIDTH)
+    places = style.side_by_side(group["n"], group["mean"], reach, NEAR * max(float(np.ptp(group["mean"])), 0.01))
     rows = [
         {
             **style.shared(cell, looks),
@@ -69,39 +68,15 @@ def _curve_layers(group: pd.DataFrame, looks: Mapping[str, Style]) -> tuple[Any,
             "mean": 100 * cell["mean"],
             "interval": style.interval(cell["low"], cell["high"]),
         }
-        for place, (_, cell) in zip(dodged(group), group.iterrows(), strict=True)
+        for place, (_, cell) in zip(places, group.iterrows(), strict=True)
     ]
     lines = [row for model, cells in group.groupby("model", sort=False) for row in curve_points(cells, looks[str(model)])]
-    x, y = _images_axis(group), style.accuracy_axis(ACCURACY_AXIS)
     tip = style.tooltip(
         model="Model", n=("Images", ",d"), seeds=("Seeds", "d"), mean=("Top-1 (%)", ".2f"), interval="95% interval (%)",
         runs="Runs",
     )  # fmt: skip
-    shown = list(looks.values())
-    colour = style.colour(shown)
-    banded = [row for row in lines if np.isfinite(row["low"])]
-    band = alt.Chart(style.inline(banded)).mark_area(opacity=0.14).encode(
-        x=x, y=alt.Y("low:Q", title=ACCURACY_AXIS), y2="high:Q", color=colour
-    )  # fmt: skip
-    line = alt.Chart(style.inline(lines)).mark_line().encode(
-        x=x, y=y, color=colour, **style.stroke()
-    )  # fmt: skip
-    means = alt.Chart(style.inline(rows)).mark_point(filled=True, opacity=1, size=36).encode(
-        x="place:Q", y=y, color=colour, shape=style.shape(shown), tooltip=tip
-    )  # fmt: skip
-    return band, line, means
-
-
-def dodged(group: pd.DataFrame) -> list[float]:
-    """Places of a panel's means along the axis of images: those that would cover each other stand side by side."""
-    reach = (group["n"].max() / group["n"].min()) ** (GAP / style.WIDTH)
-    close = NEAR * max(float(np.ptp(group["mean"])), 0.01)
-    places = []
-    for _, cell in group.iterrows():
-        at = group[group["n"] == cell["n"]]
-        beside = list(at.index[(at["mean"] - cell["mean"]).abs() < close])
-        places.append(cell["n"] * reach ** (beside.index(cell.name) - (len(beside) - 1) / 2))
-    return places
+    band, line = _ribbons(lines, _images_axis(group), ACCURACY_AXIS, looks)
+    return band, line, _dots(rows, "place:Q", ACCURACY_AXIS, looks, tip, 36)
 
 
 def _images_axis(group: pd.DataFrame) -> alt.X:
@@ -152,12 +127,8 @@ def _seed_dots(runs: pd.DataFrame, looks: Mapping[str, Style]) -> Any:
         for _, run in runs.iterrows()
     ]  # fmt: skip
     tip = style.tooltip(model="Model", n=("Images", ",d"), seed=("Seed", "d"), mean=("Top-1 (%)", ".2f"), run="Run")
-    shown = list(looks.values())
-    return (
-        alt.Chart(style.inline(rows))
-        .mark_circle(size=9, opacity=0.65)
-        .encode(x="n:Q", y="mean:Q", color=style.colour(shown), tooltip=tip)
-    )
+    dots = alt.Chart(style.inline(rows)).mark_circle(size=9, opacity=0.65)
+    return dots.encode(x="n:Q", y="mean:Q", color=style.colour(looks), tooltip=tip)
 
 
 def _multiplier(group: pd.DataFrame, efficiency: pd.DataFrame, experiment: Experiment) -> dict[str, Any] | None:
@@ -207,9 +178,7 @@ def _arrow_layers(arrow: Mapping[str, Any]) -> list[Any]:
     ]
 
 
-def training_curves(
-    results: Results, summary: Summary, experiment: Experiment, looks: Mapping[str, Style]
-) -> tuple[Any, str] | None:
+def training_curves(results: Results, summary: Summary, looks: Mapping[str, Style]) -> tuple[Any, str] | None:
     """Validation accuracy against the optimiser step at full data: mean over seeds, band from the lowest to the highest.
 
     None where no run logged validation accuracy.
@@ -221,21 +190,16 @@ def training_curves(
             split.append((title, rows))
     if not split:
         return None
-    shown = list(looks.values())
+    scale, axis = alt.Scale(nice=False, domainMin=0), alt.Axis(tickCount=5, grid=False)
+    x = alt.X("step:Q", title="Optimiser step", scale=scale, axis=axis)
+    tip = style.tooltip(
+        model="Model", step=("Step", ",d"), seeds=("Seeds", "d"), mean=("Validation top-1 (%)", ".2f"),
+        spread="Lowest to highest (%)", runs="Runs",
+    )  # fmt: skip
     charts = []
     for title, rows in split:
-        x = alt.X(
-            "step:Q",
-            title="Optimiser step",
-            scale=alt.Scale(nice=False, domainMin=0),
-            axis=alt.Axis(tickCount=5, grid=False),
-        )
-        tip = style.tooltip(
-            model="Model", step=("Step", ",d"), seeds=("Seeds", "d"), mean=("Validation top-1 (%)", ".2f"),
-            spread="Lowest to highest (%)", runs="Runs",
-        )  # fmt: skip
-        ribbons = _ribbons(rows, x, "Validation top-1 accuracy (%)", shown, tip, size=22)
-        charts.append((title, ribbons.properties(width=style.width(len(split)), height=style.HEIGHT)))
+        layers = *_ribbons(rows, x, VALIDATION_AXIS, looks), _dots(rows, x, VALIDATION_AXIS, looks, tip, 22)
+        charts.append((title, alt.layer(*layers).properties(width=style.width(len(split)), height=style.HEIGHT)))
     cells = pd.concat([style.full_data(group) for _, group in style.panels(summary.cells)])
     caption = (
         f"Validation accuracy during training on {_amount(cells)}: mean over seeds; the band spans the lowest to the "
@@ -244,15 +208,22 @@ def training_curves(
     return style.arrange(charts), caption
 
 
-def _ribbons(rows: list[dict[str, Any]], x: alt.X, axis: str, shown: list[Style], tip: list[alt.Tooltip], size: int) -> Any:
-    """Each model's ``mean`` as a line with dots, in a band from ``low`` to ``high``."""
-    base, y, colour = alt.Chart(style.inline(rows)), style.accuracy_axis(axis), style.colour(shown)
-    band = base.mark_area(opacity=0.14).encode(x=x, y=alt.Y("low:Q", title=axis), y2="high:Q", color=colour)
-    line = base.mark_line().encode(x=x, y=y, color=colour, **style.stroke())
-    dots = base.mark_point(filled=True, size=size, opacity=1).encode(
-        x=x, y=y, color=colour, shape=style.shape(shown), tooltip=tip
-    )
-    return alt.layer(band, line, dots)
+def _ribbons(rows: list[dict[str, Any]], x: alt.X, axis: str, looks: Mapping[str, Style]) -> tuple[Any, Any]:
+    """Each model's band from ``low`` to ``high``, where they are known, and its ``mean`` as a line."""
+    banded = alt.Chart(style.inline(row for row in rows if np.isfinite(row["low"])))
+    band = banded.mark_area(opacity=0.14).encode(
+        x=x, y=alt.Y("low:Q", title=axis), y2="high:Q", color=style.colour(looks)
+    )  # fmt: skip
+    line = alt.Chart(style.inline(rows)).mark_line()
+    return band, line.encode(x=x, y=style.accuracy_axis(axis), color=style.colour(looks), **style.stroke())
+
+
+def _dots(
+    rows: list[dict[str, Any]], x: alt.X | str, axis: str, looks: Mapping[str, Style], tip: list[alt.Tooltip], size: int
+) -> Any:
+    """Each model's ``mean`` as dots of its shape."""
+    dots = alt.Chart(style.inline(rows)).mark_point(filled=True, size=size, opacity=1)
+    return dots.encode(x=x, y=style.accuracy_axis(axis), color=style.colour(looks), shape=style.shape(looks), tooltip=tip)
 
 
 def _amount(cells: pd.DataFrame) -> str:
@@ -295,7 +266,7 @@ def random_recipes(summary: Summary, looks: Mapping[str, Style]) -> tuple[Any, s
     if tried.empty:
         return None
     panels = list(tried.groupby(["data", "train_fraction"], sort=False))
-    several, charts, shown = tried["data"].nunique() > 1, [], list(looks.values())
+    several, charts, axis = tried["data"].nunique() > 1, [], f"{VALIDATION_AXIS} of the best"
     for (data, fraction), group in panels:
         rows = [
             {**looks[row.model].line, "k": k, "mean": 100 * mean, "low": 100 * low, "high": 100 * high,
@@ -311,9 +282,9 @@ def random_recipes(summary: Summary, looks: Mapping[str, Style]) -> tuple[Any, s
             model="Model", k=("Recipes tried", "d"), trials=("Recipes in all", "d"), mean=("Best (%)", ".2f"),
             interval="95% interval (%)",
         )  # fmt: skip
-        ribbons = _ribbons(rows, x, "Validation top-1 accuracy (%) of the best", shown, tip, size=30)
+        layers = *_ribbons(rows, x, axis, looks), _dots(rows, x, axis, looks, tip, 30)
         title = f"{data}, {percent(fraction)}" if several else f"{percent(fraction)} of the training data"
-        charts.append((title, ribbons.properties(width=style.width(len(panels)), height=style.HEIGHT)))
+        charts.append((title, alt.layer(*layers).properties(width=style.width(len(panels)), height=style.HEIGHT)))
     caption = (
         "Expected validation accuracy of the best of k recipes that were drawn at random from one space and are the same "
         "for all models, against k. Bands are 95% intervals over resampled recipes; no trial saw the test set."

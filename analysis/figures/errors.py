@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -12,12 +13,10 @@ import pandas as pd
 
 from analysis.figures import style
 from analysis.figures.style import Style
+from analysis.load import Results
+from analysis.summary import Summary
+from experiments.config.schema import Experiment
 from experiments.metrics import reliability
-
-if TYPE_CHECKING:
-    from analysis.load import Results
-    from analysis.summary import Summary
-    from experiments.config.schema import Experiment
 
 BINS = 15
 """Bins of confidence, as in the expected calibration error of the tables."""
@@ -31,17 +30,7 @@ PAIRS = 15
 
 def calibration(results: Results, summary: Summary, looks: Mapping[str, Style]) -> tuple[Any, str]:
     """Reliability diagram of every model at full data."""
-    split, errors = [], []
-    for title, group in style.panels(summary.cells):
-        rows = []
-        for _, cell in style.full_data(group).iterrows():
-            look = looks[cell["model"]]
-            bins = pooled_bins(results, cell["run_ids"])
-            rows += _bin_rows(bins, look, cell["n_seeds"])
-            error = (bins["images"] * (bins["accuracy"] - bins["confidence"]).abs()).sum() / bins["images"].sum()
-            errors.append(f"{look.label} {100 * error:.1f}%")
-        split.append((title, rows))
-    shown = list(looks.values())
+    split, charts, errors = style.panels(summary.cells), [], []
     scale = alt.Scale(domain=[0, 100], nice=False)
     x = alt.X("confidence:Q", title="Mean confidence (%)", scale=scale, axis=alt.Axis(tickCount=5))
     y = alt.Y("accuracy:Q", title="Share correct (%)", scale=scale, axis=alt.Axis(tickCount=5))
@@ -51,11 +40,17 @@ def calibration(results: Results, summary: Summary, looks: Mapping[str, Style]) 
         model="Model", range="Confidence (%)", images=("Predictions", ",d"), confidence=("Mean confidence (%)", ".1f"),
         accuracy=("Correct (%)", ".1f"), seeds=("Seeds", "d"),
     )  # fmt: skip
-    charts = []
-    for title, rows in split:
-        base = alt.Chart(style.inline(rows)).encode(x=x, y=y, color=style.colour(shown))
+    for title, group in split:
+        rows = []
+        for _, cell in style.full_data(group).iterrows():
+            look = looks[cell["model"]]
+            bins = pooled_bins(results, cell["run_ids"])
+            rows += _bin_rows(bins, look, cell["n_seeds"])
+            error = (bins["images"] * (bins["accuracy"] - bins["confidence"]).abs()).sum() / bins["images"].sum()
+            errors.append(f"{look.label} {100 * error:.1f}%")
+        base = alt.Chart(style.inline(rows)).encode(x=x, y=y, color=style.colour(looks))
         line = base.mark_line().encode(**style.stroke())
-        dots = base.mark_point(filled=True, size=38, opacity=1).encode(shape=style.shape(shown), tooltip=tip)
+        dots = base.mark_point(filled=True, size=38, opacity=1).encode(shape=style.shape(looks), tooltip=tip)
         side = 200 if len(split) == 1 else 180
         charts.append((title, alt.layer(diagonal, line, dots).properties(width=side, height=side)))
     caption = (
@@ -104,11 +99,15 @@ class _Confusion:
     class_names: tuple[str, ...]
     seeds: int
 
-    @property
+    @cached_property
     def shares(self) -> np.ndarray:
         """Counts over the images of the true class; NaN for a class without test images."""
         totals = self.counts.sum(axis=1, keepdims=True)
         return np.where(totals > 0, self.counts / np.maximum(totals, 1), np.nan)
+
+    def row(self, i: int, j: int) -> dict[str, Any]:
+        """How often class i was called class j, as data of a chart."""
+        return {"share": 100 * self.shares[i, j], "images": self.counts[i, j], "seeds": self.seeds}
 
 
 def _confusion(results: Results, cell: pd.Series) -> _Confusion:
@@ -161,18 +160,9 @@ def confusion(
 def _matrix(found: _Confusion, look: Style, first: bool) -> Any:
     """One confusion matrix; the left one of a row carries the names of the true classes."""
     names = found.class_names
-    shares = found.shares
     cells = [
-        {
-            "model": look.label,
-            "true": names[i],
-            "predicted": names[j],
-            "share": 100 * shares[i, j],
-            "images": found.counts[i, j],
-            "seeds": found.seeds,
-        }
-        for i in range(len(names))
-        for j in range(len(names))
+        {"model": look.label, "true": names[i], "predicted": names[j], **found.row(i, j)}
+        for i, j in np.ndindex(found.counts.shape)
     ]
     side = max(130, 8 * len(names))
     long = max(map(len, names)) > 3
@@ -206,31 +196,24 @@ def _matrix(found: _Confusion, look: Style, first: bool) -> Any:
 def _pair_bars(found: Mapping[str, _Confusion], looks: Mapping[str, Style], panel: str) -> Any:
     """The ordered pairs that the models together confuse most, one bar per model."""
     names = next(iter(found.values())).class_names
-    shares = {model: np.nan_to_num(each.shares) for model, each in found.items()}
-    total = np.sum(list(shares.values()), axis=0)
+    total = np.nansum([each.shares for each in found.values()], axis=0)
     np.fill_diagonal(total, 0)
     ranked = np.argsort(-total, axis=None, kind="stable")[:PAIRS]
     pairs = [(int(index) // len(names), int(index) % len(names)) for index in ranked if total.flat[index] > 0]
     order = [f"{names[i]} → {names[j]}" for i, j in pairs]
     rows = [
-        {
-            "model": looks[model].label,
-            "pair": label,
-            "share": 100 * shares[model][i, j],
-            "images": each.counts[i, j],
-            "seeds": each.seeds,
-        }
+        {"model": looks[model].label, "pair": label, **each.row(i, j)}
         for label, (i, j) in zip(order, pairs, strict=True)
         for model, each in found.items()
     ]
-    shown = [looks[model] for model in found]
+    shown = {model: looks[model] for model in found}
     chart = (
         alt.Chart(style.inline(rows))
         .mark_bar()
         .encode(
             x=alt.X("share:Q", title="Share of the true class (%)", axis=alt.Axis(tickCount=5)),
             y=alt.Y("pair:N", sort=order, title="True class → predicted class", axis=alt.Axis(labelLimit=170, ticks=False)),
-            yOffset=alt.YOffset("model:N", sort=[look.label for look in shown]),
+            yOffset=alt.YOffset("model:N", sort=[look.label for look in shown.values()]),
             color=style.colour(shown),
             tooltip=style.tooltip(
                 model="Model", pair="True → predicted", share=("Share (%)", ".2f"), images=("Predictions", ",d"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -11,11 +11,9 @@ import pandas as pd
 from analysis.columns import percent_places
 from analysis.figures import style
 from analysis.figures.style import Style
+from analysis.summary import Summary
 from analysis.text import bracket, known, number, percent
-
-if TYPE_CHECKING:
-    from analysis.summary import Summary
-    from experiments.config.schema import Experiment
+from experiments.config.schema import Experiment
 
 ROW_HEIGHT = 15
 SYMBOLS = {"different": "circle", "equivalent": "diamond", "inconclusive": "circle", "under 3 seeds": "cross"}
@@ -46,8 +44,7 @@ def forest(summary: Summary, experiment: Experiment, looks: Mapping[str, Style])
 def _panel(group: pd.DataFrame, looks: Mapping[str, Style], reference: str, count: int, margin: float) -> Any:
     """One data set and setting: a heading per fraction, below it one line per model."""
     order, rows = [], []
-    for fraction in sorted(group["train_fraction"].unique()):
-        cells = group[group["train_fraction"] == fraction]
+    for fraction, cells in group.groupby("train_fraction"):
         n = cells["n"].iloc[0]
         order.append(f"#{fraction}|{percent(fraction)}" + (f": {int(n):,} images" if known(n) else ""))
         for _, cell in cells.iterrows():
@@ -73,7 +70,6 @@ def _panel(group: pd.DataFrame, looks: Mapping[str, Style], reference: str, coun
         scale=alt.Scale(zero=True, padding=6),
         axis=alt.Axis(tickCount=4),
     )
-    shown = list(looks.values())
     width = 150 if count == 1 else 120
     base = alt.Chart(style.inline(rows))
     band = (
@@ -82,7 +78,7 @@ def _panel(group: pd.DataFrame, looks: Mapping[str, Style], reference: str, coun
         .encode(x="from:Q", x2="to:Q")
     )
     zero = alt.Chart(style.inline([{"delta": 0}])).mark_rule(color=style.INK, strokeWidth=1).encode(x=x)
-    bars = base.mark_rule(strokeWidth=1.4).encode(x=alt.X("low:Q"), x2="high:Q", y=y, color=style.colour(shown, False))
+    bars = base.mark_rule(strokeWidth=1.4).encode(x=alt.X("low:Q"), x2="high:Q", y=y, color=style.colour(looks, False))
     tip = style.tooltip(
         model="Model", n=("Images", ",d"), seeds=("Seeds", "d"), delta=("Δ (points)", "+.2f"), text="Δ [95% interval]",
         state="State", runs="Runs",
@@ -90,8 +86,8 @@ def _panel(group: pd.DataFrame, looks: Mapping[str, Style], reference: str, coun
     marks = base.mark_point(opacity=1, size=42, strokeWidth=1.4).encode(
         x=x,
         y=y,
-        color=style.colour(shown, False),
-        fill=style.fill(shown, "datum.state == 'inconclusive'"),
+        color=style.colour(looks, False),
+        fill=style.fill(looks, "datum.state == 'inconclusive'"),
         shape=alt.Shape("state:N", scale=alt.Scale(domain=list(SYMBOLS), range=list(SYMBOLS.values())), legend=None),
         tooltip=tip,
     )

@@ -115,33 +115,34 @@ def styles(cells: pd.DataFrame) -> dict[str, Style]:
     return found
 
 
-def scale_of(looks: Iterable[Style], attribute: str) -> alt.Scale:
+def _scale(looks: Mapping[str, Style], attribute: str) -> alt.Scale:
     """Map labels of models to one attribute of their styles."""
-    looks = list(looks)
-    return alt.Scale(domain=[look.label for look in looks], range=[getattr(look, attribute) for look in looks])
+    return alt.Scale(
+        domain=[look.label for look in looks.values()], range=[getattr(look, attribute) for look in looks.values()]
+    )
 
 
-def legend(looks: Sequence[Style]) -> alt.Legend:
+def _legend(looks: Mapping[str, Style]) -> alt.Legend:
     """One legend for colour and shape, in as many columns as fit a figure's width."""
-    longest = max(len(look.label) for look in looks)
+    longest = max(len(look.label) for look in looks.values())
     fit = max(1, min(len(looks), 4, 56 // (longest + 5)))
     rows = -(-len(looks) // fit)
     return alt.Legend(title=None, columns=-(-len(looks) // rows), symbolOpacity=1, symbolDash=[1, 0], symbolStrokeWidth=0)
 
 
-def colour(looks: Sequence[Style], shown: bool = True) -> alt.Color:
+def colour(looks: Mapping[str, Style], shown: bool = True) -> alt.Color:
     """Colour channel over the field ``model``."""
-    return alt.Color("model:N", scale=scale_of(looks, "colour"), legend=legend(looks) if shown else None)
+    return alt.Color("model:N", scale=_scale(looks, "colour"), legend=_legend(looks) if shown else None)
 
 
-def shape(looks: Sequence[Style]) -> alt.Shape:
+def shape(looks: Mapping[str, Style]) -> alt.Shape:
     """Shape channel over the field ``model``."""
-    return alt.Shape("model:N", scale=scale_of(looks, "shape"), legend=legend(looks))
+    return alt.Shape("model:N", scale=_scale(looks, "shape"), legend=_legend(looks))
 
 
-def fill(looks: Sequence[Style], hollow: str) -> Any:
+def fill(looks: Mapping[str, Style], hollow: str) -> Any:
     """Fill with the model's colour, or white where the expression `hollow` holds."""
-    return alt.condition(hollow, alt.value("white"), alt.Fill("model:N", scale=scale_of(looks, "colour"), legend=None))
+    return alt.condition(hollow, alt.value("white"), alt.Fill("model:N", scale=_scale(looks, "colour"), legend=None))
 
 
 def stroke() -> dict[str, Any]:
@@ -206,18 +207,26 @@ def panels(cells: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
     In order of appearance. A title names only what differs between panels, and is empty where there is one panel.
     """
-    many_data, many_settings = cells["data"].nunique() > 1, cells["setting"].nunique() > 1
-    found = []
-    for _, group in cells.groupby(["data", "setting"], sort=False):
-        parts = [str(group["data_title"].iloc[0])] if many_data else []
-        parts += [str(group["setting"].iloc[0])] if many_settings else []
-        found.append((", ".join(part for part in parts if part), group))
-    return found
+    differ = [name for name in ("data", "setting") if cells[name].nunique() > 1]
+    named = {"data": "data_title", "setting": "setting"}
+    return [
+        (", ".join(filter(None, (str(group[named[name]].iloc[0]) for name in differ))), group)
+        for _, group in cells.groupby(["data", "setting"], sort=False)
+    ]
 
 
 def full_data(group: pd.DataFrame) -> pd.DataFrame:
     """The cells at the largest fraction of a panel."""
     return group[group["train_fraction"] == group["train_fraction"].max()]
+
+
+def side_by_side(at: pd.Series, means: pd.Series, gap: float, near: float = np.inf) -> list[float]:
+    """Places along a logarithmic axis: marks of equal place and near means stand around it, a factor `gap` apart."""
+    places = []
+    for index, value in at.items():
+        beside = list(at.index[(at == value) & ((means - means[index]).abs() < near)])
+        places.append(value * gap ** (beside.index(index) - (len(beside) - 1) / 2))
+    return places
 
 
 def width(count: int) -> int:

@@ -27,10 +27,6 @@ def null_error(diagram: Reliability) -> tuple[float, float]:
     The limit stands in for an interval of the error itself. The error is a sum of absolute values, biased upwards by about
     this null; a bootstrap of it carries the bias twice and covers nothing of interest.
 
-    Parameters
-    ----------
-    diagram : Reliability
-
     Returns
     -------
     mean : float
@@ -58,18 +54,10 @@ def null_error(diagram: Reliability) -> tuple[float, float]:
 
 
 def summarise(predictions: Mapping[str, Any]) -> dict[str, Any]:
-    """One run's calibration on test, as it is and after temperature scaling on validation.
+    """One run's calibration on test, as it is and after temperature scaling on validation; arrays of ``predictions.npz``.
 
-    Parameters
-    ----------
-    predictions : mapping of str to ndarray
-        As in ``predictions.npz``.
-
-    Returns
-    -------
-    dict
-        ``ece``; ``ece_null`` and ``ece_null_high`` of `null_error`; ``ece_scaled``, NaN where ``ece_scaled_note`` gives a
-        reason: fewer than 100 validation images, or a temperature at a bound, where validation does not determine it.
+    ``ece``; ``ece_null`` and ``ece_null_high`` of `null_error`; ``ece_scaled``, NaN where ``ece_scaled_note`` gives a
+    reason: fewer than 100 validation images, or a temperature at a bound, where validation does not determine it.
     """
     logits, labels = predictions["logits"], predictions["labels"]
     diagram = reliability(logits, labels)
@@ -84,28 +72,17 @@ def summarise(predictions: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fit_temperature(val_logits: npt.ArrayLike, val_labels: npt.ArrayLike) -> float:
-    """The temperature T that minimises the mean NLL of ``logits / T`` on the validation set.
+    """The temperature T that minimises the mean NLL of ``logits / T`` on the validation set; logits (N, C), labels (N,).
 
     The NLL is convex in 1/T, so its slope changes sign at most once inside [0.05, 20]; a bound is returned where it does
     not, as for a validation set without a wrong answer, whose NLL keeps falling with T. Never fit it on test
-    images.
-
-    Parameters
-    ----------
-    val_logits : array of shape (N, C)
-    val_labels : array of shape (N,)
-
-    Returns
-    -------
-    float
-        Above 1 for an over-confident model, below 1 for an under-confident one.
+    images. It is above 1 for an over-confident model, below 1 for an under-confident one.
 
     References
     ----------
     Guo et al. (2017), arXiv:1706.04599, section 4.2, Eq. 9.
     """
     scores, indices = checked(val_logits, val_labels)
-
     shifted = scores - scores.max(axis=1, keepdims=True)
     own = float(shifted[np.arange(len(indices)), indices].mean())
 

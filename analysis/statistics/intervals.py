@@ -257,20 +257,6 @@ def accuracy_slope(accuracy: Floats) -> Floats:
     return np.asarray(np.exp(-0.5 * special.ndtri(accuracy) ** 2) / np.sqrt(2 * np.pi))
 
 
-def mean_std(values: npt.ArrayLike) -> tuple[float, float]:
-    """Mean and sample standard deviation (ddof 1) of one value per seed; the deviation of one value is NaN.
-
-    Raises
-    ------
-    ValueError
-        If there is no value, or one is NaN or infinite.
-    """
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
-        raise ValueError(f"`values` must be a non-empty list of finite numbers, one per seed, got {values!r}.")
-    return float(array.mean()), float(array.std(ddof=1)) if array.size > 1 else float("nan")
-
-
 def classify(p_different: float, p_beyond: float) -> State:
     """The state of a pair, from its Holm-adjusted p-values of no difference and of a difference beyond the margin.
 
@@ -280,30 +266,15 @@ def classify(p_different: float, p_beyond: float) -> State:
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:
-    """Holm's step-down adjustment of the p-values of one family.
+    """Holm's step-down adjustment of the p-values of one family, (K,), in the order given and at most 1.
 
-    Parameters
-    ----------
-    p_values : array of shape (K,)
-        Unadjusted p-values. NaN, a comparison that could not be made, stays NaN and does not count.
-
-    Returns
-    -------
-    array of shape (K,)
-        Adjusted p-values, at most 1, in the order given.
-
-    Raises
-    ------
-    ValueError
-        If a p-value lies outside [0, 1].
+    NaN, a comparison that could not be made, stays NaN and does not count.
 
     References
     ----------
     Holm (1979), A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6(2): 65–70.
     """
     p = np.asarray(p_values, dtype=np.float64)
-    if p.ndim != 1 or np.any((p < 0) | (p > 1)):
-        raise ValueError(f"`p_values` must be a list of numbers in [0, 1], got {p_values!r}.")
     # The k-th smallest of K counts K − k + 1 times, and none counts less than a smaller one; NaN sorts last.
     order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]
     times = np.arange(order.size, 0, -1)
@@ -313,32 +284,16 @@ def holm(p_values: npt.ArrayLike) -> Floats:
 
 
 def friedman(table: npt.ArrayLike) -> float:
-    """p-value of the hypothesis that methods rank equally over datasets.
+    """p-value of the hypothesis that methods rank equally over datasets, by the χ² approximation.
 
-    Parameters
-    ----------
-    table : array of shape (datasets, methods)
-        One score per dataset and method; at least 6 datasets and 3 methods.
-
-    Returns
-    -------
-    float
-        From the χ² approximation; 1 where all methods tie on all datasets.
-
-    Raises
-    ------
-    ValueError
-        Below 6 datasets or 3 methods, or if a score is missing.
+    `table` has a score for each of at least `MIN_DATASETS` datasets, in rows, and 3 methods. Where all methods tie on all
+    datasets the answer is 1.
 
     References
     ----------
     Demšar (2006), Statistical comparisons of classifiers over multiple data sets, JMLR 7: 1–30, section 3.2.2.
     """
     array = np.asarray(table, dtype=np.float64)
-    if array.ndim != 2 or array.shape[0] < MIN_DATASETS or array.shape[1] < 3 or not np.isfinite(array).all():
-        raise ValueError(
-            f"`table` must be at least {MIN_DATASETS} datasets × 3 methods without a missing score, got shape {array.shape}."
-        )
     if (array == array[:, :1]).all():
         return 1.0
     return float(stats.friedmanchisquare(*array.T).pvalue)

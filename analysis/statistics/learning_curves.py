@@ -91,7 +91,6 @@ def multiplier(comparisons: Comparisons, n: Floats, ahead: Sequence[Cell], behin
 
     Parameters
     ----------
-    comparisons : Comparisons
     n : array of shape (F,)
         Data budgets, strictly increasing, at least 2.
     ahead, behind : sequences of F cells
@@ -105,16 +104,11 @@ def multiplier(comparisons: Comparisons, n: Floats, ahead: Sequence[Cell], behin
     """
     layout = comparisons.layout
     floor = 0.5 / layout.n_images
-    fits = [_monotone(layout.mean[[layout.index[cell] for cell in cells]]) for cells in (ahead, behind)]
-    (curve, pool), (last, last_pool) = fits
+    (curve, pool), (last, last_pool) = (_monotone(_accuracies(comparisons, cells)) for cells in (ahead, behind))
     errors, target = np.maximum(1 - curve, floor), max(1 - last[-1], floor)
-    grid, left, share = _between(n)
-    log_errors = np.log(errors)
-    error = np.exp((1 - share) * log_errors[left] + share * log_errors[left + 1])
-    slopes = np.zeros((grid.size, n.size))
-    rows = np.arange(grid.size)
-    slopes[rows, left] += (1 - share) * error / errors[left]
-    slopes[rows, left + 1] += share * error / errors[left + 1]
+    grid, shares = _between(n)
+    error = np.exp((shares * np.log(errors)).sum(axis=1))
+    slopes = shares * error[:, None] / errors
     weights = _weights(comparisons, ahead, slopes @ pool) - _weights(comparisons, behind, last_pool[-1:])
     found = layout.estimates(weights, _across(comparisons, ahead), target - error)
 
@@ -149,32 +143,19 @@ def crossover(
 ) -> Crossover | None:
     """Where one learning curve passes the other, in log error over log n; None unless marks on either side say that it does.
 
-    Parameters
-    ----------
-    comparisons : Comparisons
-    n : array of shape (F,)
-    first, second : sequences of F cells
-    signs : sequence of F int
-        Of `first` − `second` where that difference is significant, else 0.
+    `signs`, F of them, are those of `first` − `second` where that difference is significant, else 0.
     """
     marked = [at for at, sign in enumerate(signs) if sign]
-    if not marked:
-        return None
     opposite = [at for at in marked if signs[at] == -signs[marked[-1]]]
     if not opposite:
         return None
     start, end = opposite[-1], next(at for at in marked if at > opposite[-1])
-    grid, left, share = _between(n[start : end + 1])
-    rows = np.arange(grid.size)
-    points = np.zeros((grid.size, end + 1 - start))
-    points[rows, left] += 1 - share
-    points[rows, left + 1] += share
-    points *= signs[end]
+    grid, shares = _between(n[start : end + 1])
     weights, estimate = np.zeros((grid.size, len(comparisons.layout.index))), np.zeros(grid.size)
-    for curve, sign in ((first[start : end + 1], 1.0), (second[start : end + 1], -1.0)):
-        errors = _errors(comparisons, curve)
-        weights += _weights(comparisons, curve, sign * points / errors)
-        estimate -= sign * points @ np.log(errors)
+    for curve, sign in ((first[start : end + 1], signs[end]), (second[start : end + 1], -signs[end])):
+        errors = np.maximum(1 - _accuracies(comparisons, curve), 0.5 / comparisons.layout.n_images)
+        weights += _weights(comparisons, curve, sign * shares / errors)
+        estimate -= sign * shares @ np.log(errors)
     found = comparisons.layout.estimates(weights, comparisons.of_differences, estimate)
     last = int(np.flatnonzero(found.estimate < 0)[-1])
     part = found.estimate[last] / (found.estimate[last] - found.estimate[last + 1])
@@ -213,10 +194,8 @@ def _across(comparisons: Comparisons, curve: Sequence[Cell]) -> Floats:
     return across_budgets(comparisons, curve[0][0], [cell[2] for cell in curve])
 
 
-def _errors(comparisons: Comparisons, cells: Sequence[Cell]) -> Floats:
-    """Error rates of cells, half an image at least."""
-    layout = comparisons.layout
-    return np.maximum(1 - layout.mean[[layout.index[cell] for cell in cells]], 0.5 / layout.n_images)
+def _accuracies(comparisons: Comparisons, cells: Sequence[Cell]) -> Floats:
+    return comparisons.layout.mean[[comparisons.layout.index[cell] for cell in cells]]
 
 
 def _monotone(accuracy: Floats) -> tuple[Floats, Floats]:
@@ -228,12 +207,11 @@ def _monotone(accuracy: Floats) -> tuple[Floats, Floats]:
     return fit.x, pool
 
 
-def _between(n: Floats) -> tuple[Floats, np.ndarray, Floats]:
-    """Points from the first to the last budget: their n, the budget to their left, and how far they are to the next."""
-    share = np.tile(np.arange(POINTS) / POINTS, n.size - 1)
-    left = np.repeat(np.arange(n.size - 1), POINTS)
-    share, left = np.append(share, 1.0), np.append(left, n.size - 2)
-    return np.exp((1 - share) * np.log(n)[left] + share * np.log(n)[left + 1]), left, share
+def _between(n: Floats) -> tuple[Floats, Floats]:
+    """Points from the first to the last budget: their n, and the share that each budget has in them, (P, F)."""
+    at = np.arange((n.size - 1) * POINTS + 1) / POINTS
+    shares = np.maximum(1 - np.abs(at[:, None] - np.arange(n.size)), 0)
+    return np.exp((shares * np.log(n)).sum(axis=1)), shares
 
 
 def _weights(comparisons: Comparisons, cells: Sequence[Cell], values: Floats) -> Floats:

@@ -20,13 +20,7 @@ DRAWS = 2000
 
 
 def expected_best(values: npt.ArrayLike, k: int) -> float:
-    """Mean over all choices of k of the K tries of the best of them.
-
-    Parameters
-    ----------
-    values : array of shape (..., K)
-    k : int
-        From 1 to K.
+    """Mean over all choices of k of the K tries of the best of them; values (..., K) and k from 1 to K.
 
     References
     ----------

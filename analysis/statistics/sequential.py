@@ -53,7 +53,7 @@ def outcomes(
 
     Returns
     -------
-    list
+    list of Outcome
         ``open`` too where seeds vary so much that no test is trusted, or there are fewer than three.
     """
     at = [comparisons.place(*pair) for pair in pairs]

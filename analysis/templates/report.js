@@ -101,17 +101,19 @@ function choice(title, options, change) {
   return [select, make("label", {}, title, select)];
 }
 
-// What a model answered on image i over the chosen seeds.
+// What a model answered on image i, `predicted` by seed.
 function answersOf(group, model, fraction, seeds, i) {
-  const runs = seeds.map((seed) => group.answers[`${model} ${fraction} ${seed}`]).filter(Boolean);
+  const bySeed = seeds.map((seed) => group.answers[`${model} ${fraction} ${seed}`]);
+  const runs = bySeed.filter(Boolean);
   const right = runs.filter((run) => run[0][i] === group.labels[i]).length;
-  return { runs: runs.length, right, predicted: runs.map((run) => [run[0][i], run[1][i]]), truth: total(runs.map((run) => run[2][i])) / runs.length };
+  const predicted = bySeed.map((run) => run && [run[0][i], run[1][i]]);
+  return { runs: runs.length, right, predicted, truth: total(runs.map((run) => run[2][i])) / runs.length };
 }
 
 function chosen(group, asked) {
   const images = group.labels.map((_, i) => {
     const [a, b] = [asked.first, asked.second].map((model) => answersOf(group, model, asked.fraction, asked.seeds, i));
-    return { i, a, b, differ: a.predicted.some(([answer], at) => b.predicted[at] && answer !== b.predicted[at][0]) };
+    return { i, a, b, differ: a.predicted.some((own, at) => own && b.predicted[at] && own[0] !== b.predicted[at][0]) };
   });
   const wrong = (own) => own.right < own.runs;
   const kept = { differ: (x) => x.differ, worst: (x) => wrong(x.a), both: (x) => wrong(x.a) && wrong(x.b), all: () => true };
@@ -144,7 +146,7 @@ function thumbnail(group, i, map) {
 function tile(group, asked, image, map) {
   const name = (index) => make("bdi", { textContent: group.classes[index] });
   const line = (model, own) => make("div", {}, make("bdi", { textContent: Object.fromEntries(group.models)[model] }), ": ",
-    ...own.predicted.flatMap(([answer, share], at) => [at ? ", " : "",
+    ...own.predicted.filter(Boolean).flatMap(([answer, share], at) => [at ? ", " : "",
       answer === group.labels[image.i] ? make("span", { className: "right" }, name(answer), ` ${share}%`)
         : make("span", { className: "wrong" }, "✗ ", name(answer), ` ${share}%`)]));
   const picture = group.sprite ? [thumbnail(group, image.i, map)] : [];

@@ -42,8 +42,6 @@ def test_unknown_differences_do_not_count():
     assert full == lacking and full.k == 3
     single = pooled([0.02, nan], [0.01, 0.01])
     assert single.k == 1 and np.isnan([single.mean, single.low, single.prediction_high]).all()
-    with pytest.raises(ValueError, match="`se` must be above 0"):
-        pooled([0.1, 0.2], [0.01, 0.0])
 
 
 def coverage(k: int, tau: float, errors: tuple[float, ...], times: int) -> tuple[float, float]:

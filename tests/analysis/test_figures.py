@@ -203,8 +203,9 @@ def test_step_climbs_over_the_best_so_far() -> None:
 
 
 def test_equal_costs_stand_side_by_side() -> None:
-    places = cost.side_by_side(pd.Series([2.0, 8.0, 2.0], index=[5, 6, 7]), gap=4.0)
-    assert places == pytest.approx([1.0, 8.0, 4.0])
+    costs, means = pd.Series([2.0, 8.0, 2.0], index=[5, 6, 7]), pd.Series([0.1, 0.1, 0.9], index=[5, 6, 7])
+    assert style.side_by_side(costs, means, gap=4.0) == pytest.approx([1.0, 8.0, 4.0])
+    assert style.side_by_side(costs, means, gap=4.0, near=0.5) == costs.tolist()
 
 
 def test_unknown_cost_is_left_out(full: Drawn) -> None:

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from scipy import special
 
-from analysis import efficiency
+from analysis import captions, efficiency
 from analysis.groups import groups_of
 from analysis.load import load
 from analysis.statistics.comparisons import Comparisons
 from analysis.statistics.contrasts import Layout
 from analysis.statistics.intervals import holm
+from analysis.summary import summarise
 from tests.analysis.conftest import make_experiment, write_experiment
 
 
@@ -54,6 +55,16 @@ def test_labs_of_one_seed_have_no_interval_and_runs_without_a_lab_belong_to_none
     _labs(runs.folder, {run["run_id"]: ("a", "b", "")[run["seed"]] for _, run in results.runs.iterrows()})
     found = efficiency.labs(groups_of(results, runs.experiment))
     assert len(found) and found[["low", "high", "p"]].isna().all(axis=None) and found["change"].notna().all()
+
+
+def test_what_is_said_of_labs_is_of_the_rows_that_can_be_tested(tmp_path: Path) -> None:
+    """One cell that lacks a seed once hid the p-values of all others."""
+    runs = write_experiment(tmp_path / "synthetic", make_experiment(seeds=[0, 1, 2, 3], train_fractions=[1.0]))
+    _labs(runs.folder, {cell["run_id"]: "ab"[cell["seed"] % 2] for cell in runs.ledger["cells"]})
+    runs.lose(runs.run_id("vit", 1.0, 3))
+    summary = summarise(load(runs.ledger, runs.folder, runs.experiment), runs.experiment)
+    assert summary.interactions["p"].isna().sum() == 1
+    assert "heterogeneity is not shown (smallest p, adjusted over all their rows, 1.000)" in captions.labs(summary)
 
 
 @pytest.mark.slow

@@ -132,3 +132,4 @@ def test_where_some_seeds_fail_to_learn_there_is_no_mark_and_no_interval_of_an_a
     assert summary.budgets.loc[across, "low"].isna().all()
     said = " ".join(verdict.sentences(summary))
     assert "no intervals of accuracies" in said and "nan" not in said
+    assert said.count("is not tested, as seeds differ too much.") == 3 and "takes 3 seeds" not in said

@@ -119,7 +119,7 @@ def test_a_title_stays_a_text_in_a_drawing() -> None:
         alt.Chart(style.inline(rows))
         .mark_point()
         .encode(x=alt.X("value:Q", title=f"Δ to {HOSTILE}"), y=alt.Y("model:N", sort=[HOSTILE, "b"]),
-                color=style.colour([look, replace(look, label="b")]))
+                color=style.colour({"a": look, "b": replace(look, label="b")}))
         .properties(title=HOSTILE)
     )  # fmt: skip
     svg = vl_convert.vegalite_to_svg(style.specification(chart, "A figure"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import product
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -10,8 +13,9 @@ from analysis import planned
 from analysis.groups import groups_of
 from analysis.load import load
 from analysis.power import Known, Spread, chosen, known, pair_of, powers
+from experiments.config.schema import Recipe
 from experiments.records.intended import Costs, Plan
-from tests.analysis.conftest import SyntheticRuns
+from tests.analysis.conftest import FULL_ERROR, MODELS, SyntheticRuns, make_experiment, write_experiment, write_run
 
 REACH = stats.norm.ppf(0.975) + stats.norm.ppf(0.8)
 
@@ -57,6 +61,21 @@ def test_records_show_their_variances(synthetic_runs: SyntheticRuns) -> None:
     victim.write_bytes(b"damaged")
     known(root, "shapes", faults)
     assert len(faults) == 1 and str(victim) in faults[0] and "No variance is taken from it" in faults[0]
+
+
+def test_seeds_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
+    """A short first try lay in the same folder, and its seeds were once taken for seeds of the whole runs."""
+    whole = write_experiment(tmp_path / "whole", make_experiment(train_fractions=[1.0]))
+    (alone,) = known(whole.folder, "shapes", [])
+    short = Recipe(steps=20, batch_size=32, learning_rate=1e-3)
+    for model, seed in product(MODELS, (0, 1)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(FULL_ERROR, model, 0.7)
+            write_run(whole.folder, whole.experiment, model, "shapes", 1.0, seed, recipe=short)
+    (mixed,) = known(whole.folder, "shapes", [])
+    assert mixed.pairs == alone.pairs
+    np.testing.assert_array_equal(mixed.spread.shift, alone.spread.shift)
+    np.testing.assert_array_equal(mixed.spread.images, alone.spread.images)
 
 
 def test_a_small_effect_says_how_many_images_and_no_record_says_so(synthetic_runs: SyntheticRuns) -> None:

@@ -5,14 +5,16 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from analysis import figures, page, report
+from analysis import figures, mistakes, page, report
 from analysis.fairness.certificate import Unequal
-from analysis.load import NothingDone
+from analysis.groups import groups_of
+from analysis.load import NothingDone, load
 from tests.analysis import conftest
 from tests.analysis.conftest import MODELS, make_experiment, truth, write_experiment
 
@@ -217,6 +219,7 @@ def test_one_seed(tmp_path, no_figures):
     runs = write_experiment(tmp_path / "runs" / "synthetic", make_experiment(seeds=[0]))
     made = _build(runs, tmp_path / "out")
     assert made.verdict[0].endswith("−10.0 points; that this is more than chance is not tested, which takes 3 seeds.")
+    assert not any("CI –" in text for text in made.verdict)
     assert "has the highest mean accuracy, 89.5%" in made.verdict[1] and "not tested" in made.verdict[1]
     assert any("one seed" in sentence for sentence in made.verdict)
     assert any("fewer images, by one seed: that this is more than chance is not tested." in text for text in made.verdict)
@@ -297,7 +300,9 @@ window.addEventListener("load", () => setTimeout(() => {
   budget.dispatchEvent(new Event("input"));
   const gallery = [differing, tiles(), document.querySelector(".asked output").textContent];
   const unnamed = document.querySelectorAll(".plot:not([aria-label]), .scroll:not([aria-label])").length;
-  const result = {gallery, before, ascending, descending, shown, drawn, plots, unnamed,
+  const lost = {labels: [0], answers: {"a 1 0": [[0], [9], [9]], "a 1 1": [[1], [9], [0]], "b 1 1": [[1], [9], [0]]}};
+  const differ = chosen(lost, {first: "a", second: "b", fraction: "1", seeds: [0, 1], order: "differ"}).length;
+  const result = {gallery, differ, before, ascending, descending, shown, drawn, plots, unnamed,
     heading: document.querySelector("h1").textContent, hero: hero.bottom + window.scrollY,
     filled: hero.width / document.querySelector(".top .plot").clientWidth,
     overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth};
@@ -343,6 +348,7 @@ def test_the_page_in_a_browser(whole, tmp_path, width, screens):
     ]
     assert 0 < seen["gallery"][0] <= 60 and seen["gallery"][1:] == [60, "10% (n = 100)"]
     assert seen["shown"] == 3 and seen["unnamed"] == 0
+    assert seen["differ"] == 0  # where the second lacks a seed, seed is compared with seed
     assert seen["heading"] == whole.verdict[0] and seen["hero"] < screens and seen["filled"] > 0.85
     assert seen["drawn"] == seen["plots"] >= 5
     assert seen["overflow"] <= 0
@@ -378,6 +384,29 @@ def test_contrast_in_the_bright_and_the_dark_scheme(scheme):
         for name in ("ink", "soft", "accent", "good", "bad", "open"):
             bright, dark = sorted((_luminance(colours[name]), _luminance(colours[ground])), reverse=True)
             assert (bright + 0.05) / (dark + 0.05) >= 4.5, (name, ground)
+
+
+def test_device_time_counts_each_run_and_each_trial_once(synthetic_runs):
+    """The cost of a recipe's trials and of weights is charged to each run in the tables, and was spent once."""
+    synthetic_runs.edit_record(synthetic_runs.run_id("vit"), compute={"pretraining_device_hours": 100})
+    results = load(synthetic_runs.ledger, synthetic_runs.folder, synthetic_runs.experiment)
+    trial = results.records[synthetic_runs.run_id("vit")]
+    assert sum(cost.device_hours for cost in results.costs) == pytest.approx(36 * 0.001)
+    results = replace(results, trials={("vit", "shapes", 1.0): [trial, trial]})
+    assert sum(cost.device_hours for cost in results.costs) == pytest.approx(38 * 0.001)
+    shown = [page.cost(hours) for hours in (0, 0.004, 2, 30)]
+    assert shown == ["", ", 14 device-seconds", ", 120 device-minutes", ", 30.0 device-hours"]
+
+
+def test_models_of_one_title_both_stand_among_the_errors(tmp_path):
+    """The second once took the place of the first."""
+    twins = MODELS | {"vit_timm": MODELS["vit_timm"].model_copy(update={"title": MODELS["vit"].title})}
+    runs = write_experiment(tmp_path / "synthetic", make_experiment(models=twins, train_fractions=[1.0]))
+    results = load(runs.ledger, runs.folder, runs.experiment)
+    per_class, agreement = mistakes.tables(groups_of(results, runs.experiment))
+    assert per_class.columns[-2:] == ["ViT (ours)", "ViT (ours)"]
+    assert per_class.blocks[0].rows[0].entries[-2] != per_class.blocks[0].rows[0].entries[-1]
+    assert len(agreement.blocks[0].rows) == 6
 
 
 def test_files_that_can_no_longer_be_made_are_removed(synthetic_runs, tmp_path, monkeypatch):

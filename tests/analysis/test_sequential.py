@@ -122,7 +122,8 @@ def test_a_look_decides_by_the_comparisons_of_the_report_and_the_report_adjusts(
     before = compare(plain, "shapes")
     decision_of(runs).keep(runs.folder)
     results = load(runs.ledger, runs.folder, runs.experiment)
-    assert plain.spending is None and results.spending == (0.03, 1.0)  # as decisions of earlier versions have it
+    assert before.layout.spending is None
+    assert compare(results, "shapes").layout.spending == (0.03, 1.0)  # as decisions of earlier versions have it
     pairs = judged(decision_of(runs), results)
     assert before is not None
     for pair in pairs:

@@ -11,7 +11,7 @@ from statsmodels.stats.multitest import multipletests
 
 from analysis.power import Spread
 from analysis.statistics import intervals
-from analysis.statistics.intervals import Estimates, classify, friedman, holm, learn, mean_std, typical_kappa
+from analysis.statistics.intervals import Estimates, classify, friedman, holm, learn, typical_kappa
 
 FLAT = learn(np.zeros(1), np.ones(1), np.ones(1), np.zeros(1))
 """The prior of a table that shows nothing about seeds."""
@@ -157,20 +157,6 @@ def test_accuracy_slope_by_hand():
     assert intervals.accuracy_slope(np.array([0.5, 0.975])) == pytest.approx([0.398942, 0.058445], abs=1e-6)
 
 
-def test_mean_and_sample_deviation():
-    # Deviations −1, 0, 1: variance (1 + 0 + 1)/2.
-    assert mean_std([1, 2, 3]) == (2, 1)
-    mean, std = mean_std([0.25])
-    assert mean == 0.25
-    assert np.isnan(std)
-
-
-@pytest.mark.parametrize("values", [[], [0.5, np.nan], [np.inf]])
-def test_mean_refuses(values):
-    with pytest.raises(ValueError, match="`values` must be a non-empty list of finite numbers"):
-        mean_std(values)
-
-
 @pytest.mark.parametrize(
     ("p_different", "p_beyond", "state"),
     [
@@ -200,8 +186,6 @@ def test_holm_on_a_hand_computed_family():
     np.testing.assert_allclose(holm([0.9, 0.8]), [1, 1])
     assert holm([]).shape == (0,)
     assert np.isnan(holm([np.nan])).all()
-    with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        holm([0.5, 1.5])
 
 
 def test_friedman_by_hand_and_scipy():
@@ -212,9 +196,3 @@ def test_friedman_by_hand_and_scipy():
     table = np.random.default_rng(7).random((8, 4))
     assert friedman(table) == pytest.approx(scipy_stats.friedmanchisquare(*table.T).pvalue)
     assert friedman(np.full((6, 3), 0.5)) == 1
-
-
-@pytest.mark.parametrize("table", [np.ones((5, 3)), np.ones((6, 2)), np.full((6, 3), np.nan)])
-def test_friedman_refuses(table):
-    with pytest.raises(ValueError, match="at least 6 datasets × 3 methods without a missing score"):
-        friedman(table)
