@@ -10,11 +10,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments import metrics
 from experiments.config.schema import Experiment
 from experiments.records.dataset import DATA_FILE
+from experiments.records.digests import SUMS_FILE
 from experiments.records.folder import MERGED_FILE
 from experiments.records.intended import DECISION_FILE, PLAN_FILE
-from experiments.records.record import CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, RECORD_FILE, set_aside, write_json
+from experiments.records.record import (
+    CONFIG_FILE,
+    EXAMPLES_FILE,
+    METRICS_FILE,
+    PREDICTIONS_FILE,
+    RECORD_FILE,
+    set_aside,
+    write_json,
+)
 from experiments.records.state import StateError, read_bytes, read_cache
 
 MEMORY_FILE = ".made.json"
@@ -40,16 +50,17 @@ def key_of(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, link
     """
     digest = hashlib.sha256(json.dumps([ledger, dict(links)], sort_keys=True).encode())
     digest.update(experiment.model_dump_json().encode())
-    for name in (DATA_FILE, MERGED_FILE, PLAN_FILE, DECISION_FILE):
+    for name in (DATA_FILE, MERGED_FILE, PLAN_FILE, DECISION_FILE, SUMS_FILE):
         with contextlib.suppress(FileNotFoundError, StateError):
             digest.update(read_bytes(folder / name))
-    for record in (folder / cell["run_id"] / RECORD_FILE for cell in ledger["cells"] if cell["status"] == "done"):
+    for record in sorted(folder.glob(f"*/{RECORD_FILE}")):  # of cells, of trials and of other settings
         digest.update(record.read_bytes())
-        for name in (CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE):
+        for name in (CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, EXAMPLES_FILE):
             with contextlib.suppress(OSError):
                 facts = (record.parent / name).stat()
                 digest.update(f"{record.parent.name} {name} {facts.st_size} {facts.st_mtime_ns}".encode())
-    for source in sorted(path for path in Path(__file__).parent.rglob("*") if path.suffix in (".py", ".j2", ".css", ".js")):
+    sources = (path for path in Path(__file__).parent.rglob("*") if path.suffix in (".py", ".j2", ".css", ".js"))
+    for source in (Path(metrics.__file__), *sorted(sources)):
         digest.update(source.read_bytes())
     return digest.hexdigest()
 

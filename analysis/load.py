@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.fairness.checks import copied_or_foreign
+from analysis.fairness.copies import copied_or_foreign
 from analysis.run_folder import (
     COMPUTE_COLUMNS,
     Arrays,

@@ -192,8 +192,8 @@ def _guessing(block: pd.DataFrame) -> str:
     if block["low"].isna().all() or (block["low"] > 1 / block["n_classes"]).any():
         return ""
     return (
-        f"No model is told apart from guessing one of {block['n_classes'].max():.0f} classes: so few images need weights "
-        "that were trained on more, as in the experiment vit_pizza_pretrained."
+        f"No model is told apart from guessing one of {block['n_classes'].max():.0f} classes. Where images are few, and not "
+        "steps, weights that were trained on more may help, as in the experiment vit_pizza_pretrained."
     )
 
 
