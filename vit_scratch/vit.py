@@ -280,7 +280,7 @@ class VisionTransformer(nn.Module):
         super().__init__()
         image_size, patch_size = pair("image_size", image_size), pair("patch_size", patch_size)
         check_counts(dim=dim, depth=depth, num_heads=num_heads, in_channels=in_channels, num_classes=num_classes)
-        check_counts(mlp_hidden_dim=int(dim * mlp_ratio))
+        check_counts(mlp_hidden_dim=int(dim * mlp_ratio) if math.isfinite(mlp_ratio) else mlp_ratio)
         check_sizes(image_size, patch_size, dim, num_heads)
         check_rates(drop_rate=drop_rate, attention_drop_rate=attention_drop_rate, drop_path_rate=drop_path_rate)
         check_choice("pool", pool, ("cls", "mean"))
