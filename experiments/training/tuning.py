@@ -81,8 +81,8 @@ def chosen(cell: Cell, experiment_folder: Path) -> tuple[Cell, list[Record]]:
         raise ConfigError(f"{cell.describe()}: none of its {len(trials)} tuning trials ended well; {fix}.")
 
     def merit(number: int) -> tuple[float, float]:
-        metrics = done[number].metrics
-        return -(metrics["val/top1"] or 0.0), metrics["val/nll"] or math.inf
+        top1, nll = (done[number].metrics[f"val/{name}"] for name in ("top1", "nll"))
+        return -(top1 or 0.0), math.inf if nll is None else nll
 
     best = min(done, key=merit)
     return replace(cell, recipe=trials[best].recipe), list(records.values())
