@@ -24,7 +24,7 @@ from experiments.data.seeding import integer_seed
 from experiments.data.splits import nested_subset, split_hash
 from experiments.records.record import Record
 from experiments.tracking import content
-from experiments.training import artifacts, compilation, cost, distributed, models
+from experiments.training import artifacts, compilation, cost, distributed, models, pretrained
 from experiments.training.artifacts import Facts, Predictions
 from experiments.training.attempt import Attempt
 from experiments.training.device import resolve_device, set_deterministic
@@ -245,7 +245,7 @@ def looked(
     model: nn.Module, normalise: Normalise, pixels: NDArray[np.uint8], device: torch.device
 ) -> NDArray[np.uint8] | None:
     """Where this project's ViT looks on images (N, C, H, W), each map with 255 at its largest; None for any other model."""
-    model = getattr(model, "module", model).eval()
+    model = pretrained.unwrapped(model).eval()
     if not isinstance(model, VisionTransformer):
         return None
     images = normalise(torch.from_numpy(np.ascontiguousarray(pixels)).to(device)).to(next(model.parameters()).dtype)

@@ -23,7 +23,7 @@ from experiments.config import loading
 from experiments.config.errors import ConfigError
 from experiments.grid import driver
 from experiments.inference.export import ABOUT
-from experiments.inference.predict import attention, heat_map, predict
+from experiments.inference.predict import Guess, attention, draw_attention, heat_map, predict
 from experiments.inference.trained import Trained, load_run
 from experiments.records.record import read_record
 from experiments.training.run import run
@@ -134,6 +134,17 @@ def test_attention_is_drawn_for_every_photo(
     assert (pixels[:28, :336] == 0).any() and (pixels[:28, 336:] == 0).any(), "name and prediction are written"
     assert np.ptp(pixels[28:364, 336:].astype(int), axis=2).max() > 50, "the heat has colours"
     assert str(target) in capsys.readouterr().out
+
+
+def test_attention_lies_over_what_the_model_saw(vit: Path, tmp_path: Path) -> None:
+    trained, target, photo = load_run(vit), tmp_path / "attention.png", tmp_path / "framed.png"
+    framed = np.zeros((80, 80), np.uint8)
+    framed[20:60, 20:60] = 255
+    Image.fromarray(framed).save(photo)
+    data = trained.data.model_copy(update={"store_size": 16, "crop_fraction": 0.5})
+    draw_attention(replace(trained, data=data), [photo], [Guess("1", 1.0)], target)
+    with Image.open(target) as picture:
+        assert np.asarray(picture)[28 + 10 : 354, 10:326].min() == 255, "the centre alone"
 
 
 def test_a_folder_of_photos_goes_through_the_model_in_batches(
