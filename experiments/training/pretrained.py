@@ -39,8 +39,8 @@ def run_folder(weights: str) -> Path:
     """
     experiment, _, name = weights.removeprefix(RUN).partition("/")
     folders = (path.parent for path in (runs_dir() / experiment).glob(f"{name}*/{WEIGHTS_FILE}"))
-    found = sorted(folder for folder in folders if folder.name == name or folder.name.startswith(f"{name}-"))
-    found = [folder for folder in found if (folder / RECORD_FILE).is_file()]
+    ended = sorted(folder for folder in folders if (folder / RECORD_FILE).is_file())
+    found = [folder for folder in ended if name in (folder.name, read_record(folder / RECORD_FILE).model)]
     if not found:
         raise ValueError(
             f"no finished run {name} with weights in {runs_dir() / experiment}. "
