@@ -92,7 +92,7 @@ def load(folder: Path, device: torch.device) -> tuple[dict[str, Any] | None, lis
     -------
     state : dict or None
     warnings : list of str
-        One sentence for each file that was passed over.
+        One sentence for each file that was passed over, and one if none was left.
     """
     warnings: list[str] = []
     for name in (CHECKPOINT_FILE, PREVIOUS_FILE):
@@ -105,5 +105,7 @@ def load(folder: Path, device: torch.device) -> tuple[dict[str, Any] | None, lis
         try:
             return _read(path, device), warnings
         except ValueError as error:
-            warnings.append(f"{path}: {error}; falling back to the checkpoint before it.")
+            warnings.append(f"{path}: {error}; passed over.")
+    if warnings:
+        warnings.append(f"{folder}: no whole checkpoint is left; starting from step 0.")
     return None, warnings
