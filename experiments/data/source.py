@@ -97,11 +97,9 @@ class Streamed:
 def chunks(pixels: Pixels, size: int, device: torch.device) -> Iterator[Tensor]:
     """The images of a set in order, on the device, `size` at a time; the next chunk is gathered while one is used."""
     rows = Rows.of(pixels)
+    first, *others = np.split(np.arange(len(rows)), range(size, len(rows), size))
     with ThreadPoolExecutor(1) as thread:
-        starts = range(0, len(pixels), size)
-        coming = [thread.submit(rows.gathered, np.arange(start, min(start + size, len(pixels)))) for start in starts[:1]]
-        for number in range(len(starts)):
-            if number + 1 < len(starts):
-                start = starts[number + 1]
-                coming.append(thread.submit(rows.gathered, np.arange(start, min(start + size, len(pixels)))))
-            yield coming.pop(0).result().to(device)
+        coming = thread.submit(rows.gathered, first)
+        for other in [*others, first[:0]]:
+            ready, coming = coming, thread.submit(rows.gathered, other)
+            yield ready.result().to(device)
