@@ -46,7 +46,6 @@ class PatchEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size = image_size
-        self.patch_size = patch_size
         self.in_channels = in_channels
         self.grid_size = (image_size[0] // patch_size[0], image_size[1] // patch_size[1])
         self.projection = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
@@ -172,10 +171,6 @@ class StochasticDepth(nn.Module):
             return branch
         keep = 1 - self.rate
         return branch * branch.new_empty(branch.shape[0], 1, 1).bernoulli_(keep).div_(keep)
-
-    def extra_repr(self) -> str:
-        """Show the rate where the model is printed."""
-        return f"rate={self.rate:g}"
 
 
 class EncoderBlock(nn.Module):

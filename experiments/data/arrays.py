@@ -166,6 +166,5 @@ def marked(split: str, pixels: Pixels) -> NDArray[np.str_]:
 
     Images of a set that is too large to be read for it have no mark.
     """
-    large = isinstance(pixels, Rows) and not isinstance(pixels.base, np.ndarray)
-    marks = ("" if large else f"#{zlib.crc32(pixels[at].tobytes()):08x}" for at in range(len(pixels)))
+    marks = ("" if isinstance(pixels, Rows) else f"#{zlib.crc32(pixels[at].tobytes()):08x}" for at in range(len(pixels)))
     return np.array([f"{split}/{index:05d}{mark}" for index, mark in enumerate(marks)])

@@ -243,16 +243,7 @@ def _decode_into(pixels: NDArray[np.uint8], files: Sequence[Path], size: int, ch
 
 
 class Photos:
-    """Image files as if they were an array: each is decoded whenever its row is asked for.
-
-    Parameters
-    ----------
-    files : sequence of Path
-    size, channels : int
-        As in `decode`.
-    """
-
-    dtype, ndim = np.dtype(np.uint8), 4
+    """Image files as if they were an array: each is decoded, as by `decode`, whenever its row is asked for."""
 
     def __init__(self, files: Sequence[Path], size: int, channels: int) -> None:
         self.files, self.shape = files, (len(files), channels, size, size)

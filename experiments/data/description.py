@@ -42,7 +42,7 @@ def describe(dataset: Dataset, title: str, before: DataDescription | None = None
         test=_per_class(dataset, dataset.test),
         files=_files(dataset, known),
         duplicates=_duplicates(dataset),
-        notes=[*dataset.notes, *(dataset.listing.notes if dataset.listing else ())],
+        notes=list(dataset.notes),
         made_of=dict(dataset.made_of),
         samples=samples,
     )

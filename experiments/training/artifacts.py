@@ -20,9 +20,7 @@ from experiments.records.record import (
     PREDICTIONS_FILE,
     SCHEMA,
     WEIGHTS_FILE,
-    Attempt,
     Compute,
-    Failure,
     Record,
     atomic_write,
     write_whole,
@@ -103,7 +101,7 @@ def make_record(
         compute=_compute(cell, facts, training, rows, trials, device_hours(attempts)),
         environment=facts.environment,
         geometry=facts.geometry,
-        attempts=[Attempt(**attempt) for attempt in attempts],
+        attempts=attempts,
         started=started,
         finished=now(),
     )
@@ -148,32 +146,6 @@ def seconds_to_target(rows: list[dict[str, Any]], target: float | None) -> float
     if target is None:
         return None
     return next((row["train_seconds"] for row in rows if row["val/top1"] >= target), None)
-
-
-def failed_record(
-    cell: Cell,
-    failure: Failure,
-    *,
-    attempts: list[dict[str, Any]],
-    environment: dict[str, Any],
-    geometry: dict[str, Any],
-    started: str | None,
-) -> Record:
-    """The record of a run that ended without a result. It has no metrics, so that it can enter no mean."""
-    return Record(
-        **identity(cell),
-        status="failed",
-        steps=failure.step or 0,
-        samples_seen=(failure.step or 0) * cell.recipe.batch_size,
-        metrics={},
-        compute=Compute(device_hours=device_hours(attempts) if attempts else None),
-        environment=environment,
-        geometry=geometry,
-        attempts=[Attempt(**attempt) for attempt in attempts],
-        started=started,
-        finished=now(),
-        failure=failure,
-    )
 
 
 def identity(cell: Cell) -> dict[str, Any]:
