@@ -157,18 +157,12 @@ def _python(config: DataConfig) -> Dataset:
 
 @dataclass(frozen=True)
 class Source:
-    """Where images come from.
-
-    Attributes
-    ----------
-    load : callable
-        Takes the configuration and returns uint8 pixels of any size, labels and ids; all else is done here.
-    published : bool
-        Its images never change, so that they are not read again where no run is left to do.
-    """
+    """Where images come from."""
 
     load: Callable[[DataConfig], Dataset]
+    """Takes the configuration and returns uint8 pixels of any size, labels and ids; all else is done here."""
     published: bool = False
+    """Its images never change, so that they are not read again where no run is left to do."""
 
 
 SOURCES = {

@@ -58,21 +58,14 @@ def erased(images: Tensor, boxes: Tensor) -> Tensor:
 
 
 class Mix(NamedTuple):
-    """How each image is mixed with its neighbour: the one before it in the batch, whose order is random.
-
-    Attributes
-    ----------
-    share : float array (B,)
-        The image's share of its label; 1 where it is not mixed.
-    boxes : int array (B, 4)
-        CutMix: the rectangle taken from the neighbour; empty elsewhere.
-    blended : bool array (B,)
-        Mixup: pixels are blended by `share`.
-    """
+    """How each image is mixed with its neighbour: the one before it in the batch, whose order is random."""
 
     share: NDArray[np.float64]
+    """The image's share of its label, (B,); 1 where it is not mixed."""
     boxes: Boxes
+    """CutMix: the rectangle taken from the neighbour; empty elsewhere."""
     blended: NDArray[np.bool_]
+    """Mixup, (B,): whether pixels are blended by `share`."""
 
 
 def draw_mix(

@@ -325,7 +325,7 @@ def _evaluation_row(
     with training.meter.evaluating():
         logits = logits_of(training.evaluated, val, device=device, precision=recipe.precision, on_oom=on_oom)
         logits = training.group.gathered(logits)
-        metrics = classification_metrics(logits, val.labels.cpu().numpy())
+        metrics = classification_metrics(logits, val.labels)
     training.loss_sum.zero_()
     training.loss_from = training.step
     samples = training.step * recipe.batch_size
