@@ -122,13 +122,7 @@ def _labels(array: NDArray[Any], name: str) -> NDArray[Any]:
 def dataset_of(parts: Mapping[str, Part], class_names: tuple[str, ...], name: str) -> Dataset:
     """A dataset of splits ``train`` and, where they exist, ``val`` and ``test``, over the classes of its training images.
 
-    Parameters
-    ----------
-    parts : mapping of str to Part
-    class_names : tuple of str
-        In the order of the labels.
-    name : str
-        For messages.
+    `class_names` are in the order of the labels; `name` is for messages.
 
     Raises
     ------

@@ -29,13 +29,7 @@ ATTEMPTS = 10
 
 
 def draw(rng: np.random.Generator, batch_size: int, size: int, least_area: float) -> NDArray[np.int64]:
-    """One crop an image, of an area between `least_area` and all of the image.
-
-    Returns
-    -------
-    int64 array of shape (B, 4)
-        First row, first column, height, width.
-    """
+    """One crop an image, of a share `least_area` to 1 of it: first row, first column, height and width, int64 of (B, 4)."""
     area = rng.uniform(least_area, 1.0, (ATTEMPTS, batch_size)) * size * size
     aspect = np.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1]), (ATTEMPTS, batch_size)))
     heights, widths = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
@@ -64,18 +58,7 @@ def weights(start: Tensor, length: Tensor, stored: int, size: int, flip: Tensor 
 
 
 def apply(pixels: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
-    """Crops of uint8 images (B, C, S, S) as uint8 (B, C, T, T).
-
-    Parameters
-    ----------
-    pixels : Tensor
-    boxes : Tensor
-        int64 of shape (B, 4), as of `draw`.
-    size : int
-        T.
-    flip : bool Tensor of shape (B,), optional
-        Which images are mirrored left–right.
-    """
+    """Crops, as of `draw`, of uint8 images (B, C, S, S) as uint8 (B, C, T, T), T = `size`; mirrored where `flip` (B,)."""
     stored = pixels.shape[-1]
     if pixels.device.type == "cpu" and stored > LARGE:
         resized = [

@@ -73,8 +73,6 @@ def nested_subset(
         Labels of the pool.
     fraction : float
         Share of each class, in (0, 1].
-    seed : int
-        Seed of the permutations.
     class_names : sequence of str, optional
         With them, a class without any image in the pool is found too.
     cut : int64 array, optional
@@ -131,7 +129,6 @@ def cut_test(labels: NDArray[np.int64], kind: str = "random") -> tuple[NDArray[n
 
     Parameters
     ----------
-    labels : int64 array of shape (N,)
     kind : {"random", "blocks"}
         Which fifth: at random, or the last in the order given.
 

@@ -50,15 +50,7 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
 
 @torch.inference_mode()
 def predict(trained: Trained, paths: list[Path], top: int) -> list[list[Guess]]:
-    """The most probable classes of each photo, best first.
-
-    Parameters
-    ----------
-    trained : Trained
-    paths : list of Path
-        Image files.
-    top : int
-        How many classes; all where there are fewer.
+    """The `top` most probable classes of each photo, best first; all where there are fewer.
 
     Raises
     ------

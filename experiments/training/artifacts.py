@@ -71,12 +71,7 @@ def make_record(
 ) -> Record:
     """Everything that is known about a finished run.
 
-    Parameters
-    ----------
-    rows : list of dict
-        The rows of ``metrics.jsonl``.
-    trials : list of Record
-        On the track `tuned` all trials that ended, whose cost is charged to the run.
+    `rows` are those of ``metrics.jsonl``; `trials`, on the track `tuned`, are all that ended, whose cost the run is charged.
     """
     test: dict[str, float | None] = {}
     if predictions.logits is not None and predictions.labels is not None:

@@ -166,10 +166,6 @@ class Meter:
     On a GPU the peak is that of torch's allocator. On a CPU it is the process's from the making of the meter on, with what
     the process held by then: libraries (about 0.7 GiB), data, the model. Linux alone can begin a peak anew; elsewhere
     (macOS, a read-only ``/proc``) it is known for the first run of a process and None for those after it.
-
-    Parameters
-    ----------
-    device : torch.device
     """
 
     def __init__(self, device: torch.device) -> None:

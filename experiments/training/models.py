@@ -116,18 +116,12 @@ def _unseeded(model: nn.Module, again: Callable[[], Built]) -> str:
 
 
 class Checked(NamedTuple):
-    """What was found of a model that was tried.
-
-    Attributes
-    ----------
-    geometry : dict
-        What the record declares beside the model's own adaptations; mostly nothing.
-    batch_statistics : bool
-        Whether the model normalises by the statistics of its batch.
-    """
+    """What was found of a model that was tried."""
 
     geometry: dict[str, Any]
+    """What the record declares beside the model's own adaptations; mostly nothing."""
     batch_statistics: bool
+    """Whether the model normalises by the statistics of its batch."""
 
 
 _checked: dict[str, Checked] = {}

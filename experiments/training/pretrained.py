@@ -89,8 +89,6 @@ def start(model: nn.Module, name: str, config: ModelConfig, head: Collection[str
         As `experiments.training.models.build` made it; changed in place.
     name : str
         Stem of the model's file, for messages.
-    config : ModelConfig
-        With ``init: pretrained``.
     head : collection of str
         Names of the parameters that begin with zeros: those of the layers that give the logits.
 

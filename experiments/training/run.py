@@ -99,8 +99,6 @@ def run(cell: Cell, experiment_folder: Path, trials: list[Record] | None = None)
 
     Parameters
     ----------
-    cell : Cell
-        What to run; its `run_id` is known.
     experiment_folder : Path
         Where the run folder lies or will lie.
     trials : list of Record, optional
@@ -179,11 +177,7 @@ def prepare(
 ) -> tuple[Training, dict[str, Any]]:
     """Model and optimiser as the step needs them: on the device, at their checkpoint, compiled and distributed as asked for.
 
-    Returns
-    -------
-    training : Training
-    resolved : dict
-        What was decided on the way, for the record.
+    What was decided on the way comes with them, for the record.
     """
     recipe, group = cell.recipe, distributed.current()
     layout = compilation.memory_format(model, device)

@@ -15,11 +15,7 @@ from experiments.records.record import RECORD_FILE, Record, read_record
 def trial_recipes(recipe: Recipe, tuning: Tuning) -> list[Recipe]:
     """The recipes of the trials: quasi-random points of the space (Halton 1964), a function of the tuning seed alone.
 
-    Parameters
-    ----------
-    recipe : Recipe
-        Gives everything that is not searched.
-    tuning : Tuning
+    `recipe` gives everything that is not searched.
     """
     from scipy.stats import qmc
 
