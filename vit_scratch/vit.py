@@ -27,18 +27,8 @@ from .initialisation import INITIALISERS
 class PatchEmbedding(nn.Module):
     """Images to tokens: Equation 1, ``z₀ = [x_class; x¹E; …; xᴺE] + E_pos``.
 
-    A convolution whose kernel and stride are the patch multiplies every flattened patch by the same matrix E.
-
-    Parameters
-    ----------
-    image_size, patch_size : (int, int)
-        Height and width in pixels.
-    in_channels : int
-        Channels C of an image.
-    dim : int
-        Width D of a token.
-    drop_rate : float
-        Dropout after the position embedding is added (appendix B.1).
+    A convolution whose kernel and stride are the patch (height and width in pixels) multiplies every flattened patch by the
+    same matrix E. Dropout follows the position embedding (appendix B.1).
     """
 
     def __init__(
@@ -76,22 +66,8 @@ class PatchEmbedding(nn.Module):
 class MultiHeadSelfAttention(nn.Module):
     """Every token looks at every token: MSA of Equation 2, appendix A (Equations 5 to 8).
 
-    ``softmax(QKᵀ/√K) V`` per head, then one projection over the concatenated heads.
-
-    Parameters
-    ----------
-    dim : int
-        Width D of a token; a multiple of `num_heads`.
-    num_heads : int
-        Heads H.
-    qkv_bias : bool
-        Whether the projections to queries, keys and values have a bias.
-    drop_rate : float
-        Dropout after the output projection.
-    attention_drop_rate : float
-        Dropout of the attention weights. Not in the paper.
-    fused : bool
-        Compute the formula by PyTorch's fused kernel, or by the three readable lines that it stands for.
+    ``softmax(QKᵀ/√K) V`` per head, by PyTorch's `fused` kernel or by the three readable lines that it stands for; then one
+    projection over the concatenated heads, and dropout. Dropout of the attention weights is not in the paper.
     """
 
     def __init__(
@@ -176,18 +152,7 @@ class StochasticDepth(nn.Module):
 class EncoderBlock(nn.Module):
     """One layer of the encoder: Equations 2 and 3, each a layer norm, a branch and a residual connection.
 
-    Parameters
-    ----------
-    attention : MultiHeadSelfAttention
-        The branch of Equation 2.
-    mlp : MLP
-        The branch of Equation 3.
-    dim : int
-        Width D of a token.
-    drop_path_rate : float
-        Probability with which an image skips a branch while training.
-    norm_eps : float
-        Added to the variance in the layer norms.
+    `drop_path_rate` is the probability with which an image skips a branch while training.
     """
 
     def __init__(

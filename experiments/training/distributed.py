@@ -95,11 +95,6 @@ class Group:
 ALONE = Group()
 
 
-def asked_for() -> bool:
-    """Whether ``torchrun`` started this process beside others."""
-    return torchrun.place().size > 1
-
-
 def current() -> Group:
     """The group that this process works in."""
     return Group(dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else ALONE

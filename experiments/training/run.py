@@ -140,7 +140,7 @@ def run(cell: Cell, experiment_folder: Path, trials: list[Record] | None = None)
         if group.leads:
             artifacts.write_predictions(attempt.folder, predictions, splits.class_names)
             artifacts.write_weights(attempt.folder, training.evaluated)
-        attempt.done(watch.completed(facts, training, predictions, trials))
+        attempt.done(watch.completed(predictions, trials))
     return attempt.ended
 
 

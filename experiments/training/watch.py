@@ -72,7 +72,7 @@ class Watch(Written):
         self, cell: Cell, folder: Path, training: Training, facts: Facts, says: Callable[[str | None], None]
     ) -> None:
         super().__init__(folder, training, cell.trained, facts.environment["device"])
-        self.cell, self.says = cell, says
+        self.cell, self.training, self.facts, self.says = cell, training, facts, says
         self.tracker = open_tracker(cell, folder, facts, self.log.rows)
         for sentence in (*self.log.warnings, self.tracker.message):
             says(sentence)
@@ -97,17 +97,16 @@ class Watch(Written):
         self.heartbeat.end("failed")
         self.tracker.finish({"failure": str(error)}, failed=True)
 
-    def completed(self, facts: Facts, training: Training, predictions: Predictions, trials: list[Record]) -> Record:
+    def completed(self, predictions: Predictions, trials: list[Record]) -> Record:
         """The run has its result: what goes into its record."""
-        attempts = self.heartbeat.end("completed")
         return artifacts.make_record(
             self.cell,
-            facts,
-            training,
+            self.facts,
+            self.training,
             predictions,
             rows=self.log.rows,
             trials=trials,
-            attempts=attempts,
+            attempts=self.heartbeat.end("completed"),
             started=self.heartbeat.started,
         )
 

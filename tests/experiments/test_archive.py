@@ -150,6 +150,12 @@ def test_other_photos_are_refused_with_the_address(by_hand: Path) -> None:
     assert not (by_hand.parent / "pizza_steak_sushi").exists()
 
 
+def test_what_is_no_archive_is_told(by_hand: Path) -> None:
+    by_hand.write_bytes(b"<html>not found</html>")
+    with pytest.raises(ConfigError, match=r"not a whole zip archive .* Delete it and get it again"):
+        pizza_steak_sushi.fetched("pizza_steak_sushi")
+
+
 def test_offline_message_says_which_file_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pizza_steak_sushi, "ADDRESS", "http://127.0.0.1:9")
     with pytest.raises(ConfigError) as caught:
