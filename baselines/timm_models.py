@@ -48,10 +48,8 @@ def create(
         A name that ``timm.list_models()`` knows.
     image_size : int or (int, int)
         Pixels of a side, or height and width.
-    in_channels : int
-        Channels of an image.
-    num_classes : int
-        Number of logits.
+    in_channels, num_classes : int
+        Channels of an image, and number of logits.
     patch_size : int or (int, int), optional
         Patch of a ViT, in pixels; the published one by default.
     stem : {"native", "small"}

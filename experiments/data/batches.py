@@ -230,14 +230,8 @@ class TrainBatches:
 class EvaluationBatches:
     """The images of one set in order, in large batches, without augmentation.
 
-    Parameters
-    ----------
-    batch_size : int
-        Bounds memory only; the results do not depend on it beyond rounding.
-    part : (int, int)
-        This process and the number of processes, which share the images in slices that differ by one at most.
-    resident : bool, optional
-        Whether all pixels lie on the device; by default where they fit.
+    `batch_size` bounds memory only; the results do not depend on it beyond rounding. Processes share the images in slices
+    that differ by one at most. `part` and `resident` are as in `TrainBatches`.
     """
 
     def __init__(

@@ -43,18 +43,9 @@ def git_blob_id(path: Path) -> str:
 
 
 def download(url: str, target: Path, *, blob_id: str, max_bytes: int) -> None:
-    """Download one file of known content. The target appears only when its content has been checked.
+    """Download one file of known content into a folder that exists; it appears only when its `git_blob_id` has been checked.
 
-    Parameters
-    ----------
-    url : str
-        Address; over ``https`` the server's certificate is checked.
-    target : Path
-        Where the file shall be; its folder must exist.
-    blob_id : str
-        The content's git blob id, see `git_blob_id`. It covers the size.
-    max_bytes : int
-        An answer beyond it is broken off.
+    An answer beyond `max_bytes` is broken off. Over ``https`` the server's certificate is checked.
 
     Raises
     ------

@@ -138,17 +138,10 @@ class Training:
 
 
 class MetricsLog:
-    """``metrics.jsonl``: one row per evaluation, the truth that trackers mirror.
+    """``metrics.jsonl`` of a run folder: one row per evaluation, the truth that trackers mirror.
 
-    Parameters
-    ----------
-    folder : Path
-        The run folder.
-    step : int
-        Where the run goes on; rows beyond it are of an attempt that was lost, and are made again.
-    kept : list of dict, optional
-        The rows up to there as the checkpoint holds them, from which a file that was lost or changed is made again; a
-        sentence in `warnings` says so.
+    The run goes on at `step`; rows beyond it are of an attempt that was lost, and are made again. From the rows that the
+    checkpoint `kept` a file that was lost or changed is made again, and a sentence in `warnings` says so.
 
     Raises
     ------

@@ -58,14 +58,9 @@ BUILDERS: dict[str, Callable[..., Built]] = {
 
 
 def build(name: str, config: ModelConfig, *, image_size: int, in_channels: int, num_classes: int) -> Built:
-    """Build a model for images of a size. Initialisation draws from torch's global generator.
+    """Build a model, images (B, C, H, W) → logits (B, num_classes), and say which adaptations its record declares.
 
-    Returns
-    -------
-    model : nn.Module
-        Images (B, C, H, W) → logits (B, num_classes).
-    geometry : dict
-        The declared adaptations, for the record.
+    Initialisation draws from torch's global generator.
 
     Raises
     ------

@@ -161,17 +161,10 @@ def published(name: str) -> Path:
 
 
 class FrozenFeatures(nn.Module):
-    """A model of which the head alone is trained.
+    """A model, changed in place, of which the parameters of the head alone are trained.
 
     Nothing else gets a gradient, and the whole stays in evaluation mode: dropout and stochastic depth are off, and norms use
     their stored statistics. (The head is linear, for which the mode makes no difference.)
-
-    Parameters
-    ----------
-    model : nn.Module
-        Changed in place.
-    head : collection of str
-        Names of the parameters that are trained.
     """
 
     def __init__(self, model: nn.Module, head: Collection[str]) -> None:
