@@ -78,6 +78,7 @@ def make_record(
         test = classification_metrics(predictions.logits, predictions.labels)
     val = classification_metrics(predictions.val_logits, predictions.val_labels)
     return Record(
+        schema_=SCHEMA,
         **identity(cell),
         status="done",
         tuned=cell.recipe.model_dump(include=searched(cell.tuning)) if cell.tuning else None,
@@ -146,7 +147,6 @@ def seconds_to_target(rows: list[dict[str, Any]], target: float | None) -> float
 def identity(cell: Cell) -> dict[str, Any]:
     """What a record says about the cell itself."""
     return {
-        "schema_": SCHEMA,
         "run_id": cell.run_id,
         "experiment": cell.experiment,
         "model": cell.model_name,
@@ -168,12 +168,10 @@ def identity(cell: Cell) -> dict[str, Any]:
 
 def write_config(cell: Cell, folder: Path, facts: Facts) -> None:
     """``config.yaml``: what was requested and what it resolved to, complete."""
-    about = identity(cell) | cell.execution.model_dump()
-    about.pop("schema_")
     values = {
         "experiment": cell.experiment,
         "command": cell.command,
-        "cell": about,
+        "cell": identity(cell) | cell.execution.model_dump(),
         "requested": requested_settings(cell.recipe, cell.data, cell.tuning, cell.track),
         "data": cell.data.model_dump(),
         "recipe": cell.recipe.model_dump(),

@@ -16,6 +16,7 @@ from experiments.records.progress import Busy, ended_attempts, locked, now, read
 from experiments.records.record import (
     METRICS_FILE,
     RECORD_FILE,
+    SCHEMA,
     Compute,
     Failure,
     Record,
@@ -135,7 +136,10 @@ class Attempt:
             (self.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
             if memory.is_out_of_memory(error):
                 error = OutOfMemory(self.cell, error)
-            record_failure(self.cell, self.folder, error, _facts(self.cell))
+            known = dict[str, Any]()
+            with contextlib.suppress(Exception):  # a fault of the machine itself may be why
+                known = facts_of(self.cell, resolve_device())
+            record_failure(self.cell, self.folder, error, known)
         except Exception as second:  # a fault of the folder itself: nothing could be written
             error = second
         self._ends("failed", error)
@@ -148,13 +152,6 @@ class Attempt:
 def _sentence(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
-
-
-def _facts(cell: Cell) -> dict[str, Any]:
-    """The machine and the resolved settings, for the record of a failure; nothing where even these cannot be found."""
-    with contextlib.suppress(Exception):
-        return facts_of(cell, resolve_device())
-    return {}
 
 
 def record_failure(cell: Cell, folder: Path, error: Exception, environment: dict[str, Any] | None = None) -> None:
@@ -174,6 +171,7 @@ def record_failure(cell: Cell, folder: Path, error: Exception, environment: dict
         last_metrics=rows[-1] if rows else None,
     )
     record = Record(
+        schema_=SCHEMA,
         **artifacts.identity(cell),
         status="failed",
         steps=failure.step or 0,

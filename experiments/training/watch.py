@@ -130,7 +130,6 @@ def open_tracker(cell: Cell, folder: Path, facts: Facts, rows: list[dict[str, An
         "environment": facts.environment,
         "command": command,
     }
-    config.pop("schema_")
     about = About(
         experiment=cell.experiment,
         run_id=str(cell.run_id),
