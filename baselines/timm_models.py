@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 import re
@@ -48,10 +49,8 @@ def create(
         A name that ``timm.list_models()`` knows.
     image_size : int or (int, int)
         Pixels of a side, or height and width.
-    in_channels : int
-        Channels of an image.
-    num_classes : int
-        Number of logits.
+    in_channels, num_classes : int
+        Channels of an image, and number of logits.
     patch_size : int or (int, int), optional
         Patch of a ViT, in pixels; the published one by default.
     stem : {"native", "small"}
@@ -151,20 +150,15 @@ def _check_image_size(name: str, model: nn.Module, image_size: int | tuple[int, 
                 f"timm model {name!r}: image_size {_plain((height, width))} is not divisible by patch_size {_plain(patch)}; "
                 f"choose a patch_size that divides it"
             )
-    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    shapes = {key: torch.empty_like(value, device="meta") for key, value in state.items()}
-    was_training = model.training
     try:
         with torch.no_grad():
-            torch.func.functional_call(model.eval(), shapes, torch.empty(1, in_channels, height, width, device="meta"))
+            copy.deepcopy(model).to("meta").eval()(torch.empty(1, in_channels, height, width, device="meta"))
     except Exception as error:  # layers do, too
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"timm model {name!r} cannot take images of {height}×{width} pixels ({reason}); use images of another size, or "
             f"`stem: small` where the family has one ({', '.join(family.__name__ for family in SMALL_STEMS)})"
         ) from error
-    finally:
-        model.train(was_training)
 
 
 def _plain(value: Any) -> str | int | float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from functools import partial
 from typing import Any
 
 import torchvision.models
@@ -33,20 +34,21 @@ def create(
     Raises
     ------
     ValueError
-        If the name or an argument is unknown.
+        If the name is unknown, or the model does not take the size or an argument.
     """
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         near = ", ".join(difflib.get_close_matches(name, known, n=5, cutoff=0.4))
         raise ValueError(f"unknown torchvision model {name!r}: {f'did you mean {near}?' if near else 'see list_models()'}")
-    builder = torchvision.models.get_model_builder(name)
     try:
-        model = builder(num_classes=num_classes, image_size=image_size, **arguments)
-    except TypeError:  # all but those with a position embedding take images of any size
+        build = partial(torchvision.models.get_model_builder(name), num_classes=num_classes, **arguments)
         try:
-            model = builder(num_classes=num_classes, **arguments)
-        except TypeError as error:
-            raise ValueError(f"torchvision model {name!r} cannot be built with {arguments}: {error}") from error
+            model = build(image_size=image_size)
+        except TypeError:  # all but those with a position embedding take images of any size
+            model = build()
+    except Exception as error:  # constructors assert, divide and look up, each in its own way
+        given, reason = f"images of {image_size} pixels and {arguments}", f"{type(error).__name__}: {error}"
+        raise ValueError(f"torchvision model {name!r} cannot be built for {given} ({reason})") from error
     geometry = dict(arguments)
     if in_channels != 3:
         geometry["first_convolution"] = _for_channels(model, in_channels)

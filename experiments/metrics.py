@@ -46,26 +46,15 @@ def checked(logits: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, npt.N
 
 
 def top_k(logits: npt.ArrayLike, labels: npt.ArrayLike, k: int) -> npt.NDArray[np.bool_]:
-    """Whether each image's label is among its k largest logits.
+    """Whether each image's label is among its k largest logits, of shape (N,).
 
     Among equal logits the lower class index ranks first, as for `numpy.argmax`: a model that gives every class the same
     logit is right on class 0 alone.
 
-    Parameters
-    ----------
-    logits : array of shape (N, C)
-    labels : array of shape (N,)
-    k : int
-        From 1 to C.
-
-    Returns
-    -------
-    bool array of shape (N,)
-
     Raises
     ------
     ValueError
-        If k is out of range, or for the reasons of `checked`.
+        If k does not lie between 1 and C, or for the reasons of `checked`.
     """
     scores, indices = checked(logits, labels)
     n_classes = scores.shape[1]
@@ -73,7 +62,7 @@ def top_k(logits: npt.ArrayLike, labels: npt.ArrayLike, k: int) -> npt.NDArray[n
         raise ValueError(f"`k` must lie between 1 and the number of classes, {n_classes}, got {k}.")
     if k == 1:
         return scores.argmax(axis=1) == indices
-    own = _of_label(scores, indices)[:, None]
+    own = np.take_along_axis(scores, indices[:, None], axis=1)
     earlier = np.arange(n_classes) < indices[:, None]
     ahead = (scores > own) | ((scores == own) & earlier)
     return np.asarray(ahead.sum(axis=1) < k)
@@ -83,7 +72,7 @@ def nll_per_image(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
     """Negative log-likelihood −ln p(label), in nats, of shape (N,)."""
     scores, indices = checked(logits, labels)
     shifted = scores - scores.max(axis=1, keepdims=True)
-    own = _of_label(shifted, indices)
+    own = np.take_along_axis(shifted, indices[:, None], axis=1)[:, 0]
     return np.asarray(np.log(np.exp(shifted, out=shifted).sum(axis=1)) - own)
 
 
@@ -121,22 +110,15 @@ def macro_f1(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
 
 @dataclass(frozen=True)
 class Reliability:
-    """A reliability diagram: M equal-width bins of confidence, each closed on the right.
+    """A reliability diagram: M equal-width bins of confidence, each closed on the right."""
 
-    Attributes
-    ----------
-    edges : array of shape (M + 1,)
-        From 0 to 1.
-    count : array of shape (M,)
-        Images per bin.
-    confidence, accuracy : arrays of shape (M,)
-        Means over the bin's images; NaN in an empty bin.
-    """
-
-    edges: npt.NDArray[np.float64]
+    edges: Floats
+    """Of shape (M + 1,), from 0 to 1; all others are of shape (M,)."""
     count: npt.NDArray[np.int64]
-    confidence: npt.NDArray[np.float64]
-    accuracy: npt.NDArray[np.float64]
+    """Images per bin."""
+    confidence: Floats
+    accuracy: Floats
+    """Means over the bin's images; NaN in an empty bin."""
 
     @property
     def error(self) -> float:
@@ -146,21 +128,12 @@ class Reliability:
 
 
 def reliability(logits: npt.ArrayLike, labels: npt.ArrayLike, bins: int = 15, temperature: float = 1.0) -> Reliability:
-    """Accuracy against confidence, in equal-width bins.
-
-    Parameters
-    ----------
-    logits : array of shape (N, C)
-    labels : array of shape (N,)
-    bins : int
-        Number of bins M, at least 1.
-    temperature : float
-        Logits are divided by it first; `fit_temperature` finds one.
+    """Accuracy against confidence, in M = `bins` bins of equal width, of logits that are divided by `temperature` first.
 
     Raises
     ------
     ValueError
-        If `bins` or `temperature` is not positive; for mismatched shapes, non-finite logits or foreign labels.
+        If `bins` or `temperature` is not positive, or for the reasons of `checked`.
     """
     if bins < 1:
         raise ValueError(f"`bins` must be at least 1, got {bins}.")
@@ -189,16 +162,8 @@ def expected_calibration_error(
 ) -> float:
     """Expected calibration error: mean over images of their bin's |accuracy − confidence|, from 0 to 1.
 
-    A secondary measure: it is biased upwards on few images, depends on the bins, and mixup or label smoothing move it.
-
-    Parameters
-    ----------
-    logits : array of shape (N, C)
-    labels : array of shape (N,)
-    bins : int
-        Number of equal-width bins of confidence.
-    temperature : float
-        Logits are divided by it first: 1 for the model as it is, `fit_temperature`'s value for after scaling.
+    A secondary measure: it is biased upwards on few images, depends on the bins, and mixup or label smoothing move it. The
+    bins and the temperature are those of `reliability`.
 
     References
     ----------
@@ -221,22 +186,5 @@ METRICS: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike], float | None]] = {
 
 
 def classification_metrics(logits: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str, float | None]:
-    """Every metric of `METRICS`.
-
-    Parameters
-    ----------
-    logits : array of shape (N, C)
-    labels : array of shape (N,)
-
-    Returns
-    -------
-    dict
-        ``top1``, ``top5`` (null below 100 classes), ``nll`` in nats per image, ``brier`` (sum over classes), ``macro_f1``
-        and ``ece`` (15 bins); all but ``nll`` and ``brier`` as fractions.
-    """
+    """Every metric of `METRICS`: ``nll`` in nats per image, ``brier`` as a sum over classes, the others as fractions."""
     return {name: metric(logits, labels) for name, metric in METRICS.items()}
-
-
-def _of_label(values: Floats, indices: npt.NDArray[np.intp]) -> Floats:
-    """Each row's value at its label."""
-    return np.asarray(values[np.arange(len(indices)), indices])

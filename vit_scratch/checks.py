@@ -29,7 +29,7 @@ def check_sizes(image_size: tuple[int, int], patch_size: tuple[int, int], dim: i
         raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}; choose num_heads among {_divisors(dim)}")
 
 
-def check_counts(**counts: int) -> None:
+def check_counts(**counts: float) -> None:
     """Require whole numbers of at least 1."""
     for name, count in counts.items():
         if not isinstance(count, int) or count < 1:

@@ -37,15 +37,15 @@ def initialise_like_paper(model: nn.Module) -> None:
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d):
             _lecun_normal(layer.weight)
-            _zero(layer.bias)
+            nn.init.zeros_(layer.get_parameter("bias"))
         elif isinstance(layer, nn.Linear):
             weight = layer.weight.detach()
             for matrix in weight.chunk(3) if name.endswith(".qkv") else [weight]:
                 nn.init.xavier_uniform_(matrix)
             if name.endswith((".fc1", ".fc2")):
                 nn.init.normal_(layer.bias, std=1e-6)
-            else:
-                _zero(layer.bias)
+            elif layer.bias is not None:
+                nn.init.zeros_(layer.bias)
     nn.init.zeros_(model.get_parameter("head.weight"))
 
 
@@ -53,11 +53,6 @@ def _lecun_normal(weight: Tensor) -> None:
     """Normal of variance 1 / fan-in after truncation at ± 2 standard deviations, flax's default for convolutions."""
     std = 1 / math.sqrt(weight[0].numel()) / TRUNCATED_NORMAL_STD
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
-
-
-def _zero(bias: Tensor | None) -> None:
-    if bias is not None:
-        nn.init.zeros_(bias)
 
 
 INITIALISERS: dict[str, Callable[[nn.Module], None]] = {"timm": initialise_like_timm, "paper": initialise_like_paper}

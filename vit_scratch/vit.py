@@ -27,18 +27,8 @@ from .initialisation import INITIALISERS
 class PatchEmbedding(nn.Module):
     """Images to tokens: Equation 1, ``z₀ = [x_class; x¹E; …; xᴺE] + E_pos``.
 
-    A convolution whose kernel and stride are the patch multiplies every flattened patch by the same matrix E.
-
-    Parameters
-    ----------
-    image_size, patch_size : (int, int)
-        Height and width in pixels.
-    in_channels : int
-        Channels C of an image.
-    dim : int
-        Width D of a token.
-    drop_rate : float
-        Dropout after the position embedding is added (appendix B.1).
+    A convolution whose kernel and stride are the patch (height and width in pixels) multiplies every flattened patch by the
+    same matrix E. Dropout follows the position embedding (appendix B.1).
     """
 
     def __init__(
@@ -46,7 +36,6 @@ class PatchEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size = image_size
-        self.patch_size = patch_size
         self.in_channels = in_channels
         self.grid_size = (image_size[0] // patch_size[0], image_size[1] // patch_size[1])
         self.projection = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
@@ -77,22 +66,8 @@ class PatchEmbedding(nn.Module):
 class MultiHeadSelfAttention(nn.Module):
     """Every token looks at every token: MSA of Equation 2, appendix A (Equations 5 to 8).
 
-    ``softmax(QKᵀ/√K) V`` per head, then one projection over the concatenated heads.
-
-    Parameters
-    ----------
-    dim : int
-        Width D of a token; a multiple of `num_heads`.
-    num_heads : int
-        Heads H.
-    qkv_bias : bool
-        Whether the projections to queries, keys and values have a bias.
-    drop_rate : float
-        Dropout after the output projection.
-    attention_drop_rate : float
-        Dropout of the attention weights. Not in the paper.
-    fused : bool
-        Compute the formula by PyTorch's fused kernel, or by the three readable lines that it stands for.
+    ``softmax(QKᵀ/√K) V`` per head, by PyTorch's `fused` kernel or by the three readable lines that it stands for; then one
+    projection over the concatenated heads, and dropout. Dropout of the attention weights is not in the paper.
     """
 
     def __init__(
@@ -173,26 +148,11 @@ class StochasticDepth(nn.Module):
         keep = 1 - self.rate
         return branch * branch.new_empty(branch.shape[0], 1, 1).bernoulli_(keep).div_(keep)
 
-    def extra_repr(self) -> str:
-        """Show the rate where the model is printed."""
-        return f"rate={self.rate:g}"
-
 
 class EncoderBlock(nn.Module):
     """One layer of the encoder: Equations 2 and 3, each a layer norm, a branch and a residual connection.
 
-    Parameters
-    ----------
-    attention : MultiHeadSelfAttention
-        The branch of Equation 2.
-    mlp : MLP
-        The branch of Equation 3.
-    dim : int
-        Width D of a token.
-    drop_path_rate : float
-        Probability with which an image skips a branch while training.
-    norm_eps : float
-        Added to the variance in the layer norms.
+    `drop_path_rate` is the probability with which an image skips a branch while training.
     """
 
     def __init__(
@@ -280,7 +240,7 @@ class VisionTransformer(nn.Module):
         super().__init__()
         image_size, patch_size = pair("image_size", image_size), pair("patch_size", patch_size)
         check_counts(dim=dim, depth=depth, num_heads=num_heads, in_channels=in_channels, num_classes=num_classes)
-        check_counts(mlp_hidden_dim=int(dim * mlp_ratio))
+        check_counts(mlp_hidden_dim=int(dim * mlp_ratio) if math.isfinite(mlp_ratio) else mlp_ratio)
         check_sizes(image_size, patch_size, dim, num_heads)
         check_rates(drop_rate=drop_rate, attention_drop_rate=attention_drop_rate, drop_path_rate=drop_path_rate)
         check_choice("pool", pool, ("cls", "mean"))

@@ -25,17 +25,9 @@ Source = Mapping[str, Any] | str | Path
 
 
 def export(model: VisionTransformer, layout: str) -> dict[str, Any]:
-    """Return a copy of a model's weights in another's names and shapes.
+    """Return a copy of a model's weights in the names and shapes of a layout: ``timm``, ``torchvision``, ``hf`` or ``npz``.
 
-    Parameters
-    ----------
-    model : VisionTransformer
-    layout : {"timm", "torchvision", "hf", "npz"}
-
-    Returns
-    -------
-    dict
-        Tensors on the CPU; arrays for ``npz``, to be saved by ``numpy.savez(path, **weights)``.
+    They are tensors on the CPU; arrays for ``npz``, to be saved by ``numpy.savez(path, **weights)``.
 
     Raises
     ------
@@ -70,7 +62,7 @@ def load(
     Parameters
     ----------
     model : VisionTransformer
-        Changed in place.
+        Changed in place, and returned.
     source : mapping, str or Path
         Names to tensors or arrays, or a file: ``.safetensors``, ``.npz``, ``.pt`` or ``.pth`` (weights only).
     layout : {"timm", "torchvision", "hf", "npz"}
@@ -81,11 +73,6 @@ def load(
         Whether names that the model has no place for are an error; names that are missing always are.
     source_grid : (int, int), optional
         Rows and columns of the source's patches; without it, the model's own if the count agrees, else a square.
-
-    Returns
-    -------
-    VisionTransformer
-        `model`.
 
     Raises
     ------

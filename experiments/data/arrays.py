@@ -46,8 +46,8 @@ def load(config: DataConfig) -> Dataset:
     if "train" not in parts:
         wanted, held = " or ".join(" and ".join(pair) for pair in NAMES["train"]), ", ".join(sorted(arrays)) or "nothing"
         raise ConfigError(f"{path}: no training images; it holds {held}. Name them {wanted}.")
-    names = arrays.get("class_names", np.unique(parts["train"].labels))
-    return dataset_of(parts, tuple(str(name) for name in names), str(path))
+    names = np.ravel(arrays.get("class_names", np.unique(parts["train"].labels)))
+    return dataset_of(parts, tuple(map(str, names)), str(path))
 
 
 def _read(path: Path) -> Arrays:
@@ -112,7 +112,7 @@ def _labels(array: NDArray[Any], name: str) -> NDArray[Any]:
         array = array[:, 0]
     if array.ndim != 1:
         raise ConfigError(f"{name}: labels must have shape (N,) or (N, 1), got {array.shape}: one label an image.")
-    if array.dtype.kind == "f" and (array == np.rint(array)).all():
+    if array.dtype.kind == "f" and (array == np.rint(array)).all() and np.isfinite(array).all():
         array = array.astype(np.int64)
     if array.dtype.kind not in "iuU":
         raise ConfigError(f"{name}: labels must be whole numbers or text, got {array.dtype}.")
@@ -122,22 +122,18 @@ def _labels(array: NDArray[Any], name: str) -> NDArray[Any]:
 def dataset_of(parts: Mapping[str, Part], class_names: tuple[str, ...], name: str) -> Dataset:
     """A dataset of splits ``train`` and, where they exist, ``val`` and ``test``, over the classes of its training images.
 
-    Parameters
-    ----------
-    parts : mapping of str to Part
-    class_names : tuple of str
-        In the order of the labels.
-    name : str
-        For messages.
+    `class_names` are in the order of the labels; `name` is for messages.
 
     Raises
     ------
     ConfigError
-        If the class names are too few or too many, or a split holds a label that no training image has.
+        If there is one class alone, its names are too few, too many or alike, or a label is of no training image.
     """
     classes = np.unique(parts["train"].labels)
-    if len(class_names) != len(classes):
-        raise ConfigError(f"{name}: {len(class_names)} class names for {len(classes)} classes. Name each class once.")
+    if len(classes) < 2:
+        raise ConfigError(f"{name}: all training images are of one class, {classes[0]}. Add images of another class.")
+    if not len(class_names) == len(set(class_names)) == len(classes):
+        raise ConfigError(f"{name}: {len(set(class_names))} class names for {len(classes)} classes. Name each class once.")
     images: dict[str, Images] = {}
     for split, own in parts.items():
         if len(foreign := np.setdiff1d(own.labels, classes)):
@@ -164,6 +160,5 @@ def marked(split: str, pixels: Pixels) -> NDArray[np.str_]:
 
     Images of a set that is too large to be read for it have no mark.
     """
-    large = isinstance(pixels, Rows) and not isinstance(pixels.base, np.ndarray)
-    marks = ("" if large else f"#{zlib.crc32(pixels[at].tobytes()):08x}" for at in range(len(pixels)))
+    marks = ("" if isinstance(pixels, Rows) else f"#{zlib.crc32(pixels[at].tobytes()):08x}" for at in range(len(pixels)))
     return np.array([f"{split}/{index:05d}{mark}" for index, mark in enumerate(marks)])

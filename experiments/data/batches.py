@@ -28,7 +28,6 @@ class Normalise:
     ----------
     mean, std : list of float
         Of each channel, for pixels in [0, 1].
-    device : torch.device
     size : int, optional
         Pixels of a side that a model sees. Larger images are cropped at their centre and resized, with antialiasing.
     crop_fraction : float
@@ -85,14 +84,10 @@ class TrainBatches:
     ----------
     images : Images
         The training set, never the test set.
-    normalise : Normalise
-        Brings uint8 pixels to floats.
     batch_size, seed : int
         Images of a step over all processes, and the run's seed.
     augmentation : Augmentation
         Its parameters are drawn on the CPU for the whole batch, keyed by (seed, operation, step), and applied on the device.
-    device : torch.device
-        Where the images live.
     n_classes : int, optional
         Needed where labels are mixed.
     mixed_steps : int, optional
@@ -235,17 +230,8 @@ class TrainBatches:
 class EvaluationBatches:
     """The images of one set in order, in large batches, without augmentation.
 
-    Parameters
-    ----------
-    images : Images
-    normalise : Normalise
-    device : torch.device
-    batch_size : int
-        Bounds memory only; the results do not depend on it beyond rounding.
-    part : (int, int)
-        This process and the number of processes, which share the images in slices that differ by one at most.
-    resident : bool, optional
-        Whether all pixels lie on the device; by default where they fit.
+    `batch_size` bounds memory only; the results do not depend on it beyond rounding. Processes share the images in slices
+    that differ by one at most. `part` and `resident` are as in `TrainBatches`.
     """
 
     def __init__(
@@ -265,12 +251,8 @@ class EvaluationBatches:
         self.pixels: Tensor | Rows = share
         if source.fits(share, 0, device) if resident is None else resident:
             self.pixels = torch.from_numpy(np.array(images.pixels[mine])).to(device)
-        self.labels = torch.from_numpy(images.labels).to(device)
+        self.labels = images.labels
         self.normalise, self.batch_size, self.device = normalise, batch_size, device
-
-    def __len__(self) -> int:
-        """Images of the whole set, over all processes."""
-        return len(self.labels)
 
     def __iter__(self) -> Iterator[Tensor]:
         if isinstance(self.pixels, Tensor):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from experiments.config.code import called
 from experiments.config.errors import ConfigError
 from experiments.config.loading import nearest
-from experiments.config.paths import data_dir
+from experiments.config.paths import data_dir, in_data_dir
 from experiments.config.schema import DataConfig
 from experiments.data import arrays, image_folder, pizza_steak_sushi
 from experiments.data.download import absent
@@ -103,7 +103,7 @@ def _fashion_mnist(config: DataConfig) -> Dataset:
 
     place = data_dir() / "FashionMNIST" / "raw"
     # The second place is where Debian's package dataset-fashion-mnist puts the original files.
-    places = [Path(config.path).expanduser()] if config.path else [place, Path("/usr/share/datasets/fashion-mnist")]
+    places = [in_data_dir(config.path)] if config.path else [place, Path("/usr/share/datasets/fashion-mnist")]
     arrays = next((found for found in map(_idx_arrays, places) if found), None)
     if arrays is None and not config.path:
         try:
@@ -124,7 +124,7 @@ def _cifar(config: DataConfig, name: str, title: str, folder: str) -> Dataset:
     from torchvision import datasets
 
     cls = getattr(datasets, name)
-    root = Path(config.path).expanduser() if config.path else data_dir()
+    root = in_data_dir(config.path)
     try:
         splits = [cls(str(root), train=train, download=config.path is None) for train in (True, False)]
     except (OSError, RuntimeError) as error:
@@ -157,18 +157,12 @@ def _python(config: DataConfig) -> Dataset:
 
 @dataclass(frozen=True)
 class Source:
-    """Where images come from.
-
-    Attributes
-    ----------
-    load : callable
-        Takes the configuration and returns uint8 pixels of any size, labels and ids; all else is done here.
-    published : bool
-        Its images never change, so that they are not read again where no run is left to do.
-    """
+    """Where images come from."""
 
     load: Callable[[DataConfig], Dataset]
+    """Takes the configuration and returns uint8 pixels of any size, labels and ids; all else is done here."""
     published: bool = False
+    """Its images never change, so that they are not read again where no run is left to do."""
 
 
 SOURCES = {

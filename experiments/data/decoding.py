@@ -84,20 +84,8 @@ samples are named in another way there: a grid that several machines fill must b
 def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
     """Read one image: first frame, EXIF orientation applied, shorter side to `size`, centre crop.
 
-    Grey values of other types than 8 bits are scaled by the range of their type.
-
-    Parameters
-    ----------
-    path : Path
-        An image file.
-    size : int
-        Pixels of a side of the result.
-    channels : {1, 3}
-        Grey or RGB.
-
-    Returns
-    -------
-    uint8 array of shape (channels, size, size)
+    Grey values of other types than 8 bits are scaled by the range of their type. Returns uint8 of shape
+    (channels, size, size), grey for 1 channel, RGB for 3.
 
     Raises
     ------
@@ -243,16 +231,7 @@ def _decode_into(pixels: NDArray[np.uint8], files: Sequence[Path], size: int, ch
 
 
 class Photos:
-    """Image files as if they were an array: each is decoded whenever its row is asked for.
-
-    Parameters
-    ----------
-    files : sequence of Path
-    size, channels : int
-        As in `decode`.
-    """
-
-    dtype, ndim = np.dtype(np.uint8), 4
+    """Image files as if they were an array: each is decoded, as by `decode`, whenever its row is asked for."""
 
     def __init__(self, files: Sequence[Path], size: int, channels: int) -> None:
         self.files, self.shape = files, (len(files), channels, size, size)
@@ -349,20 +328,10 @@ def _content_key(files: Sequence[Path]) -> list[str]:
 
 
 def pixels_of(files: Sequence[Path], size: int, channels: int, *, name: str) -> Pixels:
-    """Pixels of image files.
+    """Pixels of image files as of `decode`: uint8 of shape (N, channels, size, size), or `Rows` of `Photos`.
 
-    Parameters
-    ----------
-    files : sequence of Path
-    size, channels : int
-        As in `decode`.
-    name : str
-        How the cached file begins, for people who look into the cache.
-
-    Returns
-    -------
-    uint8 array of shape (N, channels, size, size), or `Rows` of `Photos`
-        The array is a mapped file where the cache can be written. A set of more than `CACHE_BYTES` is not decoded here.
+    The array is a mapped file where the cache can be written, whose name begins with `name`, for people who look into it. A
+    set of more than `CACHE_BYTES` is not decoded here.
 
     Raises
     ------

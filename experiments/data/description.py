@@ -18,15 +18,7 @@ from experiments.records.dataset import DataDescription, Duplicates, Equal, File
 
 
 def describe(dataset: Dataset, title: str, before: DataDescription | None = None) -> DataDescription:
-    """Describe a dataset.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    title : str
-        How tables call it.
-    before : DataDescription, optional
-        What was known of it: where its images are the same, their files are not opened again.
+    """Describe a dataset, which tables call `title`. Where its images are those of `before`, no file is opened again.
 
     Raises
     ------
@@ -42,7 +34,7 @@ def describe(dataset: Dataset, title: str, before: DataDescription | None = None
         test=_per_class(dataset, dataset.test),
         files=_files(dataset, known),
         duplicates=_duplicates(dataset),
-        notes=[*dataset.notes, *(dataset.listing.notes if dataset.listing else ())],
+        notes=list(dataset.notes),
         made_of=dict(dataset.made_of),
         samples=samples,
     )

@@ -28,9 +28,6 @@ ATTEMPTS = 3
 TIMEOUT_SECONDS = (10.0, 30.0)
 """To connect, and between two pieces of an answer."""
 
-MAX_BYTES = 4 * 2**30
-"""Bound on what an archive of images may unpack to; what is far beyond is a bomb rather than a dataset."""
-
 _CHUNK = 2**16
 
 
@@ -42,24 +39,13 @@ def git_blob_id(path: Path) -> str:
     """The id under which git stores a file: SHA-1 over ``blob <size>``, a zero byte and the content, 40 hex digits."""
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with open(path, "rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, lambda: digest).hexdigest()
 
 
 def download(url: str, target: Path, *, blob_id: str, max_bytes: int) -> None:
-    """Download one file of known content. The target appears only when its content has been checked.
+    """Download one file of known content into a folder that exists; it appears only when its `git_blob_id` has been checked.
 
-    Parameters
-    ----------
-    url : str
-        Address; over ``https`` the server's certificate is checked.
-    target : Path
-        Where the file shall be; its folder must exist.
-    blob_id : str
-        The content's git blob id, see `git_blob_id`. It covers the size.
-    max_bytes : int
-        An answer beyond it is broken off.
+    An answer beyond `max_bytes` is broken off. Over ``https`` the server's certificate is checked.
 
     Raises
     ------
@@ -117,7 +103,7 @@ def absent(name: str, place: Path, files: str, error: Exception) -> ConfigError:
     )
 
 
-def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -> None:
+def unpack(archive: Path, folder: Path, *, max_bytes: int) -> None:
     """Unpack a zip archive into a new folder, which is never seen half full. If it exists already, nothing is written.
 
     Raises

@@ -33,8 +33,7 @@ def load(config: DataConfig) -> Dataset:
         if table is None:
             continue
         image, label = _column(table, config, "image"), _column(table, config, "label")
-        labels = np.asarray(table[label])
-        parts[split] = Part(_pixels(table, image, config, split), labels)
+        parts[split] = Part(_pixels(table, image, config, split), labels := _labels(table, label, config, split))
         if split == "train":
             class_names = tuple(getattr(table.features[label], "names", None) or map(str, np.unique(labels)))
     if "train" not in parts:
@@ -51,14 +50,10 @@ def _opened(config: DataConfig) -> Any:
         raise ConfigError(f"{config.title}: {message}") from error
     datasets.disable_progress_bars()
     folder = in_data_dir(config.path) if config.path else None
+    if folder and not folder.is_dir():
+        raise ConfigError(f"`data.path`: no folder {folder}. Put parquet files there, such as train.parquet.")
     try:
-        if folder is None:
-            return datasets.load_dataset(str(config.name), cache_dir=str(data_dir() / "huggingface"))
-        if not folder.is_dir():
-            raise ConfigError(f"`data.path`: no folder {folder}. Put parquet files there, such as train.parquet.")
-        return datasets.load_dataset(str(folder), cache_dir=str(data_dir() / "huggingface"))
-    except ConfigError:
-        raise
+        return datasets.load_dataset(str(folder or config.name), cache_dir=str(data_dir() / "huggingface"))
     except Exception as error:  # the library raises its own and those of many others
         offline = "" if folder else " Without a network, put its parquet files into a folder and set `data.path` to it."
         raise ConfigError(f"{config.title}: {folder or config.name} cannot be loaded ({reason(error)}).{offline}") from error
@@ -67,10 +62,10 @@ def _opened(config: DataConfig) -> Any:
 def _column(table: Any, config: DataConfig, kind: str) -> str:
     """The column of images or of labels: as the config names it, else the only one of its kind."""
     named = dict(config.columns).get(kind)  # type: ignore[call-overload]
-    kinds = {"image": ("Image",), "label": ("ClassLabel",)}[kind]
-    fitting = [name for name, feature in table.features.items() if type(feature).__name__ in kinds]
-    plain = [name for name in table.features if name in (kind, f"{kind}s", "img", "target", "class")]
+    type_of_kind = {"image": "Image", "label": "ClassLabel"}[kind]
+    fitting = [name for name, feature in table.features.items() if type(feature).__name__ == type_of_kind]
     if kind == "label" and not fitting:
+        plain = [name for name in table.features if name in ("label", "labels", "target", "class")]
         fitting = [name for name in plain if getattr(table.features[name], "dtype", "") in ("int64", "int32", "string")]
     if named in table.features or (named is None and len(fitting) == 1):
         return named or fitting[0]
@@ -82,6 +77,23 @@ def _column(table: Any, config: DataConfig, kind: str) -> str:
 def _pixels(table: Any, column: str, config: DataConfig, split: str) -> NDArray[np.uint8]:
     size, channels = config.stored_size, config.channels
     pixels = np.empty((len(table), channels, size, size), np.uint8)
-    for at, image in enumerate(table[column]):
-        pixels[at] = fitted(image, f"{config.title}: image {at} of {split}", size, channels)
+    for at in range(len(table)):
+        name = f"{config.title}: image {at} of {split}"
+        try:
+            pixels[at] = fitted(table[at][column], name, size, channels)
+        except ConfigError:
+            raise
+        except Exception as error:  # a missing or damaged image makes the library and its decoder raise nearly anything
+            raise ConfigError(
+                f"{name}: not a readable image ({reason(error)}). Replace it, or leave its row out."
+            ) from error
     return pixels
+
+
+def _labels(table: Any, column: str, config: DataConfig, split: str) -> NDArray[Any]:
+    labels = list(table[column])
+    kinds = {type(label) for label in labels}
+    if len(kinds) > 1 or not kinds <= {int, str, bool, float}:
+        found = " and ".join(sorted(kind.__name__ for kind in kinds))
+        raise ConfigError(f"{config.title}: the column {column!r} of {split} must hold one label an image, got {found}.")
+    return np.asarray(labels)

@@ -13,6 +13,7 @@ import stat
 import unicodedata
 import zlib
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -315,8 +316,6 @@ def load(config: DataConfig) -> Dataset:
     if faults:
         more = len(faults) - _MAX_FAULTS
         raise ConfigError(*(faults[:_MAX_FAULTS] + ([f"… and {more} more faults."] if more > 0 else [])))
-    listing = Listing(root, tree.passed_over, tuple(tree.notes))
-    pool, *test = gathered
-    if test:
-        return Dataset(tuple(pool_files), pool, test[0], test_split, listing)
-    return Dataset.cut(tuple(pool_files), pool, listing=listing)
+    names, (pool, *test) = tuple(pool_files), gathered
+    dataset = Dataset(names, pool, test[0], test_split) if test else Dataset.cut(names, pool)
+    return replace(dataset, listing=Listing(root, tree.passed_over), notes=tuple(tree.notes))

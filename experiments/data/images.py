@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,35 +15,15 @@ from experiments.data.splits import cut_test
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-class Base(Protocol):
-    """What rows are taken of: a mapped file, or files that are decoded when they are asked for."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-
-    @property
-    def ndim(self) -> int: ...
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def __getitem__(self, key: Any, /) -> NDArray[np.uint8]: ...
+    from experiments.data.decoding import Photos
 
 
 class Rows:
-    """Some rows of a mapped file or of image files, in some order, without a copy in memory.
+    """The rows at `index` of a mapped file or of image files of shape (N, C, H, W), without a copy in memory."""
 
-    Parameters
-    ----------
-    base : uint8 array of shape (N, C, H, W), or what behaves like one
-    index : int64 array of shape (n,)
-        The rows.
-    """
-
-    def __init__(self, base: Base, index: NDArray[np.int64]) -> None:
+    def __init__(self, base: NDArray[np.uint8] | Photos, index: NDArray[np.int64]) -> None:
         self.base, self.index = base, index
-        self.dtype, self.ndim, self.shape = base.dtype, base.ndim, (len(index), *base.shape[1:])
+        self.shape = (len(index), *base.shape[1:])
 
     @classmethod
     def of(cls, pixels: Pixels) -> Rows:
@@ -79,25 +59,13 @@ Pixels = NDArray[np.uint8] | Rows
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images, in memory, in a mapped file or in image files.
-
-    Attributes
-    ----------
-    pixels : uint8 array or `Rows` of shape (N, C, H, W)
-    labels : int64 array of shape (N,)
-    ids : str array of shape (N,)
-        What names a sample for ever, such as its path inside the dataset; splits are hashed over it.
-    """
+    """Labelled images, in memory, in a mapped file or in image files."""
 
     pixels: Pixels
     labels: NDArray[np.int64]
+    """Of shape (N,)."""
     ids: NDArray[np.str_]
-
-    def __post_init__(self) -> None:
-        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4:
-            raise ValueError(f"pixels must be uint8 of shape (N, C, H, W), got {self.pixels.dtype} {self.pixels.shape}")
-        if not len(self.pixels) == len(self.labels) == len(self.ids):
-            raise ValueError(f"{len(self.pixels)} images, {len(self.labels)} labels and {len(self.ids)} ids")
+    """What names each sample for ever, such as its path inside the dataset; splits are hashed over it."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -150,21 +118,12 @@ OWN, CUT = "its own", "stratified 20% cut"
 
 @dataclass(frozen=True)
 class Listing:
-    """What a folder of images holds beside the images that are read.
-
-    Attributes
-    ----------
-    root : Path
-        The ids of the images are paths from here, with ``#`` and a mark of the content at their end.
-    passed_over : dict of str to (int, str)
-        By reason the number of files and the first of them.
-    notes : tuple of str
-        Sentences on what may not be as the user thinks.
-    """
+    """What a folder of images holds beside the images that are read."""
 
     root: Path
+    """The ids of the images are paths from here, with ``#`` and a mark of the content at their end."""
     passed_over: dict[str, tuple[int, str]]
-    notes: tuple[str, ...]
+    """By reason the number of files and the first of them."""
 
 
 @dataclass(frozen=True)
@@ -184,12 +143,10 @@ class Dataset:
     """Sentences on what may not be as the user thinks."""
 
     @classmethod
-    def cut(
-        cls, class_names: tuple[str, ...], images: Images, kind: str = "random", listing: Listing | None = None
-    ) -> Dataset:
+    def cut(cls, class_names: tuple[str, ...], images: Images, kind: str = "random") -> Dataset:
         """A dataset of images without a test set of their own: a fifth is cut, see `experiments.data.splits.cut_test`."""
         pool, test = cut_test(images.labels, kind)
-        return cls(class_names, images.take(pool), images.take(test), CUT, listing)
+        return cls(class_names, images.take(pool), images.take(test), CUT)
 
     def seal(self) -> SealedTest:
         """The test set under a fresh seal, for one run."""

@@ -5,7 +5,6 @@ Shapes: ``B`` batch, ``C`` channels, ``H`` and ``W`` pixels, ``K`` classes.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -14,14 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from experiments.data.resized_crop import rectangles
+
 ERASED_AREA = (0.02, 0.33)
 """Share of the image that is erased (Zhong et al., arXiv 1708.04896, section 4.3 and torchvision)."""
 
 ERASED_ASPECT = (0.3, 1 / 0.3)
 """Height over width of what is erased, log-uniform."""
-
-ATTEMPTS = 10
-"""Rectangles that are drawn until one fits into the image."""
 
 Boxes = NDArray[np.int64]
 """Rectangles (B, 4): first row, first column, row and column after the last. An empty one changes nothing."""
@@ -30,18 +28,9 @@ Boxes = NDArray[np.int64]
 def draw_erased(rng: np.random.Generator, batch_size: int, size: int, probability: float) -> Boxes:
     """Random erasing (Zhong et al., arXiv 1708.04896, algorithm 1): one rectangle an image, with a probability."""
     chosen = rng.random(batch_size) < probability
-    area = rng.uniform(*ERASED_AREA, (ATTEMPTS, batch_size)) * size * size
-    low, high = (math.log(bound) for bound in ERASED_ASPECT)
-    aspect = np.exp(rng.uniform(low, high, (ATTEMPTS, batch_size)))
-    heights, widths = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
-    fits = (heights < size) & (widths < size)
-    first = fits.argmax(0), np.arange(batch_size)
-    height, width = heights[first].astype(np.int64), widths[first].astype(np.int64)
-    place = rng.random((2, batch_size))
-    top = (place[0] * (size - height + 1)).astype(np.int64)
-    left = (place[1] * (size - width + 1)).astype(np.int64)
-    boxes = np.stack([top, left, top + height, left + width], axis=1)
-    return np.where((chosen & fits[first])[:, None], boxes, 0)
+    boxes, fits = rectangles(rng, batch_size, size, area=ERASED_AREA, aspect=ERASED_ASPECT, sides=(0, size - 1))
+    boxes[:, 2:] += boxes[:, :2]
+    return np.where((chosen & fits)[:, None], boxes, 0)
 
 
 def inside(boxes: Tensor, size: int) -> Tensor:
@@ -58,21 +47,14 @@ def erased(images: Tensor, boxes: Tensor) -> Tensor:
 
 
 class Mix(NamedTuple):
-    """How each image is mixed with its neighbour: the one before it in the batch, whose order is random.
-
-    Attributes
-    ----------
-    share : float array (B,)
-        The image's share of its label; 1 where it is not mixed.
-    boxes : int array (B, 4)
-        CutMix: the rectangle taken from the neighbour; empty elsewhere.
-    blended : bool array (B,)
-        Mixup: pixels are blended by `share`.
-    """
+    """How each image is mixed with its neighbour: the one before it in the batch, whose order is random."""
 
     share: NDArray[np.float64]
+    """The image's share of its label, (B,); 1 where it is not mixed."""
     boxes: Boxes
+    """CutMix: the rectangle taken from the neighbour; empty elsewhere."""
     blended: NDArray[np.bool_]
+    """Mixup, (B,): whether pixels are blended by `share`."""
 
 
 def draw_mix(

@@ -12,15 +12,6 @@ class SampleOrder:
     """The endless stream: one seeded permutation of the n samples after another.
 
     Batches are cut across the borders of epochs, so that every batch is full and its place is a function of the step alone.
-
-    Parameters
-    ----------
-    n : int
-        Samples in the training set.
-    batch_size : int
-        Samples per step.
-    seed : int
-        The run's seed.
     """
 
     def __init__(self, n: int, batch_size: int, seed: int) -> None:

@@ -26,18 +26,12 @@ MAX_BYTES = 200 * 2**20
 
 
 class Published(NamedTuple):
-    """What is known of an archive.
-
-    Attributes
-    ----------
-    blob_id : str
-        Git blob id of the file, by which a download is checked.
-    contents : str or None
-        `contents_digest` of it, by which a re-packed archive of the same photos is known; None where it is not known.
-    """
+    """What is known of an archive."""
 
     blob_id: str
+    """Git blob id of the file, by which a download is checked."""
     contents: str | None
+    """`contents_digest` of it, by which a re-packed archive of the same photos is known; None where it is not known."""
 
 
 ARCHIVES = {
@@ -55,15 +49,8 @@ def load(config: DataConfig) -> Dataset:
     return image_folder.load(config.model_copy(update={"path": folder}))
 
 
-def fetched(source: str, address: str = ADDRESS) -> Path:
+def fetched(source: str) -> Path:
     """The folder of unpacked photos below `DATA_DIR`, made from an archive that lies there or is downloaded now.
-
-    Parameters
-    ----------
-    source : str
-        A key of `ARCHIVES`.
-    address : str
-        Where the archive is downloaded from.
 
     Raises
     ------
@@ -75,9 +62,9 @@ def fetched(source: str, address: str = ADDRESS) -> Path:
         return folder
     archive = data_dir() / f"{source}.zip"
     if archive.is_file():
-        _check(archive, ARCHIVES[source], address)
+        _check(archive, ARCHIVES[source])
     else:
-        _download(archive, ARCHIVES[source], f"{address}/{archive.name}")
+        _download(archive, ARCHIVES[source], f"{ADDRESS}/{archive.name}")
     unpack(archive, folder, max_bytes=MAX_BYTES)
     return folder
 
@@ -100,14 +87,14 @@ def contents_digest(archive: Path) -> str:
     return canonical_hash(files)
 
 
-def _check(archive: Path, published: Published, address: str) -> None:
+def _check(archive: Path, published: Published) -> None:
     """Refuse an archive put there by hand that holds other photos than the published one."""
     found = git_blob_id(archive)
     if found == published.blob_id or contents_digest(archive) == published.contents:
         return
     raise ConfigError(
         f"{archive}: not the published archive: its git blob id is {found}, expected {published.blob_id}. Delete it and "
-        f"get {address}/{archive.name}, or unpack it yourself and set `data.path` to the folder that holds train and "
+        f"get {ADDRESS}/{archive.name}, or unpack it yourself and set `data.path` to the folder that holds train and "
         f"test."
     )
 

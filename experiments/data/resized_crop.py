@@ -28,25 +28,33 @@ ATTEMPTS = 10
 """Rectangles that are drawn until one fits into the image; then the whole image is taken."""
 
 
-def draw(rng: np.random.Generator, batch_size: int, size: int, least_area: float) -> NDArray[np.int64]:
-    """One crop an image, of an area between `least_area` and all of the image.
+def rectangles(
+    rng: np.random.Generator,
+    batch_size: int,
+    size: int,
+    *,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    sides: tuple[int, int],
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The first of `ATTEMPTS` rectangles an image whose sides lie within `sides`, else the whole image; and where one does.
 
-    Returns
-    -------
-    int64 array of shape (B, 4)
-        First row, first column, height, width.
+    The share of the image's `area` is uniform, height over width log-uniform within `aspect`, the place uniform. Returns
+    first row, first column, height and width, int64 of (B, 4), and bool of (B,).
     """
-    area = rng.uniform(least_area, 1.0, (ATTEMPTS, batch_size)) * size * size
-    aspect = np.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1]), (ATTEMPTS, batch_size)))
-    heights, widths = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
-    fits = (heights > 0) & (heights <= size) & (widths > 0) & (widths <= size)
+    areas = rng.uniform(*area, (ATTEMPTS, batch_size)) * size * size
+    aspects = np.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1]), (ATTEMPTS, batch_size)))
+    drawn = np.rint(np.sqrt([areas * aspects, areas / aspects]))  # heights and widths
+    fits: NDArray[np.bool_] = np.all((drawn >= sides[0]) & (drawn <= sides[1]), axis=0)
     first = fits.argmax(0), np.arange(batch_size)
-    height = np.where(fits[first], heights[first], size).astype(np.int64)
-    width = np.where(fits[first], widths[first], size).astype(np.int64)
-    place = rng.random((2, batch_size))
-    top = (place[0] * (size - height + 1)).astype(np.int64)
-    left = (place[1] * (size - width + 1)).astype(np.int64)
-    return np.stack([top, left, height, width], axis=1)
+    lengths = np.where(fits[first], drawn[:, *first], size).astype(np.int64)
+    corners = (rng.random((2, batch_size)) * (size - lengths + 1)).astype(np.int64)
+    return np.concatenate([corners, lengths]).T, fits[first]
+
+
+def draw(rng: np.random.Generator, batch_size: int, size: int, least_area: float) -> NDArray[np.int64]:
+    """One crop an image, of a share `least_area` to 1 of it: first row, first column, height and width, int64 of (B, 4)."""
+    return rectangles(rng, batch_size, size, area=(least_area, 1.0), aspect=ASPECT, sides=(1, size))[0]
 
 
 def weights(start: Tensor, length: Tensor, stored: int, size: int, flip: Tensor | None = None) -> Tensor:
@@ -64,18 +72,7 @@ def weights(start: Tensor, length: Tensor, stored: int, size: int, flip: Tensor 
 
 
 def apply(pixels: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
-    """Crops of uint8 images (B, C, S, S) as uint8 (B, C, T, T).
-
-    Parameters
-    ----------
-    pixels : Tensor
-    boxes : Tensor
-        int64 of shape (B, 4), as of `draw`.
-    size : int
-        T.
-    flip : bool Tensor of shape (B,), optional
-        Which images are mirrored left–right.
-    """
+    """Crops, as of `draw`, of uint8 images (B, C, S, S) as uint8 (B, C, T, T), T = `size`; mirrored where `flip` (B,)."""
     stored = pixels.shape[-1]
     if pixels.device.type == "cpu" and stored > LARGE:
         resized = [

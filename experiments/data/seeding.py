@@ -17,17 +17,7 @@ def _sequence(seed: int, purpose: str, position: tuple[int, ...]) -> np.random.S
 
 
 def generator(seed: int, purpose: str, *position: int) -> np.random.Generator:
-    """NumPy generator for one draw.
-
-    Parameters
-    ----------
-    seed : int
-        The run's seed, ≥ 0. Seed 0 is a seed like any other.
-    purpose : str
-        What is drawn, such as ``"order"`` or ``"crop"``; different purposes are independent.
-    *position : int
-        Where in the run: an epoch, a step.
-    """
+    """NumPy generator for one draw: the run's seed (≥ 0), what is drawn, such as ``"crop"``, and at which epoch or step."""
     return np.random.Generator(np.random.PCG64(_sequence(seed, purpose, position)))
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -38,14 +37,6 @@ def fits(pixels: Pixels, padding: int, device: torch.device) -> bool:
     return n * channels * (height + 2 * padding) * (width + 2 * padding) <= RESIDENT_SHARE * free_bytes(device)
 
 
-class Source(Protocol):
-    """Pixels of a set by step."""
-
-    def __call__(self, step: int, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Padded pixels (M, C, H, W) uint8 on the device, and where in them the images at `index` are, (B,) int64."""
-        ...
-
-
 class Resident:
     """All pixels on the device; a batch is a gather in them."""
 
@@ -56,17 +47,14 @@ class Resident:
         self._to_device = to_device
 
     def __call__(self, step: int, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """See `Source`."""
+        """Padded pixels (M, C, H, W) uint8 on the device, and where in them the images at `index` are, (B,) int64."""
         return self.pixels, self._to_device(index)
 
 
 class Streamed:
     """Pixels on the host, in memory, in a mapped file or in image files; threads gather, or decode, batches ahead.
 
-    Parameters
-    ----------
-    index_of : callable
-        Step → indices of the images that it needs, so that coming batches can be made ready.
+    `index_of` gives the indices of the images that a step needs, so that coming batches can be made ready.
     """
 
     def __init__(
@@ -83,7 +71,7 @@ class Streamed:
         return batch.pin_memory() if self.device.type == "cuda" else batch
 
     def __call__(self, step: int, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """See `Source`."""
+        """As of `Resident`."""
         for coming in range(step, step + AHEAD + 1):
             if coming not in self._ready:
                 wanted = index if coming == step else self.index_of(coming)
@@ -97,11 +85,9 @@ class Streamed:
 def chunks(pixels: Pixels, size: int, device: torch.device) -> Iterator[Tensor]:
     """The images of a set in order, on the device, `size` at a time; the next chunk is gathered while one is used."""
     rows = Rows.of(pixels)
+    first, *others = np.split(np.arange(len(rows)), range(size, len(rows), size))
     with ThreadPoolExecutor(1) as thread:
-        starts = range(0, len(pixels), size)
-        coming = [thread.submit(rows.gathered, np.arange(start, min(start + size, len(pixels)))) for start in starts[:1]]
-        for number in range(len(starts)):
-            if number + 1 < len(starts):
-                start = starts[number + 1]
-                coming.append(thread.submit(rows.gathered, np.arange(start, min(start + size, len(pixels)))))
-            yield coming.pop(0).result().to(device)
+        coming = thread.submit(rows.gathered, first)
+        for other in [*others, first[:0]]:
+            ready, coming = coming, thread.submit(rows.gathered, other)
+            yield ready.result().to(device)

@@ -73,8 +73,6 @@ def nested_subset(
         Labels of the pool.
     fraction : float
         Share of each class, in (0, 1].
-    seed : int
-        Seed of the permutations.
     class_names : sequence of str, optional
         With them, a class without any image in the pool is found too.
     cut : int64 array, optional
@@ -122,23 +120,13 @@ def _check_sizes(labels: NDArray[np.int64], fraction: float, class_names: Sequen
 
 
 def cut_test(labels: NDArray[np.int64], kind: str = "random") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cut a stratified test set, a fifth of each class, the same for every seed.
+    """Cut a stratified test set, a fifth of each class, the same for every seed; return sorted indices of pool and test set.
 
-    A random cut of scikit-learn's digits shares its writers with the pool: of 42% of its test images the nearest image of
-    the pool lies within 70 positions in the file, by chance it would be 8%; with ``blocks`` it is 5%. A support vector
-    machine (RBF, γ = 0.001, C = 10) reaches 98.4% on the random cut (99.0% on average over 20 other ones) and 96.4% on
-    ``blocks`` (97.3% on average over the five blocks of a fifth that the file has, from 95.0% to 98.9%).
-
-    Parameters
-    ----------
-    labels : int64 array of shape (N,)
-    kind : {"random", "blocks"}
-        Which fifth: at random, or the last in the order given.
-
-    Returns
-    -------
-    pool, test : int64 arrays
-        Indices, sorted.
+    Which fifth is ``random``, or with ``blocks`` the last in the order given. A random cut of scikit-learn's digits shares
+    its writers with the pool: of 42% of its test images the nearest image of the pool lies within 70 positions in the file,
+    by chance it would be 8%; with ``blocks`` it is 5%. A support vector machine (RBF, γ = 0.001, C = 10) reaches 98.4% on
+    the random cut (99.0% on average over 20 other ones) and 96.4% on ``blocks`` (97.3% on average over the five blocks of
+    a fifth that the file has, from 95.0% to 98.9%).
     """
     if kind == "blocks":
         order = [np.flatnonzero(labels == label)[::-1] for label in np.unique(labels)]

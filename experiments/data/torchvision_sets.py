@@ -12,7 +12,7 @@ from torchvision import datasets
 
 from experiments.config.errors import ConfigError
 from experiments.config.loading import nearest
-from experiments.config.paths import data_dir
+from experiments.config.paths import in_data_dir
 from experiments.config.schema import DataConfig
 from experiments.data.arrays import joined, marked
 from experiments.data.decoding import fitted, pixels_of
@@ -68,7 +68,7 @@ def load(config: DataConfig) -> Dataset:
 
 def _opened(name: str, part: dict[str, Any], config: DataConfig) -> Any:
     """A part of a dataset: as it lies there, else downloaded."""
-    root, cls = Path(config.path).expanduser() if config.path else data_dir(), getattr(datasets, name)
+    root, cls = in_data_dir(config.path), getattr(datasets, name)
     files = f"the files that torchvision.datasets.{name} expects"
     try:
         return cls(str(root), **part)
@@ -96,7 +96,7 @@ def _labels(part: Any, name: str) -> NDArray[np.int64]:
     kept = next((getattr(part, key) for key in ("targets", "labels", "_labels", "y") if hasattr(part, key)), None)
     if kept is None:
         raise ConfigError(f"torchvision {torchvision.__version__} keeps no labels of {name}; use another version.")
-    return np.asarray(kept).astype(np.int64).reshape(len(part))
+    return np.asarray(kept).astype(np.int64).reshape(len(part), -1)[:, 0]  # QMNIST keeps the writer and more beside it
 
 
 def _images(part: Any, name: str, kind: dict[str, Any], config: DataConfig) -> Images:

@@ -107,8 +107,6 @@ def contrast(images: Tensor, m: Tensor) -> Tensor:
 
 def sharpness(images: Tensor, m: Tensor) -> Tensor:
     """Away from the image smoothed by [1 1 1; 1 5 1; 1 1 1] / 13 inside the border, by 1 + m."""
-    if min(images.shape[-2:]) <= 2:
-        return images
     smooth = images.float()
     smooth[..., 1:-1, 1:-1] = ((9 * avg_pool2d(smooth, 3, 1) + 4 * smooth[..., 1:-1, 1:-1]) / 13).round()
     return _blended(images, smooth, m)

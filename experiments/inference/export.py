@@ -42,7 +42,6 @@ def export(trained: Trained, form: str, target: Path, layout: str | None = None)
 
     Parameters
     ----------
-    trained : Trained
     form : {"safetensors", "torch-export"}
         Weights alone, or the whole program, which ``torch.export.load`` reads, for batches of any size.
     target : Path

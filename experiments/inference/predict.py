@@ -50,15 +50,7 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
 
 @torch.inference_mode()
 def predict(trained: Trained, paths: list[Path], top: int) -> list[list[Guess]]:
-    """The most probable classes of each photo, best first.
-
-    Parameters
-    ----------
-    trained : Trained
-    paths : list of Path
-        Image files.
-    top : int
-        How many classes; all where there are fewer.
+    """The `top` most probable classes of each photo, best first; all where there are fewer.
 
     Raises
     ------
@@ -111,9 +103,11 @@ def draw_attention(trained: Trained, paths: list[Path], best: list[Guess], targe
         As `attention`, or if the picture's folder or format is not there.
     """
     check_target(target, {".png", ".jpg", ".jpeg", ".webp"}, "--attention")
-    rows = []
+    rows, side = [], round(_SIDE / trained.data.crop_fraction)
+    seen = slice((side - _SIDE) // 2, (side + _SIDE) // 2)  # of each axis: the model looked at the centre alone
     for path, patches, guess in zip(paths, attention(trained, paths), best, strict=True):
-        photo = np.broadcast_to(decode(path, _SIDE, trained.data.channels).transpose(1, 2, 0), (_SIDE, _SIDE, 3))
+        photo = decode(path, side, trained.data.channels)[:, seen, seen].transpose(1, 2, 0)
+        photo = np.broadcast_to(photo, (_SIDE, _SIDE, 3))
         row = Image.fromarray(np.concatenate([photo, heat_map(photo, patches)], axis=1))
         picture = Image.new("RGB", (2 * _SIDE, _SIDE + _STRIP), "white")
         picture.paste(row, (0, _STRIP))

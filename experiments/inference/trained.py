@@ -36,23 +36,14 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained classifier and the form in which it takes images.
-
-    Attributes
-    ----------
-    folder : Path
-    record : Record
-    model : nn.Module
-        In evaluation mode, on the CPU; for a run on frozen features the model inside.
-    data : DataConfig
-        Size, channels and normalisation of images.
-    class_names : tuple of str
-    """
+    """A trained classifier and the form in which it takes images."""
 
     folder: Path
     record: Record
     model: nn.Module
+    """In evaluation mode, on the CPU; for a run on frozen features the model inside."""
     data: DataConfig
+    """Size, channels and normalisation of images."""
     class_names: tuple[str, ...]
 
     def batches(self, paths: list[Path]) -> Iterator[Tensor]:
@@ -70,12 +61,7 @@ class Trained:
 
 
 def load_run(run: Path) -> Trained:
-    """Load a finished run.
-
-    Parameters
-    ----------
-    run : Path
-        A run folder, or a run id below `RUNS_DIR`.
+    """Load a finished run, by its folder or its id below `RUNS_DIR`.
 
     Raises
     ------

@@ -20,9 +20,7 @@ from experiments.records.record import (
     PREDICTIONS_FILE,
     SCHEMA,
     WEIGHTS_FILE,
-    Attempt,
     Compute,
-    Failure,
     Record,
     atomic_write,
     write_whole,
@@ -73,18 +71,14 @@ def make_record(
 ) -> Record:
     """Everything that is known about a finished run.
 
-    Parameters
-    ----------
-    rows : list of dict
-        The rows of ``metrics.jsonl``.
-    trials : list of Record
-        On the track `tuned` all trials that ended, whose cost is charged to the run.
+    `rows` are those of ``metrics.jsonl``; `trials`, on the track `tuned`, are all that ended, whose cost the run is charged.
     """
     test: dict[str, float | None] = {}
     if predictions.logits is not None and predictions.labels is not None:
         test = classification_metrics(predictions.logits, predictions.labels)
     val = classification_metrics(predictions.val_logits, predictions.val_labels)
     return Record(
+        schema_=SCHEMA,
         **identity(cell),
         status="done",
         tuned=cell.recipe.model_dump(include=searched(cell.tuning)) if cell.tuning else None,
@@ -103,7 +97,7 @@ def make_record(
         compute=_compute(cell, facts, training, rows, trials, device_hours(attempts)),
         environment=facts.environment,
         geometry=facts.geometry,
-        attempts=[Attempt(**attempt) for attempt in attempts],
+        attempts=attempts,
         started=started,
         finished=now(),
     )
@@ -150,36 +144,9 @@ def seconds_to_target(rows: list[dict[str, Any]], target: float | None) -> float
     return next((row["train_seconds"] for row in rows if row["val/top1"] >= target), None)
 
 
-def failed_record(
-    cell: Cell,
-    failure: Failure,
-    *,
-    attempts: list[dict[str, Any]],
-    environment: dict[str, Any],
-    geometry: dict[str, Any],
-    started: str | None,
-) -> Record:
-    """The record of a run that ended without a result. It has no metrics, so that it can enter no mean."""
-    return Record(
-        **identity(cell),
-        status="failed",
-        steps=failure.step or 0,
-        samples_seen=(failure.step or 0) * cell.recipe.batch_size,
-        metrics={},
-        compute=Compute(device_hours=device_hours(attempts) if attempts else None),
-        environment=environment,
-        geometry=geometry,
-        attempts=[Attempt(**attempt) for attempt in attempts],
-        started=started,
-        finished=now(),
-        failure=failure,
-    )
-
-
 def identity(cell: Cell) -> dict[str, Any]:
     """What a record says about the cell itself."""
     return {
-        "schema_": SCHEMA,
         "run_id": cell.run_id,
         "experiment": cell.experiment,
         "model": cell.model_name,
@@ -201,12 +168,10 @@ def identity(cell: Cell) -> dict[str, Any]:
 
 def write_config(cell: Cell, folder: Path, facts: Facts) -> None:
     """``config.yaml``: what was requested and what it resolved to, complete."""
-    about = identity(cell) | cell.execution.model_dump()
-    about.pop("schema_")
     values = {
         "experiment": cell.experiment,
         "command": cell.command,
-        "cell": about,
+        "cell": identity(cell) | cell.execution.model_dump(),
         "requested": requested_settings(cell.recipe, cell.data, cell.tuning, cell.track),
         "data": cell.data.model_dump(),
         "recipe": cell.recipe.model_dump(),

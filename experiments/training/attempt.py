@@ -12,10 +12,12 @@ from typing import Any, Literal
 
 from experiments.config.cells import Cell
 from experiments.config.errors import UserError
-from experiments.records.progress import Busy, ended_attempts, locked, read_progress
+from experiments.records.progress import Busy, ended_attempts, locked, now, read_progress
 from experiments.records.record import (
     METRICS_FILE,
     RECORD_FILE,
+    SCHEMA,
+    Compute,
     Failure,
     Record,
     RecordError,
@@ -46,19 +48,7 @@ class OutOfMemory(UserError):
 
 
 class Attempt:
-    """One attempt at a cell.
-
-    Parameters
-    ----------
-    cell : Cell
-    folder : Path
-        The run folder; made where it is missing.
-
-    Attributes
-    ----------
-    outcome : Outcome or None
-        None while there is work to do.
-    """
+    """One attempt at a cell, in its run folder, which is made where it is missing; without `outcome` there is work to do."""
 
     def __init__(self, cell: Cell, folder: Path) -> None:
         self.cell, self.folder = cell, folder
@@ -146,7 +136,10 @@ class Attempt:
             (self.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
             if memory.is_out_of_memory(error):
                 error = OutOfMemory(self.cell, error)
-            record_failure(self.cell, self.folder, error, _facts(self.cell))
+            known = dict[str, Any]()
+            with contextlib.suppress(Exception):  # a fault of the machine itself may be why
+                known = facts_of(self.cell, resolve_device())
+            record_failure(self.cell, self.folder, error, known)
         except Exception as second:  # a fault of the folder itself: nothing could be written
             error = second
         self._ends("failed", error)
@@ -161,17 +154,13 @@ def _sentence(error: BaseException) -> str:
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
-def _facts(cell: Cell) -> dict[str, Any]:
-    """The machine and the resolved settings, for the record of a failure; nothing where even these cannot be found."""
-    with contextlib.suppress(Exception):
-        return facts_of(cell, resolve_device())
-    return {}
-
-
 def record_failure(cell: Cell, folder: Path, error: Exception, environment: dict[str, Any] | None = None) -> None:
-    """Write the record of a cell that failed, which stays failed until it is asked for again, from what its folder tells."""
+    """Write the record of a cell that failed, which stays failed until it is asked for again, from what its folder tells.
+
+    It has no metrics, so that it can enter no mean.
+    """
     progress, resolved = read_progress(folder), artifacts.read_resolved(folder)
-    geometry = resolved.pop("geometry", {})
+    geometry, attempts = resolved.pop("geometry", {}), ended_attempts(progress)
     rows = list[dict[str, Any]]()
     with contextlib.suppress(RecordError, OSError):  # damaged rows are often why the run failed
         rows = read_rows(folder / METRICS_FILE)
@@ -181,12 +170,19 @@ def record_failure(cell: Cell, folder: Path, error: Exception, environment: dict
         step=getattr(error, "step", progress.get("step")),
         last_metrics=rows[-1] if rows else None,
     )
-    record = artifacts.failed_record(
-        cell,
-        failure,
-        attempts=ended_attempts(progress),
+    record = Record(
+        schema_=SCHEMA,
+        **artifacts.identity(cell),
+        status="failed",
+        steps=failure.step or 0,
+        samples_seen=(failure.step or 0) * cell.recipe.batch_size,
+        metrics={},
+        compute=Compute(device_hours=artifacts.device_hours(attempts) if attempts else None),
         environment=environment or resolved,
         geometry=geometry,
+        attempts=attempts,
         started=progress.get("started"),
+        finished=now(),
+        failure=failure,
     )
     write_record(folder, record)

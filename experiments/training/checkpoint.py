@@ -48,15 +48,7 @@ def _digest(state: dict[str, Any]) -> str:
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint into a run folder.
-
-    Parameters
-    ----------
-    folder : Path
-        The run folder.
-    state : dict
-        Nested dicts and lists of tensors, numbers, strings and None.
-    """
+    """Write a checkpoint into a run folder: nested dicts and lists of tensors, numbers, strings and None."""
     path = folder / CHECKPOINT_FILE
     with atomic_write(path.with_suffix(".new"), "wb") as file:
         try:
@@ -86,14 +78,7 @@ def _read(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def load(folder: Path, device: torch.device) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest whole checkpoint of a run folder, if any.
-
-    Returns
-    -------
-    state : dict or None
-    warnings : list of str
-        One sentence for each file that was passed over.
-    """
+    """The newest whole checkpoint of a run folder, if any, and a sentence for each file that was passed over."""
     warnings: list[str] = []
     for name in (CHECKPOINT_FILE, PREVIOUS_FILE):
         path = folder / name
@@ -105,5 +90,7 @@ def load(folder: Path, device: torch.device) -> tuple[dict[str, Any] | None, lis
         try:
             return _read(path, device), warnings
         except ValueError as error:
-            warnings.append(f"{path}: {error}; falling back to the checkpoint before it.")
+            warnings.append(f"{path}: {error}; passed over.")
+    if warnings:
+        warnings.append(f"{folder}: no whole checkpoint is left; starting from step 0.")
     return None, warnings

@@ -35,24 +35,16 @@ def evaluation_batch_size(image_size: int, device: torch.device) -> int:
 
 
 class Compiled(NamedTuple):
-    """What became of a request to compile.
-
-    Attributes
-    ----------
-    forward : nn.Module
-        What the step calls: the compiled model, or the model itself.
-    mode : str
-        As it is recorded: the mode, or ``off``.
-    seconds : float
-        Time until the compiled step ran, failed or not.
-    failure : str or None
-        One sentence where compilation failed.
-    """
+    """What became of a request to compile."""
 
     forward: nn.Module
+    """What the step calls: the compiled model, or the model itself."""
     mode: str
+    """As it is recorded: the mode, or ``off``."""
     seconds: float
+    """Time until the compiled step ran, failed or not."""
     failure: str | None
+    """One sentence where compilation failed."""
 
 
 def compiled(

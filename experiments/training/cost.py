@@ -28,22 +28,10 @@ DENSE_BF16_PEAKS = {
 """FLOP/s without sparsity, from the vendor's data sheets; the first key that is part of a device's name counts."""
 
 
-def _flops(model: nn.Module, *inputs: torch.Tensor) -> int:
+def _flops(model: Callable[[torch.Tensor], object], images: torch.Tensor) -> int:
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model(*inputs)
+        model(images)
     return counter.get_total_flops()
-
-
-class _Probe(nn.Module):
-    """One matrix product and one fused attention, whose operations are known in closed form."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(8, 8, bias=False)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        projected = self.linear(tokens)
-        return scaled_dot_product_attention(projected, projected, projected)
 
 
 @lru_cache(maxsize=1)
@@ -55,7 +43,13 @@ def check_flop_counter() -> None:
     RuntimeError
         If one 8 × 8 projection and one attention over 4 tokens of width 8 do not give 2·4·8·8 + 2·(2·4·4·8) operations.
     """
-    counted = _flops(_Probe().to("meta"), torch.empty(1, 1, 4, 8, device="meta"))
+    tokens, weight = torch.empty(1, 1, 4, 8, device="meta"), torch.empty(8, 8, device="meta")
+
+    def probe(tokens: torch.Tensor) -> torch.Tensor:
+        projected = tokens @ weight
+        return scaled_dot_product_attention(projected, projected, projected)
+
+    counted = _flops(probe, tokens)
     known = 2 * 4 * 8 * 8 + 2 * (2 * 4 * 4 * 8)
     if counted != known:
         raise RuntimeError(f"torch {torch.__version__} counts {counted} FLOPs where {known} are known; GMACs would be wrong")
@@ -166,10 +160,6 @@ class Meter:
     On a GPU the peak is that of torch's allocator. On a CPU it is the process's from the making of the meter on, with what
     the process held by then: libraries (about 0.7 GiB), data, the model. Linux alone can begin a peak anew; elsewhere
     (macOS, a read-only ``/proc``) it is known for the first run of a process and None for those after it.
-
-    Parameters
-    ----------
-    device : torch.device
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -7,7 +7,7 @@ import os
 import torch
 
 from experiments.config.errors import ConfigError
-from experiments.training import cost, distributed
+from experiments.training import cost, distributed, torchrun
 
 
 def resolve_device() -> torch.device:
@@ -18,7 +18,7 @@ def resolve_device() -> torch.device:
     ConfigError
         If the device is not one of these or is not there.
     """
-    if distributed.asked_for():
+    if torchrun.place().size > 1:
         return distributed.local_device()
     name = os.environ.get("DEVICE") or "auto"
     if name == "auto":

@@ -30,15 +30,10 @@ PATIENCE = timedelta(days=2)
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of a run. One process alone needs no communication, and has none.
-
-    Attributes
-    ----------
-    rank, size : int
-        This process, counted from 0, and their number.
-    """
+    """The processes of a run. One process alone needs no communication, and has none."""
 
     rank: int = 0
+    """This process, counted from 0."""
     size: int = 1
 
     @property
@@ -98,11 +93,6 @@ class Group:
 
 
 ALONE = Group()
-
-
-def asked_for() -> bool:
-    """Whether ``torchrun`` started this process beside others."""
-    return torchrun.place().size > 1
 
 
 def current() -> Group:

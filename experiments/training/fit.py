@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from experiments.training.distributed import ALONE, Group
 from experiments.training.optim import learning_rate
 from experiments.training.steps import Update, evaluate, train_steps
 
+if TYPE_CHECKING:
+    from experiments.training.watch import Written
+
 CHECKPOINT_SECONDS = 30.0
 """Shortest time between checkpoints that are not asked for by step."""
 
@@ -40,13 +43,7 @@ class Interrupted(Exception):
 
 
 class Diverged(UserError):
-    """The training loss is not finite.
-
-    Attributes
-    ----------
-    step : int
-        Where that was seen.
-    """
+    """The training loss is not finite, as was seen at `step`."""
 
     def __init__(self, step: int, *, clipped: bool = True) -> None:
         self.step = step
@@ -61,43 +58,28 @@ def evaluation_steps(steps: int, evaluations: int) -> list[int]:
 
 @dataclass
 class Training:
-    """A run in training: what changes from step to step, and what a checkpoint must hold.
-
-    Attributes
-    ----------
-    model, optimizer, meter
-        Their states go into the checkpoint.
-    forward : nn.Module, optional
-        What a step calls where that is not the model itself: its compiled or distributed form, of the same weights.
-    average : AveragedModel, optional
-        The moving average of the weights, where the recipe asks for one.
-    group : Group
-        The processes that train it together.
-    loss_sum : Tensor of shape ()
-        Sum of the losses since the last evaluation, on the device, so that no step waits for it.
-    step, loss_from : int
-        Steps taken, and steps taken at the last evaluation.
-    val_best : dict
-        Metrics of the best evaluation so far, by validation accuracy.
-    micro_batches : int
-        Parts that each batch is cut into.
-    ledger, rows
-        What the checkpoint held that the run went on from: the list of attempts, and the rows of ``metrics.jsonl``.
-    """
+    """A run in training: what changes from step to step, and what a checkpoint must hold."""
 
     run_id: str
     model: nn.Module
     optimizer: torch.optim.Optimizer
     meter: Meter
     loss_sum: Tensor
+    """Of the losses since the last evaluation, of shape (), on the device, so that no step waits for it."""
     step: int = 0
     loss_from: int = 0
+    """Steps taken at the last evaluation."""
     val_best: dict[str, float] = field(default_factory=dict)
+    """Metrics of the best evaluation so far, by validation accuracy."""
     micro_batches: int = 1
+    """Parts that each batch is cut into."""
     ledger: dict[str, Any] | None = None
     rows: list[dict[str, Any]] | None = None
+    """The attempts, and the rows of ``metrics.jsonl``, in the checkpoint that the run went on from."""
     forward: nn.Module | None = None
+    """What a step calls where that is not the model itself: its compiled or distributed form, of the same weights."""
     average: AveragedModel | None = None
+    """The moving average of the weights, where the recipe asks for one."""
     group: Group = ALONE
 
     @property
@@ -156,22 +138,10 @@ class Training:
 
 
 class MetricsLog:
-    """``metrics.jsonl``: one row per evaluation, the truth that trackers mirror.
+    """``metrics.jsonl`` of a run folder: one row per evaluation, the truth that trackers mirror.
 
-    Parameters
-    ----------
-    folder : Path
-        The run folder.
-    step : int
-        Where the run goes on; rows beyond it are of an attempt that was lost, and are made again.
-    kept : list of dict, optional
-        The rows up to there as the checkpoint holds them, from which a file that was lost or changed is made again.
-
-    Attributes
-    ----------
-    rows : list of dict
-    warnings : list of str
-        A sentence if the file had to be made again.
+    The run goes on at `step`; rows beyond it are of an attempt that was lost, and are made again. From the rows that the
+    checkpoint `kept` a file that was lost or changed is made again, and a sentence in `warnings` says so.
 
     Raises
     ------
@@ -211,37 +181,10 @@ class MetricsLog:
             file.write(self._line(row))
 
 
-class TrainingObserver:
-    """Who follows a training: told what happens, and asked whether to stop. This one listens to nothing and never stops."""
-
-    def stop_requested(self) -> bool:
-        """Asked before every step; true makes the run write a checkpoint and raise `Interrupted`."""
-        return False
-
-    def works(self) -> None:
-        """A stretch of training begins; evaluations and checkpoints lie between stretches."""
-
-    def beat(self, step: int) -> None:
-        """A step is about to be taken."""
-
-    def rests(self, step: int) -> None:
-        """A stretch ended before `step`."""
-
-    def out_of_memory(self, sentence: str) -> None:
-        """Batches had no room and are trained in parts from now on."""
-
-    def evaluated(self, row: dict[str, Any]) -> None:
-        """Validation was evaluated: a row of ``metrics.jsonl``."""
-
-    def kept(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """What a checkpoint keeps of the attempts, and the rows of ``metrics.jsonl`` up to it."""
-        return {}, []
-
-
 class _Checkpoints:
     """Writes checkpoints, and decides when one is due: by step where asked for, else by time and cost."""
 
-    def __init__(self, training: Training, folder: Path, every_steps: int | None, observer: TrainingObserver) -> None:
+    def __init__(self, training: Training, folder: Path, every_steps: int | None, observer: Written) -> None:
         self.training, self.folder, self.every_steps, self.observer = training, folder, every_steps, observer
         self._last, self._cost = time.monotonic(), 0.0
 
@@ -269,8 +212,8 @@ def fit(
     *,
     seed: int,
     folder: Path,
+    observer: Written,
     execution: Execution = Execution(),  # noqa: B008 - frozen
-    observer: TrainingObserver = TrainingObserver(),  # noqa: B008 - without state
 ) -> None:
     """Train to the last step of the recipe. Test data is no argument of this function.
 
@@ -375,7 +318,7 @@ def _evaluation_row(
     with training.meter.evaluating():
         logits = logits_of(training.evaluated, val, device=device, precision=recipe.precision, on_oom=on_oom)
         logits = training.group.gathered(logits)
-        metrics = classification_metrics(logits, val.labels.cpu().numpy())
+        metrics = classification_metrics(logits, val.labels)
     training.loss_sum.zero_()
     training.loss_from = training.step
     samples = training.step * recipe.batch_size

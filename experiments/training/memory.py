@@ -21,15 +21,7 @@ SIGNS_OF_HOST = ("DefaultCPUAllocator", "not enough memory", "Cannot allocate me
 
 
 class DoesNotFit(MemoryError):
-    """A step for which there is no room, in the smallest parts that are allowed.
-
-    Attributes
-    ----------
-    parts : int
-        Parts that the batch was cut into.
-    hint : str
-        What the user may do, or why nothing smaller was tried.
-    """
+    """A step for which there is no room in so many parts of its batch; `hint` says what to do, or why no more were tried."""
 
     def __init__(self, error: BaseException, parts: int, hint: str) -> None:
         self.parts, self.hint = parts, hint

@@ -58,14 +58,9 @@ BUILDERS: dict[str, Callable[..., Built]] = {
 
 
 def build(name: str, config: ModelConfig, *, image_size: int, in_channels: int, num_classes: int) -> Built:
-    """Build a model for images of a size. Initialisation draws from torch's global generator.
+    """Build a model, images (B, C, H, W) → logits (B, num_classes), and say which adaptations its record declares.
 
-    Returns
-    -------
-    model : nn.Module
-        Images (B, C, H, W) → logits (B, num_classes).
-    geometry : dict
-        The declared adaptations, for the record.
+    Initialisation draws from torch's global generator.
 
     Raises
     ------
@@ -116,18 +111,12 @@ def _unseeded(model: nn.Module, again: Callable[[], Built]) -> str:
 
 
 class Checked(NamedTuple):
-    """What was found of a model that was tried.
-
-    Attributes
-    ----------
-    geometry : dict
-        What the record declares beside the model's own adaptations; mostly nothing.
-    batch_statistics : bool
-        Whether the model normalises by the statistics of its batch.
-    """
+    """What was found of a model that was tried."""
 
     geometry: dict[str, Any]
+    """What the record declares beside the model's own adaptations; mostly nothing."""
     batch_statistics: bool
+    """Whether the model normalises by the statistics of its batch."""
 
 
 _checked: dict[str, Checked] = {}

@@ -54,20 +54,10 @@ floor. A further schedule is a function and a line here."""
 def learning_rate(
     step: int, *, steps: int, peak: float, floor: float, warmup_fraction: float, schedule: str = "cosine"
 ) -> float:
-    """Linear warm-up, then one of `SCHEDULES`, as a pure function of the step.
+    """Linear warm-up, then one of `SCHEDULES`, as a pure function of the step that is about to be taken, counted from 0.
 
-    Parameters
-    ----------
-    step : int
-        Optimiser step that is about to be taken, counted from 0.
-    steps : int
-        Steps of the whole run.
-    peak, floor : float
-        Rate at the end of the warm-up, and the lowest that a schedule goes down to.
-    warmup_fraction : float
-        Share of the steps that rise linearly from ``peak / warm-up steps`` to `peak`.
-    schedule : str
-        A key of `SCHEDULES`.
+    A share `warmup_fraction` of all `steps` rises from ``peak / warm-up steps`` to `peak`; `floor` is the lowest that a
+    schedule goes down to.
     """
     warmup = math.ceil(warmup_fraction * steps)
     if step < warmup:

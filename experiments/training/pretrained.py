@@ -39,8 +39,8 @@ def run_folder(weights: str) -> Path:
     """
     experiment, _, name = weights.removeprefix(RUN).partition("/")
     folders = (path.parent for path in (runs_dir() / experiment).glob(f"{name}*/{WEIGHTS_FILE}"))
-    found = sorted(folder for folder in folders if folder.name == name or folder.name.startswith(f"{name}-"))
-    found = [folder for folder in found if (folder / RECORD_FILE).is_file()]
+    ended = sorted(folder for folder in folders if (folder / RECORD_FILE).is_file())
+    found = [folder for folder in ended if name in (folder.name, read_record(folder / RECORD_FILE).model)]
     if not found:
         raise ValueError(
             f"no finished run {name} with weights in {runs_dir() / experiment}. "
@@ -89,8 +89,6 @@ def start(model: nn.Module, name: str, config: ModelConfig, head: Collection[str
         As `experiments.training.models.build` made it; changed in place.
     name : str
         Stem of the model's file, for messages.
-    config : ModelConfig
-        With ``init: pretrained``.
     head : collection of str
         Names of the parameters that begin with zeros: those of the layers that give the logits.
 
@@ -163,17 +161,10 @@ def published(name: str) -> Path:
 
 
 class FrozenFeatures(nn.Module):
-    """A model of which the head alone is trained.
+    """A model, changed in place, of which the parameters of the head alone are trained.
 
     Nothing else gets a gradient, and the whole stays in evaluation mode: dropout and stochastic depth are off, and norms use
     their stored statistics. (The head is linear, for which the mode makes no difference.)
-
-    Parameters
-    ----------
-    model : nn.Module
-        Changed in place.
-    head : collection of str
-        Names of the parameters that are trained.
     """
 
     def __init__(self, model: nn.Module, head: Collection[str]) -> None:

@@ -54,18 +54,10 @@ def profile(
     threads: int,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Measure a model on one device.
+    """Measure a model on one device, on batches of a shape: images, channels, pixels of a side.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        A batch: images, channels, pixels of a side.
-
-    Returns
-    -------
-    dict
-        Parameters, forward GMACs, training GFLOPs an image, the bare step in images/s (median and quartiles of 50 timed
-        steps after 10), MFU at that rate and peak memory in bytes; null where unknown.
+    Gives parameters, forward GMACs, training GFLOPs an image, the bare step in images/s (median and quartiles of 50 timed
+    steps after 10), MFU at that rate and peak memory in bytes; null where unknown.
     """
     batch_size, channels, image_size = shape
     torch.set_num_threads(threads)

@@ -24,7 +24,7 @@ from experiments.data.seeding import integer_seed
 from experiments.data.splits import nested_subset, split_hash
 from experiments.records.record import Record
 from experiments.tracking import content
-from experiments.training import artifacts, compilation, cost, distributed, models
+from experiments.training import artifacts, compilation, cost, distributed, models, pretrained
 from experiments.training.artifacts import Facts, Predictions
 from experiments.training.attempt import Attempt
 from experiments.training.device import resolve_device, set_deterministic
@@ -99,8 +99,6 @@ def run(cell: Cell, experiment_folder: Path, trials: list[Record] | None = None)
 
     Parameters
     ----------
-    cell : Cell
-        What to run; its `run_id` is known.
     experiment_folder : Path
         Where the run folder lies or will lie.
     trials : list of Record, optional
@@ -142,7 +140,7 @@ def run(cell: Cell, experiment_folder: Path, trials: list[Record] | None = None)
         if group.leads:
             artifacts.write_predictions(attempt.folder, predictions, splits.class_names)
             artifacts.write_weights(attempt.folder, training.evaluated)
-        attempt.done(watch.completed(facts, training, predictions, trials))
+        attempt.done(watch.completed(predictions, trials))
     return attempt.ended
 
 
@@ -179,11 +177,7 @@ def prepare(
 ) -> tuple[Training, dict[str, Any]]:
     """Model and optimiser as the step needs them: on the device, at their checkpoint, compiled and distributed as asked for.
 
-    Returns
-    -------
-    training : Training
-    resolved : dict
-        What was decided on the way, for the record.
+    What was decided on the way comes with them, for the record.
     """
     recipe, group = cell.recipe, distributed.current()
     layout = compilation.memory_format(model, device)
@@ -245,7 +239,7 @@ def looked(
     model: nn.Module, normalise: Normalise, pixels: NDArray[np.uint8], device: torch.device
 ) -> NDArray[np.uint8] | None:
     """Where this project's ViT looks on images (N, C, H, W), each map with 255 at its largest; None for any other model."""
-    model = getattr(model, "module", model).eval()
+    model = pretrained.unwrapped(model).eval()
     if not isinstance(model, VisionTransformer):
         return None
     images = normalise(torch.from_numpy(np.ascontiguousarray(pixels)).to(device)).to(next(model.parameters()).dtype)

@@ -26,18 +26,8 @@ def accumulate(
 ) -> Tensor:
     """Add the gradients of the mean loss over a batch to the parameters, one part of the batch after another.
 
-    Parts are as equal as possible, and each counts by its share of the images, so that the sum is the whole batch's.
-
-    Parameters
-    ----------
-    images, labels : Tensor of shapes (B, C, H, W) and (B,)
-    parts : int
-        From 1 to B.
-
-    Returns
-    -------
-    Tensor of shape ()
-        The mean loss over the batch, detached.
+    Images (B, C, H, W) and labels (B,) or (B, K) are cut into 1 to B parts as equal as possible, and each counts by its
+    share of the images, so that the sum is the whole batch's. Returns the mean loss over the batch, detached, of shape ().
     """
     total = torch.zeros((), device=images.device)
     for inputs, targets in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
@@ -63,27 +53,19 @@ def _no_more_parts(error: BaseException, parts: int) -> int:
 
 @dataclass(frozen=True)
 class Update:
-    """How a step is taken.
-
-    Attributes
-    ----------
-    rate : callable
-        Step → learning rate.
-    seed : int
-        Keys the random numbers inside the model (dropout, stochastic depth) together with the step.
-    micro_batches : int
-        Parts that each batch is cut into (gradient accumulation).
-    after : callable
-        Called after each step, as to average the weights.
-    """
+    """How a step is taken."""
 
     rate: Callable[[int], float]
+    """Step → learning rate."""
     seed: int = 0
+    """Keys the random numbers inside the model (dropout, stochastic depth) together with the step."""
     precision: str = "fp32"
     label_smoothing: float = 0.0
     clip_grad_norm: float | None = None
     micro_batches: int = 1
+    """Parts that each batch is cut into (gradient accumulation)."""
     after: Callable[[], None] = lambda: None
+    """Called after each step, as to average the weights."""
 
 
 def train_steps(
@@ -101,12 +83,10 @@ def train_steps(
 
     Parameters
     ----------
-    model, optimizer : changed in place
     batches : callable
         Step → images (B, C, H, W) and labels: classes (B,), or probabilities (B, K).
     steps : range
         Steps to take, counted from 0 over the whole run.
-    update : Update
     loss_sum : Tensor of shape ()
         Sum of the losses, on the device; added to in place.
     more_parts : callable

@@ -15,11 +15,7 @@ from experiments.records.record import RECORD_FILE, Record, read_record
 def trial_recipes(recipe: Recipe, tuning: Tuning) -> list[Recipe]:
     """The recipes of the trials: quasi-random points of the space (Halton 1964), a function of the tuning seed alone.
 
-    Parameters
-    ----------
-    recipe : Recipe
-        Gives everything that is not searched.
-    tuning : Tuning
+    `recipe` gives everything that is not searched.
     """
     from scipy.stats import qmc
 
@@ -81,8 +77,8 @@ def chosen(cell: Cell, experiment_folder: Path) -> tuple[Cell, list[Record]]:
         raise ConfigError(f"{cell.describe()}: none of its {len(trials)} tuning trials ended well; {fix}.")
 
     def merit(number: int) -> tuple[float, float]:
-        metrics = done[number].metrics
-        return -(metrics["val/top1"] or 0.0), metrics["val/nll"] or math.inf
+        top1, nll = (done[number].metrics[f"val/{name}"] for name in ("top1", "nll"))
+        return -(top1 or 0.0), math.inf if nll is None else nll
 
     best = min(done, key=merit)
     return replace(cell, recipe=trials[best].recipe), list(records.values())

@@ -15,21 +15,13 @@ from experiments.records.record import Record
 from experiments.tracking.tracker import About, Tracker
 from experiments.training import artifacts, stop
 from experiments.training.artifacts import Facts, Predictions
-from experiments.training.fit import MetricsLog, Training, TrainingObserver
+from experiments.training.fit import MetricsLog, Training
 
 
-class Written(TrainingObserver):
-    """What a run folder gets while a run trains: rows and heartbeat.
+class Written:
+    """Who follows a training: told what happens, which the run folder gets as rows and heartbeat, and asked whether to stop.
 
-    Parameters
-    ----------
-    folder : Path
-        The run folder.
-    training : Training
-        At its checkpoint.
-    recipe : Recipe
-    device : str
-        Name of the hardware, for the list of attempts.
+    `training` is at its checkpoint; `device` names the hardware, for the list of attempts.
     """
 
     def __init__(self, folder: Path, training: Training, recipe: Recipe, device: str = "") -> None:
@@ -44,20 +36,32 @@ class Written(TrainingObserver):
             devices=training.group.size,
         )
 
+    def stop_requested(self) -> bool:
+        """Asked before every step; true makes the run write a checkpoint and raise `fit.Interrupted`."""
+        return False
+
     def works(self) -> None:
+        """A stretch of training begins; evaluations and checkpoints lie between stretches."""
         self.heartbeat.work_begins()
 
     def rests(self, step: int) -> None:
+        """A stretch ended before `step`."""
         self.heartbeat.work_ends(step)
 
     def beat(self, step: int) -> None:
+        """A step is about to be taken."""
         self.heartbeat.beat(step)
 
+    def out_of_memory(self, sentence: str) -> None:
+        """Batches had no room and are trained in parts from now on."""
+
     def evaluated(self, row: dict[str, Any]) -> None:
+        """Validation was evaluated: a row of ``metrics.jsonl``."""
         self.log.append(row)
         self.heartbeat.val_top1 = row["val/top1"]
 
     def kept(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """What a checkpoint keeps of the attempts, and the rows of ``metrics.jsonl`` up to it."""
         return self.heartbeat.ledger(), self.log.rows
 
 
@@ -68,7 +72,7 @@ class Watch(Written):
         self, cell: Cell, folder: Path, training: Training, facts: Facts, says: Callable[[str | None], None]
     ) -> None:
         super().__init__(folder, training, cell.trained, facts.environment["device"])
-        self.cell, self.says = cell, says
+        self.cell, self.training, self.facts, self.says = cell, training, facts, says
         self.tracker = open_tracker(cell, folder, facts, self.log.rows)
         for sentence in (*self.log.warnings, self.tracker.message):
             says(sentence)
@@ -93,17 +97,16 @@ class Watch(Written):
         self.heartbeat.end("failed")
         self.tracker.finish({"failure": str(error)}, failed=True)
 
-    def completed(self, facts: Facts, training: Training, predictions: Predictions, trials: list[Record]) -> Record:
+    def completed(self, predictions: Predictions, trials: list[Record]) -> Record:
         """The run has its result: what goes into its record."""
-        attempts = self.heartbeat.end("completed")
         return artifacts.make_record(
             self.cell,
-            facts,
-            training,
+            self.facts,
+            self.training,
             predictions,
             rows=self.log.rows,
             trials=trials,
-            attempts=attempts,
+            attempts=self.heartbeat.end("completed"),
             started=self.heartbeat.started,
         )
 
@@ -127,7 +130,6 @@ def open_tracker(cell: Cell, folder: Path, facts: Facts, rows: list[dict[str, An
         "environment": facts.environment,
         "command": command,
     }
-    config.pop("schema_")
     about = About(
         experiment=cell.experiment,
         run_id=str(cell.run_id),

@@ -33,8 +33,10 @@ def test_weights_are_those_of_torchvision_alone() -> None:
         ("resnet81", {}, "did you mean resnet18"),
         ("qqq", {}, "list_models"),
         ("resnet18", {"wide": 2}, "unexpected keyword"),
+        ("vit_b_16", {"image_size": 30}, "'vit_b_16' cannot be built for images of 30 pixels .*indivisible by patch size"),
+        ("vit_b_16", {"num_heads": 7}, "KeyError: 'num_heads'"),
     ],
 )
 def test_what_is_unknown_is_told(name: str, arguments: dict[str, int], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        create(name, image_size=32, in_channels=3, num_classes=7, **arguments)
+        create(name, **({"image_size": 32, "in_channels": 3, "num_classes": 7} | arguments))

@@ -34,7 +34,7 @@ def entry(name: str, mode: int = stat.S_IFREG | 0o644) -> zipfile.ZipInfo:
 def faults_of(archive: Path, folder: Path, **bounds: int) -> str:
     before = {path for path in folder.parent.parent.rglob("*") if path != archive}
     with pytest.raises(ConfigError) as caught:
-        unpack(archive, folder, **bounds)
+        unpack(archive, folder, **({"max_bytes": 2**32} | bounds))
     after = {path for path in folder.parent.parent.rglob("*") if path != archive}
     assert after <= before | {folder.parent}, "nothing may be left behind"
     return "\n".join(caught.value.faults)
@@ -42,11 +42,11 @@ def faults_of(archive: Path, folder: Path, **bounds: int) -> str:
 
 def test_unpacks_into_a_folder_that_appears_whole(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "a.zip", [("train/", b""), ("train/pizza/1.jpg", b"one"), ("read me.txt", b"two")])
-    unpack(archive, tmp_path / "to" / "photos")
+    unpack(archive, tmp_path / "to" / "photos", max_bytes=100)
     assert (tmp_path / "to" / "photos" / "train" / "pizza" / "1.jpg").read_bytes() == b"one"
     assert [path.name for path in (tmp_path / "to").iterdir()] == ["photos"]
     (tmp_path / "to" / "photos" / "read me.txt").write_text("mine")
-    unpack(archive, tmp_path / "to" / "photos")  # a second time changes nothing
+    unpack(archive, tmp_path / "to" / "photos", max_bytes=100)  # a second time changes nothing
     assert (tmp_path / "to" / "photos" / "read me.txt").read_text() == "mine"
 
 
@@ -150,15 +150,22 @@ def test_other_photos_are_refused_with_the_address(by_hand: Path) -> None:
     assert not (by_hand.parent / "pizza_steak_sushi").exists()
 
 
-def test_offline_message_says_which_file_to_put_where(tmp_path: Path) -> None:
+def test_what_is_no_archive_is_told(by_hand: Path) -> None:
+    by_hand.write_bytes(b"<html>not found</html>")
+    with pytest.raises(ConfigError, match=r"not a whole zip archive .* Delete it and get it again"):
+        pizza_steak_sushi.fetched("pizza_steak_sushi")
+
+
+def test_offline_message_says_which_file_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pizza_steak_sushi, "ADDRESS", "http://127.0.0.1:9")
     with pytest.raises(ConfigError) as caught:
-        pizza_steak_sushi.fetched("pizza_steak_sushi", address="http://127.0.0.1:9")
+        pizza_steak_sushi.fetched("pizza_steak_sushi")
     (fault,) = caught.value.faults
     assert f"put the file {tmp_path / 'data_dir' / 'pizza_steak_sushi.zip'} there" in fault and "data.path" in fault
 
 
 def test_folder_of_ones_own_is_taken_as_it_is(by_hand: Path, tmp_path: Path) -> None:
-    unpack(by_hand, tmp_path / "mine")
+    unpack(by_hand, tmp_path / "mine", max_bytes=pizza_steak_sushi.MAX_BYTES)
     config = load_part("data", "pizza_steak_sushi", {"path": (str(tmp_path / "mine"), "ARGS")})
     assert len(datasets.load(config).test) == 9
     assert not (by_hand.parent / "pizza_steak_sushi").exists()

@@ -101,7 +101,11 @@ def test_other_images_in_the_same_file_are_other_samples(tmp_path: Path) -> None
         ({"train_images": np.full((20, 8, 8), 2.5)}, "floats from 0 to 1, got float64 from 2.5 to 2.5"),
         ({"train_images": np.full((20, 8, 8), np.nan)}, "float64 from nan to nan"),
         ({"test_labels": np.full(20, 7)}, "test holds the label 7, which no training image has"),
+        ({"train_labels": np.where(np.arange(20) % 2, np.inf, 0.0)}, "whole numbers or text, got float64"),
+        ({"train_labels": np.zeros(20)}, "all training images are of one class, 0"),
         ({"class_names": np.array(["one"])}, "1 class names for 2 classes"),
+        ({"class_names": np.array("one")}, "1 class names for 2 classes"),
+        ({"class_names": np.array(["one", "one"])}, "1 class names for 2 classes. Name each class once"),
         ({"train_images": np.array([None] * 20)}, "not a readable .npz file of plain arrays"),
     ],
 )

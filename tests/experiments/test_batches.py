@@ -88,6 +88,16 @@ def test_evaluation_sees_each_image_once_in_order() -> None:
     assert torch.allclose(torch.cat(chunks), torch.from_numpy(images.pixels) / 255)
 
 
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("processes", [1, 3, 9])
+def test_shares_of_processes_make_up_the_set_even_where_some_are_empty(processes: int, resident: bool) -> None:
+    images, normalise = some_images(n=7), Normalise([0.0] * 3, [1.0] * 3, CPU)
+    asked = {"device": CPU, "batch_size": 3, "resident": resident}
+    parts = [EvaluationBatches(images, normalise, part=(at, processes), **asked) for at in range(processes)]
+    found = torch.cat([torch.cat(list(part)) for part in parts])
+    assert torch.equal(found, normalise(torch.from_numpy(images.pixels)))
+
+
 def test_a_permutation_comes_after_all_augmentation_and_is_one_for_all() -> None:
     images, options = some_images(n=9, size=8), Augmentation(crop_padding=2, horizontal_flip=True, erase=0.5, cutmix=1.0)
     plain, permuted, other = (Normalise([0.5] * 3, [0.25] * 3, CPU, 8, permutation=seed) for seed in (None, 3, 4))

@@ -59,6 +59,25 @@ def test_columns_that_cannot_be_told_are_asked_for(folder: Path) -> None:
         datasets.load(config(folder, columns={"image": "photo"}))
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"picture": None}, "Hub: image 3 of train: not a readable image"),
+        ({"picture": {"bytes": b"junk", "path": None}}, "Hub: image 3 of train: not a readable image"),
+        ({"kind": None}, "the column 'kind' of train must hold one label an image, got NoneType and int"),
+    ],
+)
+def test_a_row_that_is_not_whole_is_named(folder: Path, changes: dict[str, Any], said: str) -> None:
+    library = pytest.importorskip("datasets", reason="`make install WITH=huggingface` installs it")
+    features = library.Features({"picture": library.Image(), "kind": library.ClassLabel(names=["cat", "dog"])})
+    image = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
+    rows = [{"picture": image, "kind": at % 2} | (changes if at == 3 else {}) for at in range(6)]
+    library.Dataset.from_list(rows, features=features).to_parquet(folder / "train.parquet")
+    with pytest.raises(ConfigError) as caught:
+        datasets.load(config(folder))
+    assert said in str(caught.value)
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(ConfigError, match="no folder /nowhere"):
         datasets.load(config(Path("/nowhere")))

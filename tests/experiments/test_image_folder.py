@@ -112,7 +112,7 @@ def test_beside_test_the_validation_folder_is_passed_over_and_said(tmp_path: Pat
     dataset = load(tmp_path)
     assert dataset.test_split == "its own" and len(dataset.pool) == len(dataset.test) == 6
     assert dataset.listing is not None
-    assert dataset.listing.notes == (
+    assert dataset.notes == (
         "Val/ is passed over (6 images): test/ is the test split, and every run cuts its validation images from train/.",
         "extra/ is passed over (1 image): this split is not read.",
     )
@@ -153,15 +153,13 @@ def test_splits_that_cannot_be_told_are_refused(tmp_path: Path, folders: tuple[s
 def test_a_class_may_be_called_like_a_split(tmp_path: Path) -> None:
     dataset = load(put_classes(tmp_path, classes=("bus", "car", "train")))
     assert dataset.class_names == ("bus", "car", "train") and dataset.listing is not None
-    assert dataset.listing.notes == ("Read as classes, since they hold no class folders: train.",)
+    assert dataset.notes == ("Read as classes, since they hold no class folders: train.",)
 
 
 def test_a_training_folder_given_alone_tells_of_its_neighbours(tmp_path: Path) -> None:
     put_classes(tmp_path / "train")
     put_classes(tmp_path / "test", start=50)
-    listing = load(tmp_path / "train").listing
-    assert listing is not None
-    assert listing.notes == ("Not read: test beside train. Set `data.path` to the folder that holds both.",)
+    assert load(tmp_path / "train").notes == ("Not read: test beside train. Set `data.path` to the folder that holds both.",)
 
 
 # ------------------------------------------------------------------------------------------------------- every file counts
@@ -344,16 +342,15 @@ def test_names_that_are_no_text_are_told(tmp_path: Path) -> None:
 
 
 def test_names_that_differ_in_case_are_two_classes_and_said(tmp_path: Path) -> None:
-    listing = load(put_classes(tmp_path, classes=("Cat", "cat"))).listing
-    assert listing is not None and listing.notes == ("Cat and cat differ in letter case alone, and are two classes.",)
+    assert load(put_classes(tmp_path, classes=("Cat", "cat"))).notes == (
+        "Cat and cat differ in letter case alone, and are two classes.",
+    )
 
 
 def test_the_same_folders_in_every_class_are_said(tmp_path: Path) -> None:
     for place in ("a/cat", "a/dog", "b/cat", "b/dog"):
         put_classes(tmp_path / place, classes=("",))
-    listing = load(tmp_path).listing
-    assert listing is not None
-    assert listing.notes == ("Every class folder holds cat, dog; they are read as parts of their class.",)
+    assert load(tmp_path).notes == ("Every class folder holds cat, dog; they are read as parts of their class.",)
 
 
 # ----------------------------------------------------------------------------------------------------------- small classes

@@ -50,6 +50,13 @@ class Other(nn.Module):
 
 
 # ------------------------------------------------------------------------------------------------------------- the check
+def test_a_classifier_of_torchvision_is_built_by_its_file() -> None:
+    values = {"title": "S", "family": "ShuffleNet", "source": "torchvision", "name": "shufflenet_v2_x0_5"}
+    model, geometry = models.build("mine", ModelConfig.model_validate(values), image_size=32, in_channels=1, num_classes=10)
+    assert model.eval()(torch.zeros(2, 1, 32, 32)).shape == (2, 10)
+    assert geometry == {"first_convolution": "1 channel instead of 3"}
+
+
 def test_a_head_of_zeros_learns_and_two_zeros_in_a_row_do_not() -> None:
     assert examine(linear(zeros=1)) == {}
     with pytest.raises(

@@ -405,6 +405,15 @@ def test_a_run_that_cannot_be_started_from_is_one_message_before_any_cell(
     text = said("data.permute_pixels=3")
     assert "was trained on pixels as they are and Digits has `permute_pixels: 3` at 8 pixels" in text
     assert "vit.yaml" in (text := said("data.image_size=16")) and "embedding.pos_embedding has shape (1, 17, 64)" in text
+    with pytest.raises(ValueError, match="no finished run vit_micro with weights in"):
+        pretrained.run_folder("run:smoke/vit_micro")
+    for path in tmp_path.glob("runs_dir/smoke/vit_micro_p2-*"):  # of a model whose name begins so
+        path.rename(path.with_name(path.name.replace("vit_micro_p2", "vit-micro")))
+        record = path.with_name(path.name.replace("vit_micro_p2", "vit-micro")) / "record.json"
+        record.write_text(record.read_text(encoding="utf-8").replace('"vit_micro_p2"', '"vit-micro"'), encoding="utf-8")
+    with pytest.raises(ValueError, match="no finished run vit with weights in"):
+        pretrained.run_folder("run:smoke/vit")
+    assert pretrained.run_folder("run:smoke/vit-micro").name.startswith("vit-micro-digits")
     for path in tmp_path.glob("runs_dir/smoke/resnet_micro-*"):
         shutil.copytree(path, path.with_name(f"{path.name}2"))
     text = said()

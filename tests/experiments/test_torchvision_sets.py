@@ -30,8 +30,8 @@ def photos(folder: Path, n: int, size: int = 20, suffix: str = "jpg") -> None:
         Image.fromarray(RNG.integers(0, 256, (size, size + 4, 3), dtype=np.uint8)).save(folder / f"{at}.{suffix}")
 
 
-def idx(path: Path, values: np.ndarray) -> None:
-    header = np.array([2051 if values.ndim == 3 else 2049, *values.shape], ">u4").tobytes()
+def idx(path: Path, values: np.ndarray, kind: int = 8) -> None:
+    header = np.array([256 * kind + values.ndim, *values.shape], ">u4").tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_name(path.name + ".gz").write_bytes(gzip.compress(header + values.tobytes()))
     path.write_bytes(header + values.tobytes())
@@ -51,6 +51,26 @@ def test_arrays_with_splits_of_their_own(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(dataset.pool.pixels)[:, 0], pixels["train"])
     assert np.array_equal(np.asarray(dataset.test.pixels)[:, 0], pixels["t10k"])
     assert dataset.test.labels.tolist() == list(range(10))
+
+
+def test_labels_that_are_a_row_each_begin_with_the_class(tmp_path: Path) -> None:
+    for split, n in (("train", 30), ("test", 10)):
+        labels = np.tile(np.arange(n)[:, None] % 10, 8) + np.arange(8) * 100  # class, then writer, partition and so on
+        idx(tmp_path / "QMNIST" / "raw" / f"qmnist-{split}-images-idx3-ubyte", np.zeros((n, 28, 28), np.uint8))
+        idx(tmp_path / "QMNIST" / "raw" / f"qmnist-{split}-labels-idx2-int", labels.astype(">i4"), kind=12)
+    dataset = datasets.load(config("QMNIST", tmp_path, image_size=28, channels=1, mean=[0.5], std=[0.5]))
+    assert dataset.pool.labels.tolist() == [*range(10)] * 3 and dataset.test.labels.tolist() == [*range(10)]
+
+
+def test_a_path_lies_below_the_folder_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    for name in ("Forest", "River"):
+        photos(tmp_path / "mine" / "eurosat" / "2750" / name, 10)
+    mine = config("EuroSAT", Path("mine"))
+    assert len(datasets.load(mine).pool) == 16
+    for source in ("fashion_mnist", "cifar10"):
+        with pytest.raises(ConfigError, match=str(tmp_path / "mine")):
+            datasets.load(mine.model_copy(update={"source": source, "name": None}))
 
 
 def test_photos_without_a_split_are_cut(tmp_path: Path) -> None:

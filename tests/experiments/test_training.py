@@ -360,6 +360,10 @@ def test_a_folder_in_the_place_of_a_checkpoint_is_moved_aside(tmp_path: Path) ->
 
 def test_no_checkpoint_is_no_state(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path, CPU) == (None, [])
+    (tmp_path / "last.pt").write_bytes(b"broken")
+    state, warnings = checkpoint.load(tmp_path, CPU)
+    assert state is None and "last.pt: cannot be read" in warnings[0]
+    assert warnings[1:] == [f"{tmp_path}: no whole checkpoint is left; starting from step 0."]
 
 
 def test_heartbeat_reports_progress(tmp_path: Path) -> None:

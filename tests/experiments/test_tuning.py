@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from experiments.grid import driver
 from experiments.grid.driver import GridObserver
 from experiments.grid.ledger import compute_splits
 from experiments.records.record import read_record
+from experiments.training import tuning
 from experiments.training.artifacts import seconds_to_target
 from experiments.training.tuning import chosen, trial_recipes, trials_of
 
@@ -90,6 +92,18 @@ def test_run_chooses_on_validation_charges_trials_and_keeps_the_test_from_them(t
     assert tuned.compute.tuning_device_hours == pytest.approx(sum(cost.device_hours or 0 for cost in spent))
     identical = read_record(tmp_path / str(cells[0].run_id) / "record.json")
     assert identical.tuned is None and identical.compute.tuning_pflops is None
+
+
+def test_among_equals_a_loss_of_zero_is_the_lowest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, tuned = tuned_cells(tmp_path)
+    trials, losses = trials_of(tuned), {}
+    for trial, loss in zip(trials, (0.1, 0.0), strict=True):
+        path = tmp_path / str(trial.run_id) / "record.json"
+        losses[path] = SimpleNamespace(status="done", metrics={"val/top1": 1.0, "val/nll": loss})
+        path.parent.mkdir()
+        path.touch()
+    monkeypatch.setattr(tuning, "read_record", losses.get)
+    assert chosen(tuned, tmp_path)[0].recipe == trials[1].recipe
 
 
 def test_without_a_good_trial_the_cell_says_so(tmp_path: Path) -> None:

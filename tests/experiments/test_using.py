@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFont
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -23,7 +23,7 @@ from experiments.config import loading
 from experiments.config.errors import ConfigError
 from experiments.grid import driver
 from experiments.inference.export import ABOUT
-from experiments.inference.predict import attention, heat_map, predict
+from experiments.inference.predict import Guess, attention, draw_attention, heat_map, predict, shown
 from experiments.inference.trained import Trained, load_run
 from experiments.records.record import read_record
 from experiments.training.run import run
@@ -136,6 +136,17 @@ def test_attention_is_drawn_for_every_photo(
     assert str(target) in capsys.readouterr().out
 
 
+def test_attention_lies_over_what_the_model_saw(vit: Path, tmp_path: Path) -> None:
+    trained, target, photo = load_run(vit), tmp_path / "attention.png", tmp_path / "framed.png"
+    framed = np.zeros((80, 80), np.uint8)
+    framed[20:60, 20:60] = 255
+    Image.fromarray(framed).save(photo)
+    data = trained.data.model_copy(update={"store_size": 16, "crop_fraction": 0.5})
+    draw_attention(replace(trained, data=data), [photo], [Guess("1", 1.0)], target)
+    with Image.open(target) as picture:
+        assert np.asarray(picture)[28 + 10 : 354, 10:326].min() == 255, "the centre alone"
+
+
 def test_a_folder_of_photos_goes_through_the_model_in_batches(
     vit: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +169,14 @@ def test_heat_is_read_alike_on_dark_and_on_bright_photos(photo: NDArray[np.float
     heat = heat_map(np.broadcast_to(photo, (64, 64, 3)).astype(np.uint8), patches).mean(axis=2)
     row, column = np.unravel_index(heat.argmax(), heat.shape)
     assert (row // 16, column // 16) == (1, 2) and heat.max() > 3 * heat[48:, :16].mean()
+
+
+def test_a_name_is_cut_where_there_is_no_room_for_it() -> None:
+    font = ImageFont.load_default(16)
+    assert shown("short.jpg", font, 300) == "short.jpg" and shown("œ", font, 300) == "?"
+    long = shown("a very long name of a photo.jpg", font, 100)
+    assert long.startswith("a very") and long.endswith("...") and font.getlength(long) <= 100
+    assert shown("wide", font, 1) == ""
 
 
 def test_attention_to_permuted_pixels_is_refused(vit: Path, photos: list[Path]) -> None:

@@ -19,6 +19,7 @@ from experiments.tracking import content
 from experiments.tracking import sync as wandb_sync
 from experiments.tracking.mirror import load_mirror
 from experiments.tracking.tracker import About, Tracker
+from experiments.training.pretrained import FrozenFeatures
 from experiments.training.run import looked
 from tests.experiments.conftest import ONE
 from tests.standins.wandb_service import Run, WandbService
@@ -155,6 +156,8 @@ def test_where_a_model_looked_is_kept_for_the_projects_own_vit_alone() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (9, 1, 8, 8), dtype=np.uint8)
     maps = looked(model, normalise, pixels, torch.device("cpu"))
     assert maps is not None and maps.shape == (9, 4, 4) and (maps.max(axis=(1, 2)) == 255).all()
+    frozen = looked(FrozenFeatures(model, ["head.weight"]), normalise, pixels, torch.device("cpu"))
+    assert frozen is not None and (frozen == maps).all()
     assert looked(torch.nn.Linear(1, 1), normalise, pixels, torch.device("cpu")) is None
 
 

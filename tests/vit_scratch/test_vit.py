@@ -174,6 +174,7 @@ def test_norms_and_biases_follow_their_arguments():
         ({"in_channels": 0}, "in_channels must be a whole number ≥ 1, got 0"),
         ({"num_classes": -1}, "num_classes must be a whole number ≥ 1, got -1"),
         ({"mlp_ratio": 0.01}, "mlp_hidden_dim must be a whole number ≥ 1, got 0"),
+        ({"mlp_ratio": math.inf}, "mlp_hidden_dim must be a whole number ≥ 1, got inf"),
         ({"drop_rate": 1.0}, "drop_rate must lie in [0, 1), got 1.0"),
         ({"attention_drop_rate": -0.1}, "attention_drop_rate must lie in [0, 1), got -0.1"),
         ({"drop_path_rate": 2}, "drop_path_rate must lie in [0, 1), got 2"),
