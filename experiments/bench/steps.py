@@ -29,9 +29,10 @@ from experiments.config.schema import DataConfig, Recipe
 from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches, normalised
 from experiments.data.images import Images
 from experiments.training import compilation, cost
-from experiments.training.fit import Training, fit
+from experiments.training.fit import fit
 from experiments.training.optim import make_optimizer
 from experiments.training.profile import bare_step
+from experiments.training.state import Training
 from experiments.training.steps import Update, train_steps
 from experiments.training.watch import Written
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,20 @@ from experiments.data.splits import cut_test
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from experiments.data.decoding import Photos
+
+class Base(Protocol):
+    """What rows are taken of: a mapped file, or files that are decoded when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, key: Any, /) -> NDArray[np.uint8]: ...
 
 
 class Rows:
     """The rows at `index` of a mapped file or of image files of shape (N, C, H, W), without a copy in memory."""
 
-    def __init__(self, base: NDArray[np.uint8] | Photos, index: NDArray[np.int64]) -> None:
+    def __init__(self, base: Base, index: NDArray[np.int64]) -> None:
         self.base, self.index = base, index
         self.shape = (len(index), *base.shape[1:])
 

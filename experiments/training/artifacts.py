@@ -26,7 +26,7 @@ from experiments.records.record import (
     write_whole,
 )
 from experiments.training import cost, pretrained
-from experiments.training.fit import Training
+from experiments.training.state import Training
 
 _SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 """The safe dumper in C where PyYAML was built with it, several times as fast."""

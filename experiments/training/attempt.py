@@ -28,9 +28,10 @@ from experiments.records.record import (
 from experiments.training import artifacts, distributed, memory, stop
 from experiments.training.artifacts import Facts
 from experiments.training.device import resolve_device
-from experiments.training.fit import Interrupted, Training
+from experiments.training.fit import Interrupted
 from experiments.training.outcome import Outcome
 from experiments.training.provenance import facts_of
+from experiments.training.state import Training
 from experiments.training.watch import Watch
 
 

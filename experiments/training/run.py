@@ -28,12 +28,13 @@ from experiments.training import artifacts, compilation, cost, distributed, mode
 from experiments.training.artifacts import Facts, Predictions
 from experiments.training.attempt import Attempt
 from experiments.training.device import resolve_device, set_deterministic
-from experiments.training.fit import Training, fit, logits_of
+from experiments.training.fit import fit, logits_of
 from experiments.training.memory import parts_for
 from experiments.training.model_check import DECLARED
 from experiments.training.optim import make_optimizer
 from experiments.training.outcome import Outcome
 from experiments.training.provenance import facts_of
+from experiments.training.state import Training
 from experiments.training.tuning import chosen
 from vit_scratch import VisionTransformer
 from vit_scratch.attention import class_token_maps

@@ -11,11 +11,55 @@ from experiments.config.cells import Cell
 from experiments.config.schema import Recipe, repeat_command
 from experiments.records.folder import without_path
 from experiments.records.progress import Heartbeat
-from experiments.records.record import Record
+from experiments.records.record import METRICS_FILE, Record, RecordError, atomic_write, read_rows
 from experiments.tracking.tracker import About, Tracker
 from experiments.training import artifacts, stop
 from experiments.training.artifacts import Facts, Predictions
-from experiments.training.fit import MetricsLog, Training
+from experiments.training.state import Training
+
+
+class MetricsLog:
+    """``metrics.jsonl`` of a run folder: one row per evaluation, the truth that trackers mirror.
+
+    The run goes on at `step`; rows beyond it are of an attempt that was lost, and are made again. From the rows that the
+    checkpoint `kept` a file that was lost or changed is made again, and a sentence in `warnings` says so.
+
+    Raises
+    ------
+    experiments.records.record.RecordError
+        If the file is damaged and the checkpoint, of an earlier version, does not hold its rows.
+    """
+
+    def __init__(self, folder: Path, step: int, kept: list[dict[str, Any]] | None = None) -> None:
+        self.path = folder / METRICS_FILE
+        self.warnings: list[str] = []
+        damage = ""
+        try:
+            on_disk = [row for row in read_rows(self.path) if row["step"] <= step]
+        except RecordError as error:
+            if kept is None and step > 0:
+                raise
+            on_disk, damage = [], f"{error.__cause__}; the run begins at step 0 and makes it again."
+        self.rows = on_disk if kept is None else list(kept)
+        if damage and step == 0:
+            self.warnings = [damage]
+        elif self.rows != on_disk:
+            lost = sum(row not in on_disk for row in self.rows)
+            self.warnings = [
+                f"{self.path}: {lost} of {len(self.rows)} evaluations were lost or changed; restored from the checkpoint."
+            ]
+        with atomic_write(self.path) as file:
+            file.writelines(map(self._line, self.rows))
+
+    @staticmethod
+    def _line(row: dict[str, Any]) -> str:
+        return json.dumps(row) + "\n"
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a row at once to the file."""
+        self.rows.append(row)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(self._line(row))
 
 
 class Written:

@@ -22,7 +22,7 @@ from experiments.records.progress import PROGRESS_FILE, ended_attempts, read_pro
 from experiments.records.record import METRICS_FILE, RECORD_FILE, read_record, read_rows
 from experiments.records.state import read_cache
 from experiments.tracking import dashboard, mirror
-from experiments.training.fit import MetricsLog
+from experiments.training.watch import MetricsLog
 from tests.experiments.test_training import Bench, equal_weights, killed_after
 
 ATTEMPT = {"start_step": 0, "end_step": 5, "device": "cpu", "devices": 1, "seconds": 1.5, "reason": "running"}

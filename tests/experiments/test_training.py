@@ -17,8 +17,9 @@ from experiments.data.batches import EvaluationBatches, Normalise, TrainBatches
 from experiments.data.images import Images
 from experiments.records.progress import Heartbeat, read_progress
 from experiments.training import checkpoint, cost
-from experiments.training.fit import Diverged, Interrupted, Training, evaluation_steps, fit
+from experiments.training.fit import Diverged, Interrupted, evaluation_steps, fit
 from experiments.training.optim import adamw, learning_rate, weight_decay_groups
+from experiments.training.state import Training
 from experiments.training.steps import Update, train_steps
 from experiments.training.watch import Written
 from tests.arithmetic import rounding
