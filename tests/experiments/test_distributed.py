@@ -54,6 +54,7 @@ LEAD = """
 import sys
 from experiments.grid import driver
 from experiments.config import loading
+from experiments.config.paths import runs_dir
 from experiments.training import stop
 from experiments.training import run
 from experiments.grid.driver import GridObserver
