@@ -54,6 +54,7 @@ LEAD = """
 import sys
 from experiments.grid import driver
 from experiments.config import loading
+from experiments.config.paths import runs_dir
 from experiments.training import stop
 from experiments.training import run
 from experiments.grid.driver import GridObserver
@@ -167,6 +168,7 @@ def test_slices_of_an_evaluation_cover_every_image_once() -> None:
 def test_a_batch_that_does_not_divide_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     cells, _ = cells_of()
     monkeypatch.setattr(distributed, "current", lambda: Group(0, 3))
+    monkeypatch.setattr(distributed.torchrun, "place", lambda: Place(size=3, local_size=3))
     faults = worker.check(cells)
     assert len(faults) == 1 and "32 images do not divide among 3 processes" in faults[0] and "33" in faults[0]
 
