@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,6 +145,12 @@ def dataset_of(parts: Mapping[str, Part], class_names: tuple[str, ...], name: st
     if "test" in images:
         return Dataset(class_names, pool, images["test"], OWN)
     return Dataset.cut(class_names, pool)
+
+
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of a published set's classes, with their numbers where two are alike, as ImageNet has two of ``crane``."""
+    times = Counter(names)
+    return tuple(f"{name} ({index})" if times[name] > 1 else name for index, name in enumerate(names))
 
 
 def joined(parts: list[Images]) -> Images:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from experiments.config.errors import ConfigError, reason
 from experiments.config.paths import data_dir, in_data_dir
 from experiments.config.schema import DataConfig
-from experiments.data.arrays import Part, dataset_of
+from experiments.data.arrays import Part, dataset_of, distinct
 from experiments.data.decoding import fitted
 from experiments.data.images import Dataset
 
@@ -35,7 +35,7 @@ def load(config: DataConfig) -> Dataset:
         image, label = _column(table, config, "image"), _column(table, config, "label")
         parts[split] = Part(_pixels(table, image, config, split), labels := _labels(table, label, config, split))
         if split == "train":
-            class_names = tuple(getattr(table.features[label], "names", None) or map(str, np.unique(labels)))
+            class_names = distinct(getattr(table.features[label], "names", None) or [str(name) for name in np.unique(labels)])
     if "train" not in parts:
         raise ConfigError(f"{config.title}: its splits are {', '.join(found)}; one must be named train.")
     return dataset_of(parts, class_names, config.title)

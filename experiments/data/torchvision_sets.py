@@ -14,7 +14,7 @@ from experiments.config.errors import ConfigError
 from experiments.config.loading import nearest
 from experiments.config.paths import in_data_dir
 from experiments.config.schema import DataConfig
-from experiments.data.arrays import joined, marked
+from experiments.data.arrays import distinct, joined, marked
 from experiments.data.decoding import fitted, pixels_of
 from experiments.data.download import absent
 from experiments.data.images import OWN, Dataset, Images, Pixels
@@ -86,7 +86,7 @@ def _class_names(part: Any, name: str) -> tuple[str, ...]:
     names = getattr(part, "classes", None) or getattr(part, "categories", None)
     if not names:
         return tuple(str(label) for label in range(int(_labels(part, name).max()) + 1))
-    return tuple(entry if isinstance(entry, str) else ", ".join(entry) for entry in names)
+    return distinct([entry if isinstance(entry, str) else ", ".join(entry) for entry in names])
 
 
 def _labels(part: Any, name: str) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from torchvision import datasets as published
 
 from experiments.config.errors import ConfigError
 from experiments.config.schema import DataConfig
-from experiments.data import datasets, torchvision_sets
+from experiments.data import arrays, datasets, torchvision_sets
 from experiments.data.images import CUT, OWN
 
 RNG = np.random.default_rng(0)
@@ -110,3 +110,7 @@ def test_every_set_exists_and_takes_its_parts(tmp_path: Path) -> None:
         for part in (*pool, *test):
             with pytest.raises((OSError, RuntimeError)):  # absent; a wrong argument is a TypeError or ValueError
                 cls(str(tmp_path), **part)
+
+
+def test_classes_of_one_name_are_told_apart_by_their_numbers() -> None:
+    assert arrays.distinct(["crane", "owl", "crane"]) == ("crane (0)", "owl", "crane (2)")
