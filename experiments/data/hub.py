@@ -35,7 +35,7 @@ def load(config: DataConfig) -> Dataset:
         image, label = _column(table, config, "image"), _column(table, config, "label")
         parts[split] = Part(_pixels(table, image, config, split), labels := _labels(table, label, config, split))
         if split == "train":
-            class_names = distinct(getattr(table.features[label], "names", None) or [str(name) for name in np.unique(labels)])
+            class_names = distinct(getattr(table.features[label], "names", None) or np.unique(labels).astype(str).tolist())
     if "train" not in parts:
         raise ConfigError(f"{config.title}: its splits are {', '.join(found)}; one must be named train.")
     return dataset_of(parts, class_names, config.title)
