@@ -6,7 +6,7 @@ Shapes: ``B`` batch, ``C`` channels, ``H`` and ``W`` pixels, ``P`` padding.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from experiments.data import mixing, resized_crop, source, trivial_augment
 from experiments.data.images import Images, Rows
 from experiments.data.order import SampleOrder
 from experiments.data.seeding import generator
+
+Some = TypeVar("Some", NDArray[np.uint8], Tensor)
 
 
 class Normalise:
@@ -61,14 +63,18 @@ class Normalise:
         """Images (B, C, size, size) with their pixels at other places, where the data are to be permuted."""
         return images if self.places is None else images.flatten(2)[..., self.places].view_as(images)
 
+    def seen(self, pixels: Some) -> Some:
+        """The part of images (B, C, H, W), arrays or tensors, that a model sees: of larger ones the centre."""
+        stored = pixels.shape[-1]
+        side = stored if self.size in (None, stored) else round(self.crop_fraction * stored)
+        start = (stored - side) // 2
+        return pixels[..., start : start + side, start : start + side]
+
     def scaled(self, pixels: Tensor) -> Tensor:
         """(B, C, H, W) uint8 → float32 (B, C, size, size), each pixel at its place, as augmentation wants it."""
-        stored = pixels.shape[-1]
-        if self.size is not None and stored != self.size:
-            side = round(self.crop_fraction * stored)
-            start = (stored - side) // 2
-            crop = pixels[..., start : start + side, start : start + side].float()
-            pixels = interpolate(crop, (self.size, self.size), mode="bilinear", antialias=True).round()
+        if self.size is not None and pixels.shape[-1] != self.size:
+            size = (self.size, self.size)
+            pixels = interpolate(self.seen(pixels).float(), size, mode="bilinear", antialias=True).round()
         return torch.addcmul(self.shift, pixels.float(), self.scale)
 
 

@@ -57,17 +57,19 @@ def write_examples(
     pixels: Pixels,
     sample_ids: NDArray[np.str_],
     looked: Callable[[NDArray[np.uint8]], NDArray[np.uint8] | None] = lambda pixels: None,
+    seen: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] = lambda pixels: pixels,
 ) -> None:
     """Keep images that table and page show, of those of shape (N, C, H, W), in ``examples.npz``.
 
-    `looked` gives where the model looked on such images, (N, rows, columns), or None for a model that does not tell.
+    `looked` gives where the model looked on such images, (N, rows, columns), or None for a model that does not tell; `seen`
+    gives the part of them that it saw, which is what is kept.
     """
     chosen = chosen_examples(sample_ids)
     some = shrunk(pixels[chosen[:MAX_EXAMPLES]])
     count = max(len(some), EXAMPLE_BYTES * len(some) // max(some.nbytes, 1))
     whole = pixels[chosen[:count]]
     attention = looked(whole)
-    arrays: dict[str, Any] = {"pixels": shrunk(whole), "sample_ids": sample_ids[chosen[:count]]}
+    arrays: dict[str, Any] = {"pixels": shrunk(seen(whole)), "sample_ids": sample_ids[chosen[:count]]}
     arrays |= {} if attention is None else {"attention": attention}
     with atomic_write(folder / EXAMPLES_FILE, "wb") as file:
         np.savez_compressed(file, **arrays)

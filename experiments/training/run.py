@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -231,7 +232,8 @@ def predict(
         return Predictions(None, None, None, *val)
     test = splits.test.open()
     logits = predicted(test)
-    content.write_examples(folder, test.pixels, test.ids, lambda pixels: looked(model, normalise, pixels, device))
+    maps = partial(looked, model, normalise, device=device)
+    content.write_examples(folder, test.pixels, test.ids, maps, normalise.seen)
     return Predictions(logits, test.labels, test.ids, *val)
 
 
@@ -239,9 +241,12 @@ def predict(
 def looked(
     model: nn.Module, normalise: Normalise, pixels: NDArray[np.uint8], device: torch.device
 ) -> NDArray[np.uint8] | None:
-    """Where this project's ViT looks on images (N, C, H, W), each map with 255 at its largest; None for any other model."""
+    """Where this project's ViT looks on images (N, C, H, W), each map with 255 at its largest.
+
+    None for any other model, and where pixels are permuted, whose patches are no places.
+    """
     model = pretrained.unwrapped(model).eval()
-    if not isinstance(model, VisionTransformer):
+    if not isinstance(model, VisionTransformer) or normalise.places is not None:
         return None
     images = normalise(torch.from_numpy(np.ascontiguousarray(pixels)).to(device)).to(next(model.parameters()).dtype)
     maps = class_token_maps(model, images)

@@ -159,6 +159,17 @@ def test_where_a_model_looked_is_kept_for_the_projects_own_vit_alone() -> None:
     frozen = looked(FrozenFeatures(model, ["head.weight"]), normalise, pixels, torch.device("cpu"))
     assert frozen is not None and (frozen == maps).all()
     assert looked(torch.nn.Linear(1, 1), normalise, pixels, torch.device("cpu")) is None
+    permuted = Normalise([0.5], [0.5], torch.device("cpu"), 8, permutation=0)
+    assert looked(model, permuted, pixels, torch.device("cpu")) is None, "patches of permuted pixels are no places"
+
+
+def test_of_larger_images_the_part_is_kept_that_the_model_saw(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 1, 10, 10), dtype=np.uint8)
+    normalise = Normalise([0.5], [0.5], torch.device("cpu"), size=4, crop_fraction=0.6)
+    ids = np.array(["a", "b", "c"])
+    content.write_examples(tmp_path, pixels, ids, seen=normalise.seen)
+    with np.load(tmp_path / "examples.npz") as stored:
+        assert np.array_equal(stored["pixels"], pixels[content.chosen_examples(ids)][..., 2:8, 2:8])
 
 
 def test_many_classes_show_the_five_most_likely(tmp_path: Path) -> None:
