@@ -54,7 +54,8 @@ def key_of(ledger: Mapping[str, Any], folder: Path, experiment: Experiment, link
         with contextlib.suppress(FileNotFoundError, StateError):
             digest.update(read_bytes(folder / name))
     for record in sorted(folder.glob(f"*/{RECORD_FILE}")):  # of cells, of trials and of other settings
-        digest.update(record.read_bytes())
+        with contextlib.suppress(OSError):  # what cannot be read or is being removed enters no report
+            digest.update(record.read_bytes())
         for name in (CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, EXAMPLES_FILE):
             with contextlib.suppress(OSError):
                 facts = (record.parent / name).stat()

@@ -168,11 +168,13 @@ def _conventional(files: list[Path], batch_size: int) -> DataLoader[Tensor]:
         v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3),
     ])  # fmt: skip
 
-    def read(chosen: list[Path]) -> Tensor:
-        return torch.stack([transform(Image.open(file).convert("RGB")) for file in chosen])
-
     options = {"shuffle": True, "drop_last": True, "num_workers": 2, "timeout": WAIT_SECONDS}
-    return DataLoader(files, batch_size, collate_fn=read, **options)  # type: ignore[arg-type]
+    return DataLoader(files, batch_size, collate_fn=partial(_batch, transform), **options)  # type: ignore[arg-type]
+
+
+def _batch(transform: Callable[[Any], Tensor], files: list[Path]) -> Tensor:
+    """A function of the module, as workers that are spawned must be able to import it (macOS; Linux from Python 3.14 on)."""
+    return torch.stack([transform(Image.open(file).convert("RGB")) for file in files])
 
 
 def augmentation_images_per_second(device: torch.device, *, batch_size: int = 256, steps: int = 8) -> dict[str, float]:

@@ -77,10 +77,11 @@ def _column(table: Any, config: DataConfig, kind: str) -> str:
 def _pixels(table: Any, column: str, config: DataConfig, split: str) -> NDArray[np.uint8]:
     size, channels = config.stored_size, config.channels
     pixels = np.empty((len(table), channels, size, size), np.uint8)
-    for at in range(len(table)):
+    images = table.select_columns([column])  # a row of the table itself decodes its other images, too
+    for at in range(len(images)):
         name = f"{config.title}: image {at} of {split}"
         try:
-            pixels[at] = fitted(table[at][column], name, size, channels)
+            pixels[at] = fitted(images[at][column], name, size, channels)
         except ConfigError:
             raise
         except Exception as error:  # a missing or damaged image makes the library and its decoder raise nearly anything

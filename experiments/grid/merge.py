@@ -17,7 +17,7 @@ from experiments.grid.ledger import keep_splits, read_splits
 from experiments.grid.publish import published_arrays
 from experiments.records.dataset import keep_descriptions, read_descriptions
 from experiments.records.digests import SUMS_FILE, add_digests, changed_files
-from experiments.records.folder import MERGED_FILE, read_merged
+from experiments.records.folder import MERGED_FILE, read_merged, without_path
 from experiments.records.intended import DECISION_FILE, Decision, read_decision
 from experiments.records.progress import LOCK_FILE
 from experiments.records.record import (
@@ -132,7 +132,8 @@ def _experiment(name: str, places: list[tuple[Source, Path]], target: Path) -> M
 def _decision(name: str, folders: list[Path]) -> Decision | None:
     """What seeds were added for, where they were; of one question on several machines, the decision that looked furthest."""
     found = [decision for folder in folders if (decision := read_decision(folder))]
-    asked = {one.model_dump_json(include={"args", "effect", "margin", "error_rate", "seeds", "looks"}) for one in found}
+    fixed = {"effect", "margin", "error_rate", "seeds", "looks"}
+    asked = {(without_path(one.args), one.model_dump_json(include=fixed)) for one in found}  # machines keep images anywhere
     if len(asked) > 1:
         raise ConfigError(
             f"merge: seeds of {name} were added for {len(asked)} different questions ({DECISION_FILE}), and one report of "

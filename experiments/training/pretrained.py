@@ -40,7 +40,9 @@ def run_folder(weights: str) -> Path:
     experiment, _, name = weights.removeprefix(RUN).partition("/")
     folders = (path.parent for path in (runs_dir() / experiment).glob(f"{name}*/{WEIGHTS_FILE}"))
     ended = sorted(folder for folder in folders if (folder / RECORD_FILE).is_file())
-    found = [folder for folder in ended if name in (folder.name, read_record(folder / RECORD_FILE).model)]
+    of_model = (folder for folder in ended if folder.name.startswith(f"{name}-"))  # or of one whose name begins so
+    found = [folder for folder in ended if folder.name == name]
+    found += [folder for folder in of_model if read_record(folder / RECORD_FILE).model == name]
     if not found:
         raise ValueError(
             f"no finished run {name} with weights in {runs_dir() / experiment}. "

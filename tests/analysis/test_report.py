@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import figures, mistakes, page, report
+from analysis import figures, freshness, mistakes, page, report
 from analysis.fairness.certificate import Unequal
 from analysis.groups import groups_of
 from analysis.load import NothingDone, load
@@ -426,3 +426,11 @@ def test_a_fault_on_the_way_writes_nothing(synthetic_runs, tmp_path, monkeypatch
     with pytest.raises(ZeroDivisionError):
         _build(synthetic_runs, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_record_that_cannot_be_read_stops_no_report(synthetic_runs):
+    """Not even in a folder of which no table is made."""
+    asked = synthetic_runs.ledger, synthetic_runs.folder, synthetic_runs.experiment, {}
+    before = freshness.key_of(*asked)
+    (synthetic_runs.folder / "other" / "record.json").mkdir(parents=True)
+    assert freshness.key_of(*asked) == before

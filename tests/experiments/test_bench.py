@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from experiments.__main__ import main
 from experiments.bench import costs as bench_costs
@@ -93,6 +94,15 @@ def test_every_data_path_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     (long := tmp_path / ("x" * 90)).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))  # where workers could not bind their sockets
     assert list(bench_costs.data_images_per_second(torch.device("cpu"), n=6, batch_size=3, steps=2)) == list(rates)[:3]
+
+
+def test_workers_that_are_spawned_read_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS, and on Linux from Python 3.14 on."""
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")  # noqa: S108
+    Image.new("RGB", (320, 320)).save(tmp_path / "photo.jpg")
+    loader = bench_costs._conventional([tmp_path / "photo.jpg"], 1)
+    loader.multiprocessing_context = "spawn"
+    assert [batch.shape for batch in loader] == [(1, 3, 224, 224)]
 
 
 @pytest.mark.slow

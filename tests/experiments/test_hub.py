@@ -84,3 +84,13 @@ def test_a_folder_that_is_not_there(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="cannot be loaded"):
         datasets.load(config(tmp_path / "empty"))
+
+
+def test_other_images_of_a_row_are_not_read(folder: Path) -> None:
+    library = pytest.importorskip("datasets", reason="`make install WITH=huggingface` installs it")
+    kinds = {"picture": library.Image(), "mask": library.Image(), "kind": library.ClassLabel(names=["cat", "dog"])}
+    image = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
+    rows = [{"picture": image, "mask": {"bytes": b"junk", "path": None}, "kind": at % 2} for at in range(6)]
+    for split in ("train", "test"):
+        library.Dataset.from_list(rows, features=library.Features(kinds)).to_parquet(folder / f"{split}.parquet")
+    assert len(datasets.load(config(folder, columns={"image": "picture"})).pool) == 6

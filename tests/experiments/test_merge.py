@@ -239,3 +239,7 @@ def test_seeds_that_were_added_in_looks_are_told_so_after_a_merge(
     assert call(monkeypatch, "merge", str(a), str(c), "--to", str(tmp_path / "refused")) == 2
     error = " ".join(capsys.readouterr().err.split())
     assert "seeds of vit_small_data were added for 2 different questions" in error and not (tmp_path / "refused").exists()
+    for runs, place in ((a, "/disk"), (c, "/home/c")):  # one question, of images that lie elsewhere
+        _decided(runs, args=" ".join([*ONE, f"data.path={place}/photos"]))
+    assert call(monkeypatch, "merge", str(a), str(c), "--to", str(tmp_path / "again")) == 0
+    assert (tmp_path / "again" / NAME / "decision.json").is_file()

@@ -414,6 +414,10 @@ def test_a_run_that_cannot_be_started_from_is_one_message_before_any_cell(
     with pytest.raises(ValueError, match="no finished run vit with weights in"):
         pretrained.run_folder("run:smoke/vit")
     assert pretrained.run_folder("run:smoke/vit-micro").name.startswith("vit-micro-digits")
+    for file in ("model.safetensors", "record.json"):  # which cannot be read, of a model that was not asked for
+        (other := tmp_path / "runs_dir" / "smoke" / "vit-micro_p2-digits").mkdir(exist_ok=True)
+        (other / file).write_text("{", encoding="utf-8")
+    assert pretrained.run_folder("run:smoke/vit-micro").name.startswith("vit-micro-digits")
     for path in tmp_path.glob("runs_dir/smoke/resnet_micro-*"):
         shutil.copytree(path, path.with_name(f"{path.name}2"))
     text = said()
