@@ -72,7 +72,8 @@ def build(name: str, config: ModelConfig, *, image_size: int, in_channels: int, 
     try:
         model, geometry = create(num_classes=num_classes)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"configs/models/{name}.yaml: {str(error).rstrip('.')}.") from error
+        said = str(error)
+        raise ConfigError(f"configs/models/{name}.yaml: {said if said.endswith('?') else said.rstrip('.') + '.'}") from error
     if config.init == "from_scratch" and config.train == "all":
         return model, geometry
     with torch.device("meta"):

@@ -218,3 +218,10 @@ def test_code_that_varies_is_known_by_its_own_file(configs: Path) -> None:
     settings = [loading.with_settings(experiment, setting)[1]["mine"] for setting in loading.varied_settings(experiment)]
     first, second = (datasets.load(data).pool.pixels.sum() for data in settings)
     assert first > second and settings[0].code != settings[1].code == identity_of("other.py:load")
+
+
+def test_a_question_ends_with_its_own_mark(configs: Path) -> None:
+    text = "title: T\nfamily: F\nsource: torchvision\nname: resnet81\n"
+    (configs / "models" / "mine.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"did you mean resnet18.*\?$"):
+        models.check("mine", loading.load_part("models", "mine"), image_size=8, in_channels=1)
