@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -54,13 +55,23 @@ def load(config: DataConfig) -> Dataset:
 def _read(path: Path) -> Arrays:
     if not path.is_file():
         raise ConfigError(f"`data.path`: no file {path}. Put the .npz file there, or set `data.path` to where it is.")
+    if not zipfile.is_zipfile(path):
+        raise ConfigError(f"{path}: not an .npz file. Write one with numpy.savez(file, images=..., labels=...).")
+    arrays: dict[str, NDArray[Any]] = {}
+    name = ""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            for name in file.files:
+                arrays[name] = file[name]
     except MemoryError as error:
         raise ConfigError(f"{path}: the memory does not suffice. Free memory, or store smaller images.") from error
     except Exception as error:  # a damaged archive raises nearly anything
-        raise ConfigError(f"{path}: not a readable .npz file of plain arrays ({reason(error)}).") from error
+        if "Object arrays" in str(error):
+            raise ConfigError(
+                f"{path}: {name} is an array of Python objects, which is not read. Save numbers or text, as by .astype(str)."
+            ) from error
+        raise ConfigError(f"{path}: not a readable .npz file of plain arrays ({reason(error)}). Save it again.") from error
+    return arrays
 
 
 def _part(arrays: Arrays, split: str, path: Path) -> Part | None:
@@ -68,6 +79,9 @@ def _part(arrays: Arrays, split: str, path: Path) -> Part | None:
     for images, labels in NAMES[split]:
         if images in arrays and labels in arrays:
             return part(arrays[images], arrays[labels], f"{path}: {images}", f"{path}: {labels}")
+    for images, labels in NAMES[split]:
+        if images in arrays:
+            raise ConfigError(f"{path}: holds {images} without {labels}. Add {labels}, or leave out {images}.")
     return None
 
 
@@ -101,6 +115,8 @@ def _pixels(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
             array = np.rint(array * 255)
         elif array.dtype.kind not in "iu" or low < 0 or high > 255:
             found = f"{array.dtype} from {low} to {high}"
+            if low != low:
+                found = f"{np.isnan(array).sum()} of {array.dtype} that are not a number (NaN)"
             raise ConfigError(f"{name}: pixels must be whole numbers from 0 to 255, or floats from 0 to 1, got {found}.")
     side = min(array.shape[2:])
     top, left = ((length - side) // 2 for length in array.shape[2:])
@@ -115,6 +131,9 @@ def _labels(array: NDArray[Any], name: str) -> NDArray[Any]:
         raise ConfigError(f"{name}: labels must have shape (N,) or (N, 1), got {array.shape}: one label an image.")
     if array.dtype.kind == "f" and (array == np.rint(array)).all() and np.isfinite(array).all():
         array = array.astype(np.int64)
+    if array.dtype.kind == "f":
+        odd = array[array != np.rint(array)] if np.isfinite(array).all() else array[~np.isfinite(array)]
+        raise ConfigError(f"{name}: labels must be whole numbers or text, got {odd[0]}.")
     if array.dtype.kind not in "iuU":
         raise ConfigError(f"{name}: labels must be whole numbers or text, got {array.dtype}.")
     return array

@@ -146,7 +146,11 @@ def _python(config: DataConfig) -> Dataset:
     offered = {"image_size": config.image_size, "channels": config.channels, "path": config.path}
     name = f"{config.title}: `data.name`: {config.name}"
     try:
-        class_names, *splits = called(str(config.name), config.code, offered, config.arguments)
+        given = called(str(config.name), config.code, offered, config.arguments)
+        if not isinstance(given, (tuple, list)) or len(given) != 3:
+            count = f" of length {len(given)}" if isinstance(given, (tuple, list)) else ""
+            raise TypeError(f"it gives {type(given).__name__}{count}, not three values")
+        class_names, *splits = given
         pairs = {split: pair for split, pair in zip(("train", "test"), splits, strict=True) if pair is not None}
         parts = {split: arrays.part(np.asarray(x), np.asarray(y), f"{name}: {split}") for split, (x, y) in pairs.items()}
         return arrays.dataset_of(parts, tuple(map(str, class_names)), name)

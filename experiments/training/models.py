@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 import baselines
 import vit_scratch
@@ -71,7 +72,8 @@ def build(name: str, config: ModelConfig, *, image_size: int, in_channels: int, 
     try:
         model, geometry = create(num_classes=num_classes)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"configs/models/{name}.yaml: {str(error).rstrip('.')}.") from error
+        said = str(error)
+        raise ConfigError(f"configs/models/{name}.yaml: {said if said.endswith('?') else said.rstrip('.') + '.'}") from error
     if config.init == "from_scratch" and config.train == "all":
         return model, geometry
     with torch.device("meta"):
@@ -97,10 +99,17 @@ def _global_state() -> dict[str, Any]:
 
 
 def _unseeded(model: nn.Module, again: Callable[[], Built]) -> str:
-    """What is wrong with a callable that does not build the same model from the same seed; empty where nothing is."""
+    """What is wrong with a callable that does not build a model from the run's seed alone; empty where nothing is."""
+    if lazy := [name for name, value in model.state_dict().items() if is_lazy(value)]:
+        return f"leaves {lazy[0]} without a shape until it sees images; give the layer its sizes"
     before = _global_state()
-    torch.default_generator.manual_seed(0)
-    other = again()[0].state_dict()
+    ends = []
+    for seed in (1, 0):
+        torch.default_generator.manual_seed(seed)
+        other = again()[0].state_dict()
+        ends.append(torch.default_generator.get_state())
+    if torch.equal(*ends):
+        return "sets torch's seed, so that all seeds would train the same model; leave that to the run"
     changed = [name for name, value in _global_state().items() if value != before[name]]
     if changed:
         return f"changes {', '.join(changed)}, which other models share; leave it as it is"

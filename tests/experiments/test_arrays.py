@@ -93,20 +93,21 @@ def test_other_images_in_the_same_file_are_other_samples(tmp_path: Path) -> None
     ("changes", "words"),
     [
         ({"train_labels": np.zeros((20, 3))}, "labels must have shape (N,) or (N, 1), got (20, 3)"),
-        ({"train_labels": np.full(20, 0.5)}, "whole numbers or text, got float64"),
+        ({"train_labels": np.full(20, 0.5)}, "whole numbers or text, got 0.5"),
         ({"train_labels": np.zeros(19)}, "20 images and 19 labels"),
         ({"train_images": images(20, 8, 8, 2)}, "C = 1 or 3, got (20, 8, 8, 2)"),
         ({"train_images": images(20, 64)}, "got (20, 64)"),
         ({"train_images": np.full((20, 8, 8), 300)}, "int64 from 300 to 300"),
         ({"train_images": np.full((20, 8, 8), 2.5)}, "floats from 0 to 1, got float64 from 2.5 to 2.5"),
-        ({"train_images": np.full((20, 8, 8), np.nan)}, "float64 from nan to nan"),
+        ({"train_images": np.full((20, 8, 8), np.nan)}, "got 1280 of float64 that are not a number (NaN)"),
         ({"test_labels": np.full(20, 7)}, "test holds the label 7, which no training image has"),
-        ({"train_labels": np.where(np.arange(20) % 2, np.inf, 0.0)}, "whole numbers or text, got float64"),
+        ({"train_labels": np.where(np.arange(20) % 2, np.inf, 0.0)}, "whole numbers or text, got inf"),
         ({"train_labels": np.zeros(20)}, "all training images are of one class, 0"),
         ({"class_names": np.array(["one"])}, "1 class names for 2 classes"),
         ({"class_names": np.array("one")}, "1 class names for 2 classes"),
         ({"class_names": np.array(["one", "one"])}, "1 class names for 2 classes. Name each class once"),
-        ({"train_images": np.array([None] * 20)}, "not a readable .npz file of plain arrays"),
+        ({"train_images": np.array([None] * 20)}, "train_images is an array of Python objects"),
+        ({"train_labels": np.array(["a", "b"] * 10, object)}, "train_labels is an array of Python objects"),
     ],
 )
 def test_arrays_that_are_no_images_or_labels(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
@@ -122,7 +123,22 @@ def test_a_file_without_training_images_or_no_file(tmp_path: Path) -> None:
         datasets.load(config(path))
     path.write_bytes(path.read_bytes()[:100])
     datasets.forget()
-    with pytest.raises(ConfigError, match="not a readable"):
+    with pytest.raises(ConfigError, match="not an .npz file. Write one with"):  # noqa: RUF043
         datasets.load(config(path))
     with pytest.raises(ConfigError, match="no file /nowhere"):
         datasets.load(config(Path("/nowhere.npz")))
+
+
+@pytest.mark.parametrize("name", ["images", "x_test", "val_images"])
+def test_images_without_labels_are_not_passed_over(tmp_path: Path, name: str) -> None:
+    whole = {} if name == "images" else {"x_train": images(20, 8, 8), "y_train": np.arange(20) % 2}
+    path = saved(tmp_path, **whole, **{name: images(20, 8, 8)})
+    with pytest.raises(ConfigError, match=f"holds {name} without .*_?labels|holds {name} without y_test"):
+        datasets.load(config(path))
+
+
+def test_one_array_alone_is_not_such_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "images.npy"
+    np.save(path, images(20, 8, 8))
+    with pytest.raises(ConfigError, match="not an .npz file"):  # noqa: RUF043
+        datasets.load(config(path))

@@ -44,6 +44,13 @@ def greedy(image_size, num_classes):
     torch.set_num_threads(torch.get_num_threads() + 1)
     return MyNet(image_size, 1, num_classes)
 
+def reseeded(image_size, num_classes):
+    torch.manual_seed(0)
+    return MyNet(image_size, 1, num_classes)
+
+def lazy(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
+
 def two_outputs(image_size, num_classes):
     return MyNet(image_size, 1, num_classes + 1)
 """
@@ -57,6 +64,9 @@ def load(image_size, channels, count=90, own_test=False, top=2):
     pixels = noise + 80 * labels[:, None, None, None]
     half = (pixels.clip(0, 255).astype(np.uint8), labels)
     return ("a", "b", "c"), half, half if own_test else None
+
+def two_values():
+    return ("a", "b", "c"), None
 """
 
 
@@ -149,6 +159,8 @@ def test_a_file_of_the_working_folder_and_a_packages_callable(
         ("timm.models.nothing:Net", "", "ModuleNotFoundError"),
         ("mine.py:unseeded", "", "mine.py:unseeded draws 1.weight from another generator than torch's"),
         ("mine.py:greedy", "", "mine.py:greedy changes torch's number of threads"),
+        ("mine.py:reseeded", "", "mine.py:reseeded sets torch's seed, so that all seeds would train the same model"),
+        ("mine.py:lazy", "", "mine.py:lazy leaves 1.weight without a shape until it sees images"),
         ("mine.py:two_outputs", "", "must give logits of shape (4, 10), it gives shape (4, 11)"),
     ],
 )
@@ -173,6 +185,7 @@ def test_data_are_cut_or_have_a_test_set_of_their_own(configs: Path) -> None:
     ("name", "more", "said"),
     [
         ("my_data.py:load", "arguments: {top: 3}", "3 class names for 4 classes"),
+        ("my_data.py:two_values", "", "it gives tuple of length 2, not three values"),
         ("my_data.py:np", "", "cannot be called (TypeError"),
         ("my_data.py:load", "arguments: {many: 3}", "unexpected keyword argument 'many'"),
     ],
@@ -205,3 +218,10 @@ def test_code_that_varies_is_known_by_its_own_file(configs: Path) -> None:
     settings = [loading.with_settings(experiment, setting)[1]["mine"] for setting in loading.varied_settings(experiment)]
     first, second = (datasets.load(data).pool.pixels.sum() for data in settings)
     assert first > second and settings[0].code != settings[1].code == identity_of("other.py:load")
+
+
+def test_a_question_ends_with_its_own_mark(configs: Path) -> None:
+    text = "title: T\nfamily: F\nsource: torchvision\nname: resnet81\n"
+    (configs / "models" / "mine.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"did you mean resnet18.*\?$"):
+        models.check("mine", loading.load_part("models", "mine"), image_size=8, in_channels=1)
