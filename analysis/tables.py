@@ -17,7 +17,7 @@ from analysis.load import select
 from analysis.render import Block, Entry, Notes, Row, Table
 from analysis.statistics import across_datasets
 from analysis.statistics.intervals import MIN_DATASETS, friedman
-from analysis.statistics.learning_curves import ratio_text
+from analysis.statistics.learning_curves import bound_text
 from analysis.summary import Summary
 from analysis.text import UNKNOWN, bracket, known, number, percent, plus_minus, significant
 from experiments.config.schema import Experiment
@@ -243,7 +243,7 @@ def _bound(row: Any) -> str:
         (row.bound_delta, row.bound_low, row.bound_high) if ahead else (-row.bound_delta, -row.bound_high, -row.bound_low)
     )
     direction = "fewer" if ahead else "more"
-    return f"≥ {ratio_text(row.bound)}× {direction}\n{own:,.0f} against {other:,.0f}\n{_points(*values)}"
+    return f"≥ {bound_text(row.bound)}× {direction}\n{own:,.0f} against {other:,.0f}\n{_points(*values)}"
 
 
 def _points(value: float, low: float, high: float) -> str:

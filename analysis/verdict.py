@@ -14,7 +14,7 @@ from analysis.groups import Group
 from analysis.load import select
 from analysis.power import Spread
 from analysis.statistics.intervals import MIN_SEEDS_FOR_MARKS
-from analysis.statistics.learning_curves import ratio_text
+from analysis.statistics.learning_curves import bound_text
 from analysis.summary import Summary
 from analysis.text import known, number, percent
 from experiments.config.schema import Experiment
@@ -218,7 +218,7 @@ def _bound(curve: pd.DataFrame, experiment: Experiment) -> str:
     return (
         f"{experiment.models[row.bound_ahead].title} with {row.bound_n_ahead:,.0f} images is ahead of "
         f"{experiment.models[behind].title} with {row.bound_n_behind:,.0f}, by "
-        f"{_points(row.bound_delta, row.bound_low, row.bound_high)}: at least {ratio_text(row.bound)}× fewer."
+        f"{_points(row.bound_delta, row.bound_low, row.bound_high)}: at least {bound_text(row.bound)}× fewer."
     )
 
 

@@ -124,16 +124,16 @@ def multiplier(comparisons: Comparisons, n: Floats, ahead: Sequence[Cell], behin
         part = (np.log(error[first - 1]) - np.log(target)) / rise if rise > 0 else 1.0
         n_ahead = _on_log(grid, first - 1, min(part, 1.0))
     ratio, most = n[-1] / min(n_ahead, n[-1]), n[-1] / n[0]
-    shown = f"{ratio_text(ratio)}×" if math.isfinite(ratio) else f"> {ratio_text(most)}×"
+    shown = f"{ratio_text(ratio)}×" if math.isfinite(ratio) else f"> {bound_text(most)}×"
     low, high = _limits(found)
     if np.isnan(found.low).all():
         return Multiplier(ratio, math.nan, math.nan, last[-1], shown)
     if (low > 0).all():
-        return Multiplier(ratio, most, math.inf, last[-1], f"> {ratio_text(most)}×")
+        return Multiplier(ratio, most, math.inf, last[-1], f"> {bound_text(most)}×")
     fewest, largest = _zero_held(grid, low, high)
     limits = math.nan if largest is None else n[-1] / largest, math.inf if fewest is None else n[-1] / fewest
     low_text = "< 1.0" if math.isnan(limits[0]) else ratio_text(limits[0])
-    high_text = f"> {ratio_text(most)}" if math.isinf(limits[1]) else ratio_text(limits[1])
+    high_text = f"> {bound_text(most)}" if math.isinf(limits[1]) else ratio_text(limits[1])
     bracket = "not bounded" if largest is None and fewest is None else f"{low_text}, {high_text}"
     return Multiplier(ratio, *limits, last[-1], f"{shown} [{bracket}]")
 
@@ -247,3 +247,9 @@ def _on_log(grid: Floats, at: int, part: float) -> float:
 def ratio_text(ratio: float) -> str:
     """Two digits from 1 to 10 and below 1, whole numbers from 10."""
     return f"{ratio:,.0f}" if ratio >= 9.95 else f"{ratio:.1f}" if ratio >= 0.95 else f"{ratio:.2g}"
+
+
+def bound_text(ratio: float) -> str:
+    """A ratio from 1 as `ratio_text` has it, rounded down: "at least" and "more than" stay true."""
+    scale = 1 if ratio >= 10 else 10
+    return ratio_text(math.floor(ratio * scale + 1e-9) / scale)

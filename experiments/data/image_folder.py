@@ -143,7 +143,8 @@ class _Tree:
         if len(found) < 2:
             inside = [folder for folder in _folders(place) if len(_folders(folder)) > 1]
             hint = f" Is {inside[0]} the folder that is meant?" if inside else ""
-            self.faults.append(f"`data.path`: {place} holds {len(found)} class folders; at least 2 are needed.{hint}")
+            folders = f"{len(found) or 'no'} class folder{'s' * (not found)}"
+            self.faults.append(f"`data.path`: {place} holds {folders}; at least 2 are needed, with images.{hint}")
         return found
 
     def _classes(self, place: Path) -> Classes:

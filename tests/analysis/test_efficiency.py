@@ -107,3 +107,8 @@ def test_no_curve_is_too_odd(curves, seeds, jitter):
     assert "nan" not in found.text and "inf" not in found.text
     assert found.low != 0 and (math.isnan(found.low) or found.low <= found.high)
     learning_curves.bound(comparisons, BUDGETS, ahead, behind)
+
+
+def test_bounds_are_rounded_down() -> None:
+    shown = {1433 / 435: "3.2", 1433 / 50: "28", 1433 / 149: "9.6", 9.97: "9.9", 10.0: "10", 100.0: "100", 3.3: "3.3"}
+    assert {ratio: learning_curves.bound_text(ratio) for ratio in shown} == shown

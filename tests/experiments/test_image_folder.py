@@ -137,7 +137,7 @@ def test_beside_test_the_validation_folder_is_passed_over_and_said(tmp_path: Pat
         (("train/test/cat", "train/val/cat"), ["train: all its folders are named like splits (test, val)"]),
         (("train/cat", "train/dog", "test"), ["only one of them has cat, dog", "images without a class"]),
         (("train/cat", "train/dog", "val/cat"), ["only one of them has dog", "Without val/, a fifth of train/ is cut"]),
-        (("photos/cat", "photos/dog"), ["holds 1 class folders", "/photos the folder that is meant?"]),
+        (("photos/cat", "photos/dog"), ["holds 1 class folder; at least 2", "/photos the folder that is meant?"]),
         (("train/cat", "train/caf\u00e9", "test/cat", "test/cafe\u0301"), ["spelled otherwise", "'cafe\\u0301'"]),
     ],
 )
